@@ -1,0 +1,341 @@
+"""Configuration: study + method + overrides -> one frozen, typed, hashed RunConfig.
+
+Layers, later wins: the typed defaults below, the method file, the study's `all` block, the study's block for the method,
+overrides given on the command line. Nothing else in the project reads these YAML files. Import costs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+CONFIG_ROOT = Path(__file__).resolve().parents[2] / "config"
+Variant = Literal["baseline", "hirl"]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Task = Literal["knn", "linear", "clustering", "hierarchy"]
+
+
+class Section(BaseModel):
+    """A block of the configuration: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# --- data and views ---------------------------------------------------------------------------------------------------
+
+
+class DataConfig(Section):
+    """Which images, and how they are held."""
+
+    name: str = "taxonomy"  # taxonomy, folder, or a torchvision data set: cifar10, cifar100, fashion_mnist, ...
+    image_size: Count = 32  # pixels; stored pictures are image_size squares where storage is "memory"
+    storage: Literal["memory", "files"] = "memory"  # decoded uint8 in memory, or read by workers at each step
+    train_images: Count | None = None  # a class-balanced, seeded subset; None takes all
+    validation_images: Count | None = None
+    class_tree: str | None = None  # CSV naming each class's ancestors; None reads nested folders
+
+
+class JitterConfig(Section):
+    """Colour jitter: factors drawn from [1 - strength, 1 + strength] (hue: [-hue, hue]), with one probability."""
+
+    brightness: float = Field(0.4, ge=0)
+    contrast: float = Field(0.4, ge=0)
+    saturation: float = Field(0.4, ge=0)
+    hue: float = Field(0.1, ge=0, le=0.5)
+    probability: Probability = 0.8
+
+
+class ViewsConfig(Section):
+    """The random views of an image. Triples hold one value for: global view 1, global view 2, every local view."""
+
+    global_size: Count = 32  # pixels
+    global_scale: tuple[Positive, Positive] = (0.2, 1.0)  # share of the image's area
+    local_crops: int = Field(0, ge=0)
+    local_size: Count = 16  # pixels
+    local_scale: tuple[Positive, Positive] = (0.05, 0.14)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    flip: Probability = 0.5
+    jitter: JitterConfig = JitterConfig()
+    grayscale: Probability = 0.2
+    blur: tuple[Probability, Probability, Probability] = (0.5, 0.5, 0.5)
+    blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)  # pixels
+    solarize: tuple[Probability, Probability, Probability] = (0.0, 0.0, 0.0)
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> ViewsConfig:
+        for key in ("global_scale", "local_scale", "blur_sigma"):
+            low, high = getattr(self, key)
+            if low > high or (key != "blur_sigma" and high > 1):
+                raise ValueError(f"{key} is [{low}, {high}]: give it as [low, high]" + ", high at most 1" * ("scale" in key))
+        return self
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+class BackboneConfig(Section):
+    """The network that is evaluated; names are listed in hirl.backbones."""
+
+    name: str = "resnet50"
+    zero_init_residual: bool = False
+    drop_path: Probability = 0.0  # stochastic depth of the trained (student) network, rising linearly over blocks
+    position_embedding: Literal["learned", "sincos"] = "learned"  # ViT only
+
+
+class MoCoV2Config(Section):
+    """MoCo v2 (arXiv 2003.04297)."""
+
+    hidden_dim: Count = 2048
+    embedding_dim: Count = 128
+    temperature: Positive = 0.2
+    queue_size: Count = 16384
+    momentum: Probability = 0.999
+
+
+class SimSiamConfig(Section):
+    """SimSiam (arXiv 2011.10566)."""
+
+    embedding_dim: Count = 2048
+    predictor_hidden_dim: Count = 512
+
+
+class SwAVConfig(Section):
+    """SwAV (arXiv 2006.09882)."""
+
+    hidden_dim: Count = 2048
+    embedding_dim: Count = 128
+    prototypes: Count = 3000
+    temperature: Positive = 0.1
+    epsilon: Positive = 0.05
+    sinkhorn_iterations: Count = 3
+    frozen_prototype_steps: int = Field(313, ge=0)
+
+
+class MoCoV3Config(Section):
+    """MoCo v3 (arXiv 2104.02057)."""
+
+    hidden_dim: Count = 4096
+    embedding_dim: Count = 256
+    temperature: Positive = 0.2
+    momentum: Probability = 0.99  # rises to 1 along a cosine, per step
+
+
+class DINOConfig(Section):
+    """DINO (arXiv 2104.14294)."""
+
+    hidden_dim: Count = 2048
+    embedding_dim: Count = 256  # the head's bottleneck
+    prototypes: Count = 65536
+    student_temperature: Positive = 0.1
+    teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)  # from, to: linear, per epoch
+    teacher_temperature_epochs: int = Field(50, ge=0)
+    center_momentum: Probability = 0.9
+    momentum: Probability = 0.996  # of the teacher; rises to 1 along a cosine, per step
+    frozen_prototype_epochs: int = Field(3, ge=0)
+
+
+class IBOTConfig(DINOConfig):
+    """iBOT (arXiv 2111.07832)."""
+
+    prototypes: Count = 8192
+    patch_teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)
+    patch_center_momentum: Probability = 0.9
+    patch_loss_weight: float = Field(1.0, ge=0)
+    mask_probability: Probability = 0.5  # the share of global views that are masked at all
+    mask_ratio: tuple[Probability, Probability] = (0.1, 0.5)  # uniform share of a masked view's patches
+    mask_aspect: Positive = 0.3  # blocks between this aspect ratio and its inverse
+
+
+MODEL_CONFIGS: dict[str, type[Section]] = {
+    "mocov2": MoCoV2Config,
+    "simsiam": SimSiamConfig,
+    "swav": SwAVConfig,
+    "mocov3": MoCoV3Config,
+    "dino": DINOConfig,
+    "ibot": IBOTConfig,
+}
+
+
+# --- hierarchy, training, evaluation ----------------------------------------------------------------------------------
+
+
+class KMeansConfig(Section):
+    """One level of k-means, as faiss runs it."""
+
+    iterations: Count = 20
+    restarts: Count = 5
+    max_points_per_centroid: Count = 1000
+    backend: Literal["auto", "faiss", "torch"] = "auto"  # auto: torch on a GPU, faiss on CPU
+
+
+class HierarchyConfig(Section):
+    """What HIRL adds to a method (paper, section 4)."""
+
+    num_clusters: tuple[Count, ...] = (30000, 10000, 1000)  # fine to coarse
+    negatives: Count | Literal["all"] = 1000  # negative paths per image
+    mlp_layers: Count = 2  # layers of each level's projection
+    start_epoch: int = Field(20, ge=0)  # image loss alone before it
+    snapshot_epochs: Count = 1  # a new tree every so many epochs
+    reassign: bool = False  # SwAV: re-assign a batch's images at every step
+    kmeans: KMeansConfig = KMeansConfig()
+
+    @model_validator(mode="after")
+    def _levels_shrink(self) -> HierarchyConfig:
+        pairs = zip(self.num_clusters, self.num_clusters[1:], strict=False)
+        if not self.num_clusters or any(fine < coarse for fine, coarse in pairs):
+            raise ValueError(f"num_clusters is {list(self.num_clusters)}: give it fine to coarse, never growing")
+        return self
+
+
+class OptimizerConfig(Section):
+    """The optimiser. base_lr is per 256 images; the effective rate is derived and never written back."""
+
+    name: Literal["sgd", "larc", "lars", "adamw"] = "sgd"
+    base_lr: Positive = 0.03
+    momentum: Probability = 0.9  # sgd, larc and lars
+    weight_decay: float = Field(1e-4, ge=0)
+    final_weight_decay: float | None = Field(None, ge=0)  # along a cosine, per step; None keeps weight_decay
+    trust_coefficient: Positive = 0.001  # larc and lars
+    clip_norm: Positive | None = None  # global gradient norm
+
+
+class ScheduleConfig(Section):
+    """The learning rate: linear warm-up, then a cosine. start_lr and min_lr are absolute, never scaled by the batch."""
+
+    warmup_epochs: float = Field(0, ge=0)
+    start_lr: float = Field(0.0, ge=0)
+    min_lr: float = Field(0.0, ge=0)
+    per_epoch: bool = False  # the rate of the whole epoch, floor(epoch), as MoCo v2 and SimSiam
+
+
+class TrainingConfig(Section):
+    """The one training loop."""
+
+    epochs: Count = 200
+    batch_size: Count = 256  # images in all, over all ranks
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the processor has the instructions
+    sync_batchnorm: bool = True
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    @property
+    def effective_lr(self) -> float:
+        """The peak learning rate: base_lr * batch_size / 256."""
+        return self.optimizer.base_lr * self.batch_size / 256
+
+
+class KNNConfig(Section):
+    """Weighted kNN (formulas: exp(cos / temperature) votes)."""
+
+    neighbours: tuple[Count, ...] = (10, 20, 100, 200)
+    temperature: Positive = 0.07
+
+
+class LinearConfig(Section):
+    """The quick linear probe, on cached features."""
+
+    epochs: Count = 100
+    batch_size: Count = 256
+    base_lr: Positive = 0.3
+    momentum: Probability = 0.9
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class ClusteringConfig(Section):
+    """k-means with as many clusters as classes, on the validation features."""
+
+    kmeans: KMeansConfig = KMeansConfig()
+
+
+class EvaluationConfig(Section):
+    """The hyper-parameters of every evaluation."""
+
+    knn: KNNConfig = KNNConfig()
+    linear: LinearConfig = LinearConfig()
+    clustering: ClusteringConfig = ClusteringConfig()
+
+
+class RunConfig(Section):
+    """Everything that decides a run's result. `hierarchy` is None for the baseline: the only difference to hirl."""
+
+    study: str
+    method: str
+    variant: Variant
+    seed: int = Field(0, ge=0)
+    data: DataConfig = DataConfig()
+    views: ViewsConfig = ViewsConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    model: Any
+    hierarchy: HierarchyConfig | None = None
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def name(self) -> str:
+        """The run's folder name."""
+        return f"{self.method}-{self.variant}-s{self.seed}"
+
+    @property
+    def pretraining_hash(self) -> str:
+        """Digest of all that decides the weights: evaluation settings are not in it."""
+        return digest(self.model_dump(mode="json", exclude={"evaluation"}))
+
+    def task_hash(self, task: str) -> str:
+        """Digest of what one evaluation adds to the weights; empty for tasks without settings."""
+        return digest(self.model_dump(mode="json")["evaluation"].get(task, {}))
+
+
+class StudyConfig(Section):
+    """What a study runs. `all` and `methods` hold partial RunConfigs."""
+
+    methods: dict[str, dict[str, Any] | None]
+    variants: tuple[Variant, ...] = ("baseline", "hirl")
+    seeds: tuple[int, ...] = (0,)
+    tasks: tuple[Task, ...] = ("knn", "linear", "clustering", "hierarchy")
+    all: dict[str, Any] = {}
+    plugins: tuple[str, ...] = ()  # Python files that register a method of your own
+
+
+def digest(value: Any) -> str:
+    """Twelve hex digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping.
+
+    Raises:
+        ValueError: the file is missing, is no YAML, or holds no mapping.
+    """
+    if not path.is_file():
+        allowed = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise ValueError(f"there is no {path.parent.name} file {path.stem!r} ({path}); known: {allowed}")
+    try:
+        value = yaml.load(path.read_text(), Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a mapping of keys to values, not {type(value).__name__}")
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: 1e-4 is a number, where PyYAML reads a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    __import__("re").compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"),
+    list("-+0123456789."),
+)

@@ -1,0 +1,88 @@
+"""Files that appear whole or not at all, and the lock that keeps two writers apart."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, synced and renamed to it when the block ends well, removed when it does not.
+
+    Raises:
+        ValueError: the folder cannot be made or written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a whole text file, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes a value as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        ValueError: the file is missing or is not JSON.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: make it with the step that writes it, or correct the path")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): delete it and make it again") from error
+
+
+def sha256(path: str | Path) -> str:
+    """The hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Holds a folder for this process alone; the lock falls with the process, however that ends.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / "lock", "w")  # noqa: SIM115 - held open for the life of the lock
+    except OSError as error:
+        raise ValueError(f"cannot write {folder}: {error.strerror}; choose a folder you may write to") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"{folder} is in use by another process: wait for it, or stop it") from error
+        yield

@@ -1,6 +1,7 @@
 """Configuration: study + method + overrides -> one frozen, typed, hashed RunConfig.
 
-Layers, later wins: the typed defaults below, the method file, the study's `all` block, the study's block for the method,
+Layers, later wins: the typed defaults below, the method file, the study's `all` block, the study's block for the
+method,
 overrides given on the command line. Nothing else in the project reads these YAML files. Import costs no torch.
 """
 
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -74,7 +76,9 @@ class ViewsConfig(Section):
         for key in ("global_scale", "local_scale", "blur_sigma"):
             low, high = getattr(self, key)
             if low > high or (key != "blur_sigma" and high > 1):
-                raise ValueError(f"{key} is [{low}, {high}]: give it as [low, high]" + ", high at most 1" * ("scale" in key))
+                raise ValueError(
+                    f"{key} is [{low}, {high}]: give it as [low, high]" + ", high at most 1" * ("scale" in key)
+                )
         return self
 
 
@@ -185,6 +189,7 @@ class HierarchyConfig(Section):
     start_epoch: int = Field(20, ge=0)  # image loss alone before it
     snapshot_epochs: Count = 1  # a new tree every so many epochs
     reassign: bool = False  # SwAV: re-assign a batch's images at every step
+    temperature: Positive = 0.2  # mean of the reported cluster densities; the loss never sees it
     kmeans: KMeansConfig = KMeansConfig()
 
     @model_validator(mode="after")
@@ -312,6 +317,17 @@ def digest(value: Any) -> str:
 # --- layers -----------------------------------------------------------------------------------------------------------
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: 1e-4 is a number, where PyYAML alone reads a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d+[eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping.
 
@@ -330,12 +346,163 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats: 1e-4 is a number, where PyYAML reads a string."""
+def load_study(study: str, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
+    """A study by name (config/studies/NAME.yaml) or by the path of a YAML file of your own.
+
+    Args:
+        study: name, or path ending in .yaml.
+        overrides: the study's own keys (methods as a list, variants, seeds, tasks) given for this call.
+
+    Raises:
+        ValueError: no such study, or a key or value it cannot hold.
+    """
+    path = _study_path(study)
+    content = read_yaml(path)
+    overrides = dict(overrides or {})
+    chosen = overrides.pop("methods", None)
+    methods = content.get("methods") or {}
+    if isinstance(methods, list):
+        methods = dict.fromkeys(methods)
+    if chosen is not None:
+        methods = {name: methods.get(name) for name in chosen}
+    config = _validate(StudyConfig, content | overrides | {"methods": methods}, str(path))
+    for name in config.methods:
+        _model_config(name, config.plugins)
+    return config
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    __import__("re").compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"),
-    list("-+0123456789."),
-)
+def resolve(
+    study: str, method: str, variant: str, seed: int = 0, overrides: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """One run's configuration, all layers merged.
+
+    Args:
+        study: name, or path ending in .yaml.
+        overrides: dotted keys to values, e.g. {"training.epochs": 15}.
+
+    Raises:
+        ValueError: an unknown study, method, variant or key, or an impossible value; one line that names it.
+    """
+    return _resolve(study, method, variant, seed, overrides)[0]
+
+
+def provenance(
+    study: str, method: str, variant: str, seed: int = 0, overrides: Mapping[str, Any] | None = None
+) -> Iterator[tuple[str, Any, str]]:
+    """Every leaf of a run's configuration as (dotted key, value, where the value came from)."""
+    config, origins = _resolve(study, method, variant, seed, overrides)
+    for key, value in flatten(config.model_dump(mode="json")).items():
+        yield key, value, origins.get(key, "default")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level of dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return leaves
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`training.epochs=15` as ("training.epochs", 15); the value is read as YAML.
+
+    Raises:
+        ValueError: there is no `=`.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ValueError(f"--set {text!r} is not key=value, for example --set training.epochs=15")
+    return key.strip(), yaml.load(value, Loader=_Loader)
+
+
+def _resolve(
+    study: str, method: str, variant: str, seed: int, overrides: Mapping[str, Any] | None
+) -> tuple[RunConfig, dict[str, str]]:
+    if variant not in ("baseline", "hirl"):
+        raise ValueError(f"variant {variant!r} is unknown; known: baseline, hirl")
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in _layers(study, method, overrides or {}):
+        _merge(merged, layer)
+        origins |= dict.fromkeys(flatten(layer), origin)
+    model = _model_config(method, load_study(study).plugins)
+    merged["model"] = _validate(model, merged.get("model", {}), f"study {study}, method {method}", "model.")
+    merged |= {"study": _study_path(study).stem, "method": method, "variant": variant, "seed": seed}
+    merged.setdefault("hierarchy", {})
+    config = _validate(RunConfig, merged, f"study {study}, method {method}")
+    origins |= dict.fromkeys(("study", "method", "variant", "seed"), "the run")
+    return (config if variant == "hirl" else config.model_copy(update={"hierarchy": None})), origins
+
+
+def _layers(study: str, method: str, overrides: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The layers above the typed defaults, lowest first, each with the name shown to the user."""
+    config = load_study(study)
+    path = CONFIG_ROOT / "methods" / f"{method}.yaml"
+    if path.is_file():
+        yield f"methods/{method}.yaml", {key: value for key, value in read_yaml(path).items() if key != "source"}
+    name = _study_path(study).name
+    yield f"studies/{name} all", config.all
+    block = config.methods.get(method) or {}
+    if "data" in block:
+        raise ValueError(
+            f"{name}: methods.{method}.data is not possible, a study has one data set: move it to all.data"
+        )
+    yield f"studies/{name} methods.{method}", block
+    for key, value in overrides.items():
+        layer: Any = value
+        for part in reversed(key.split(".")):
+            layer = {part: layer}
+        yield "--set", layer
+
+
+def _merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Merges `layer` into `base`: mappings key by key, everything else whole."""
+    for key, value in layer.items():
+        if isinstance(value, Mapping):
+            below = base.get(key)
+            base[key] = dict(below) if isinstance(below, Mapping) else {}
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _study_path(study: str) -> Path:
+    return Path(study) if study.endswith(".yaml") else CONFIG_ROOT / "studies" / f"{study}.yaml"
+
+
+def _model_config(method: str, plugins: tuple[str, ...]) -> type[Section]:
+    """The typed hyper-parameters of a method; a plugin registers its own on import."""
+    if method not in MODEL_CONFIGS and plugins:
+        from hirl.methods import load_plugins
+
+        load_plugins(plugins)
+    if method not in MODEL_CONFIGS:
+        raise ValueError(f"method {method!r} is unknown; known: {', '.join(MODEL_CONFIGS)}")
+    return MODEL_CONFIGS[method]
+
+
+def _validate(section: type[Section], content: Any, where: str, prefix: str = "") -> Any:
+    """Builds a section; what is wrong with it becomes one line."""
+    try:
+        return section.model_validate(content)
+    except ValidationError as error:
+        problems = (_one_problem(section, problem, prefix) for problem in error.errors())
+        raise ValueError(f"{where}: " + "; ".join(problems)) from None
+
+
+def _one_problem(section: type[Section], problem: Any, prefix: str) -> str:
+    key = prefix + ".".join(map(str, problem["loc"])) if problem["loc"] else "this combination"
+    if problem["type"] == "extra_forbidden":
+        known = ", ".join(_known_keys(section, problem["loc"][:-1]))
+        return f"unknown key {key!r}; known here: {known}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key} = {problem['input']!r}: {message}" if problem["loc"] else message
+
+
+def _known_keys(section: type[Section], location: tuple[Any, ...]) -> list[str]:
+    """The keys a nested section takes."""
+    for part in location:
+        candidates = [section.model_fields[part].annotation]
+        candidates += getattr(candidates[0], "__args__", ())
+        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
+    return sorted(section.model_fields)

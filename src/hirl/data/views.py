@@ -1,0 +1,258 @@
+"""Random views of a batch of images: torchvision's transforms, with parameters of its own for every image.
+
+Every operation is one expression over the whole batch, on the batch's device and without waiting for it: crops and
+blurs are two small matrix products per image, blends and grey an affine map of its colours. Random numbers come from
+the default generator of that device. Call it outside autocast, which would round pixels to bfloat16.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hirl.config import ViewsConfig
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
+GREY = (0.2989, 0.587, 0.114)
+ASPECT = (3 / 4, 4 / 3)  # width over height of a crop
+CROP_ATTEMPTS = 10
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+LARGE = 128  # pixels: from here on a CPU resizes image by image, as dense products would cost more
+
+
+class Views:
+    """Draws the views of a batch: two global ones, then the local ones.
+
+    Source: MoCo v2 (arXiv 2003.04297, section 3), multi-crop of SwAV (arXiv 2006.09882, section 3.2), solarising of
+    BYOL (arXiv 2006.07733, appendix B).
+    """
+
+    def __init__(self, config: ViewsConfig):
+        self.config = config
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """All views of uint8 images [N, 3, H, W], normalised: float [N, 3, size, size] each."""
+        return self.colour(self.crop(images))
+
+    @torch.no_grad()
+    def crop(self, images: Tensor) -> list[Tensor]:
+        """Random resized and flipped crops, float in [0, 1], of uint8 images [N, 3, H, W]."""
+        c = self.config
+        pixels = images.float().div_(255)
+        kinds = [(c.global_size, c.global_scale)] * 2 + [(c.local_size, c.local_scale)] * c.local_crops
+        return [self._crop(pixels, size, scale) for size, scale in kinds]
+
+    def _crop(self, pixels: Tensor, size: int, scale: tuple[float, float]) -> Tensor:
+        n, _, height, width = pixels.shape
+        boxes = crop_boxes(n, height, width, scale, pixels.device)
+        flipped = _chosen(n, self.config.flip, pixels.device)
+        return resized_crop(pixels, boxes, flipped, size, self.config.interpolation)
+
+    @torch.no_grad()
+    def colour(self, crops: list[Tensor]) -> list[Tensor]:
+        """Jittered, greyed, blurred, solarised and normalised copies of all crops [N, 3, size, size] of a batch."""
+        return [self._colour(crop, min(position, 2)) for position, crop in enumerate(crops)]
+
+    def _colour(self, images: Tensor, kind: int) -> Tensor:
+        c, n, device = self.config, len(images), images.device
+        if c.jitter.probability:
+            images = jitter(images, *self._draw_jitter(n, device))
+        if c.grayscale:
+            images = grey(images, _chosen(n, c.grayscale, device))
+        if c.blur[kind]:
+            sigma = torch.empty(n, device=device).uniform_(*c.blur_sigma)
+            images = blur(images, sigma * _chosen(n, c.blur[kind], device), c.blur_sigma[1])
+        if c.solarize[kind]:
+            images = solarize(images, _chosen(n, c.solarize[kind], device))
+        return normalize(images)
+
+    def _draw_jitter(self, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Order [N, 4] and blend factors [N, 3] of the operations, and turns of hue [N]; neutral where not chosen."""
+        c = self.config.jitter
+        order = torch.rand(n, 4, device=device).argsort(1)
+        chosen = _chosen(n, c.probability, device)
+        ranges = [(max(0.0, 1 - strength), 1 + strength) for strength in (c.brightness, c.contrast, c.saturation)]
+        factors = torch.stack([torch.empty(n, device=device).uniform_(*r) for r in ranges], dim=1)
+        turns = torch.empty(n, device=device).uniform_(-c.hue, c.hue)
+        return order, torch.lerp(torch.ones_like(factors), factors, chosen[:, None]), turns * chosen
+
+
+def evaluation_view(images: Tensor) -> Tensor:
+    """Uint8 images [N, 3, H, W] as they are, normalised."""
+    return normalize(images.float().div_(255))
+
+
+def normalize(images: Tensor) -> Tensor:
+    """Images in [0, 1], less ImageNet's mean, over its standard deviation."""
+    mean, std = (_constant(v, images.device).view(3, 1, 1) for v in (MEAN, STD))
+    return (images - mean).div_(std)
+
+
+# --- crops ------------------------------------------------------------------------------------------------------------
+
+
+def crop_boxes(
+    n: int, height: int, width: int, scale: tuple[float, float], device: torch.device | str = "cpu"
+) -> Tensor:
+    """Random boxes in an image of height x width: int64 [N, 4], rows (top, left, height, width).
+
+    As torchvision's RandomResizedCrop: area uniform in scale, aspect ratio log-uniform in 3/4..4/3, the first of ten
+    draws that fits, and the largest central box of an allowed ratio where none does.
+    """
+    area = height * width * torch.empty(n, CROP_ATTEMPTS, device=device).uniform_(*scale)
+    ratio = torch.empty(n, CROP_ATTEMPTS, device=device).uniform_(*map(math.log, ASPECT)).exp_()
+    heights, widths = (area / ratio).sqrt_().round_(), (area * ratio).sqrt_().round_()
+    fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
+    first = fits.byte().argmax(1, keepdim=True)
+    size = torch.cat([heights.gather(1, first), widths.gather(1, first)], dim=1)
+    space = _constant((height, width), torch.device(device))
+    corner = (torch.rand(n, 2, device=device) * (space - size + 1)).floor_()
+    return torch.where(
+        fits.any(1, keepdim=True), torch.cat([corner, size], dim=1), central_box(height, width, device)
+    ).long()
+
+
+def central_box(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """The largest central box whose aspect ratio is allowed: [4]."""
+    h, w = min(height, round(width / ASPECT[0])), min(width, round(height * ASPECT[1]))
+    return _constant(((height - h) // 2, (width - w) // 2, h, w), torch.device(device))
+
+
+def resized_crop(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, interpolation: str) -> Tensor:
+    """The boxes [N, 4] of images [N, 3, H, W] in [0, 1], resized with antialiasing; mirrored where flipped [N] is 1."""
+    if not images.is_cuda and max(images.shape[2:]) >= LARGE:
+        return _resize_each(images, boxes, flipped, size, interpolation)
+    top, left, height, width = boxes.unbind(1)
+    rows = resize_weights(top, height, images.shape[2], size, interpolation)
+    columns = resize_weights(left, width, images.shape[3], size, interpolation)
+    columns = torch.lerp(columns, columns.flip(1), flipped[:, None, None])
+    return _separable(images, rows, columns).clamp_(0, 1)
+
+
+def _resize_each(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, interpolation: str) -> Tensor:
+    crops = torch.empty(len(images), 3, size, size)
+    for crop, image, (top, left, height, width), flip in zip(crops, images, boxes.tolist(), flipped, strict=True):
+        box = image[None, :, top : top + height, left : left + width]
+        resized = F.interpolate(box, (size, size), mode=interpolation, antialias=True)[0]
+        crop.copy_(resized.flip(2) if flip else resized)
+    return crops.clamp_(0, 1)
+
+
+def resize_weights(start: Tensor, length: Tensor, full: int, size: int, interpolation: str) -> Tensor:
+    """What each of `full` pixels gives to each of `size`, when [start, start + length) is resized: [N, size, full].
+
+    The antialiased triangle (bilinear) or Keys' cubic with a = -1/2 (bicubic), widened by the shrinkage.
+    """
+    pixel = torch.arange(full, device=start.device) + 0.5 - start[:, None, None]
+    scale = length[:, None, None] / size
+    centre = (torch.arange(size, device=start.device)[:, None] + 0.5) * scale
+    distance = (pixel - centre).div_(scale.clamp(min=1)).abs_()
+    weights = triangle(distance) if interpolation == "bilinear" else cubic(distance)
+    weights *= (pixel > 0) & (pixel < length[:, None, None])
+    return weights.div_(weights.sum(2, keepdim=True))
+
+
+def triangle(distance: Tensor) -> Tensor:
+    """1 - distance, down to 0."""
+    return (1 - distance).clamp_(min=0)
+
+
+def cubic(distance: Tensor) -> Tensor:
+    """Keys' cubic with a = -1/2: its inner piece ends at 0 in 1, its outer piece is 0 in 1 and 2."""
+    inner, outer = distance.clamp(max=1), distance.clamp(1, 2)
+    return (1.5 * inner - 2.5) * inner**2 + 1 - 0.5 * (((outer - 5) * outer + 8) * outer - 4)
+
+
+def _separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Rows [N, h, H] and columns [N, w, W] applied to all channels of images [N, 3, H, W]."""
+    return rows[:, None] @ images @ columns[:, None].mT
+
+
+# --- colours ----------------------------------------------------------------------------------------------------------
+
+
+def jitter(images: Tensor, order: Tensor, factors: Tensor, turns: Tensor) -> Tensor:
+    """Brightness, contrast, saturation (blend factors [N, 3]) and hue (turns [N]), in each image's own order [N, 4].
+
+    Hue costs most, so it runs once for all images, between the blends that come before it and those that come after.
+    """
+    hue_stage = (order == HUE).byte().argmax(1)
+    factors = torch.cat([factors, torch.ones_like(turns)[:, None]], dim=1).gather(1, order)
+    for stage in range(HUE):
+        images = _blend(images, order[:, stage], torch.where(hue_stage > stage, factors[:, stage], 1.0))
+    images = turn_hue(images, turns)
+    for stage in range(1, HUE + 1):
+        images = _blend(images, order[:, stage], torch.where(hue_stage < stage, factors[:, stage], 1.0))
+    return images
+
+
+def _blend(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
+    """`factor` of the image, the rest black (brightness), its mean grey (contrast) or its grey (saturation)."""
+    weights = _constant(GREY, images.device)
+    matrix = factor[:, None, None] * torch.eye(3, device=images.device)
+    matrix += ((1 - factor) * (operation == SATURATION))[:, None, None] * weights
+    constant = (1 - factor) * (operation == CONTRAST) * (images.mean((2, 3)) @ weights)
+    return torch.baddbmm(constant[:, None, None], matrix, images.flatten(2)).clamp_(0, 1).view_as(images)
+
+
+def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Images [N, 3, H, W] in [0, 1] with their hue turned by so many full turns [N].
+
+    In HSV, channel n of (5, 3, 1) is value - chroma * clamp(2 - d, 0, 1), where d is the distance of hue + n from 2 on
+    a circle of six.
+    """
+    red, green, blue = images.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    not_red, not_green = (value - red).sign_(), (value - green).sign_()  # lerp, as torch.where is slow on a CPU
+    green_or_blue = torch.lerp((blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4), not_green)
+    hue = torch.lerp(green - blue, green_or_blue, not_red).div_(chroma.clamp(min=1e-12).mul_(6))
+    hue += turns[:, None, None]
+    offset = _constant((2, 5 / 3, 4 / 3), images.device).view(3, 1, 1)  # (n - 2) / 6 and 1.5: frac wants > 0
+    distance = (hue[:, None] + offset).frac_().sub_(0.5).abs_()
+    weight = torch.rsub(distance, 2, alpha=6).clamp_(0, 1)
+    return torch.addcmul(value[:, None], weight, chroma[:, None], value=-1)
+
+
+def grey(images: Tensor, chosen: Tensor) -> Tensor:
+    """Images [N, 3, H, W], grey where chosen [N] is 1."""
+    weights = _constant(GREY, images.device).expand(3, 3)
+    matrix = torch.lerp(torch.eye(3, device=images.device), weights, chosen[:, None, None])
+    return torch.bmm(matrix, images.flatten(2)).view_as(images)
+
+
+def blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
+    """Images [N, 3, H, W] under Gaussians of sigma [N] <= largest pixels, mirrored at the edge; 0 changes nothing."""
+    rows, columns = (blur_weights(sigma, largest, size) for size in images.shape[2:])
+    return _separable(images, rows, columns)
+
+
+def blur_weights(sigma: Tensor, largest: float, size: int) -> Tensor:
+    """What each of `size` pixels gives to each other: [N, size, size], cut at four times the largest sigma."""
+    radius = min(math.ceil(4 * largest), size - 1)
+    taps = torch.arange(-radius, radius + 1, device=sigma.device)
+    kernel = torch.softmax(-0.5 * (taps / sigma.clamp(min=1e-6)[:, None]) ** 2, dim=1)
+    position = torch.arange(size, device=sigma.device)
+    source = (position[:, None] + taps).abs()
+    source = size - 1 - (size - 1 - source).abs()
+    return torch.einsum("nk,ikp->nip", kernel, (source[..., None] == position).float())
+
+
+def solarize(images: Tensor, chosen: Tensor) -> Tensor:
+    """Images in [0, 1], their values from 1/2 on inverted where chosen [N] is 1."""
+    return images - (2 * images - 1).clamp_(min=0).mul_(chosen[:, None, None, None])
+
+
+def _chosen(n: int, probability: float, device: torch.device) -> Tensor:
+    """1 with the probability, else 0: [N]."""
+    return (torch.rand(n, device=device) < probability).float()
+
+
+@lru_cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on a device, copied there once: each copy would wait for it."""
+    return torch.tensor(values, dtype=torch.float32, device=device)

@@ -1,0 +1,173 @@
+"""k-means, and the tree that k-means on k-means makes.
+
+Shapes: N points, K clusters, D width. Two backends with one contract: faiss on CPU, torch anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hirl.config import KMeansConfig
+from hirl.hierarchy.tree import SemanticTree
+
+SCORES_PER_CHUNK = {
+    "cpu": 2**22,
+    "cuda": 2**28,
+}  # of the [N, K] product held at once: 16 MiB, about a CPU's cache; 1 GiB
+SPLIT_SCALE = 1 / 1024  # how far the halves of a split cluster are pushed apart, as in faiss
+
+
+def hierarchical_kmeans(
+    features: Tensor, num_clusters: Sequence[int], config: KMeansConfig, seed: int = 0
+) -> SemanticTree:
+    """Clusters the images, then the clusters, level by level.
+
+    Level 0 is k-means on the l2-normalised features, level l > 0 on the l2-normalised centroids of level l - 1. An
+    image's cluster at an upper level is its cluster's parent, so that paths are strictly nested.
+
+    Args:
+        features: [N, D], one row per training image, in the images' order; any float dtype.
+        num_clusters: K_l, fine to coarse.
+        config: how each level is clustered.
+        seed: of level 0; level l takes seed + l.
+
+    Raises:
+        ValueError: there are fewer images than clusters, or a feature is not finite or a zero vector.
+
+    Source: HIRL (arXiv 2205.13159), section 4.1.
+    """
+    if num_clusters[0] > len(features):
+        raise ValueError(
+            f"num_clusters {num_clusters[0]} is more than the {len(features)} images: lower hierarchy.num_clusters"
+        )
+    points = F.normalize(features.detach().float(), dim=1)
+    if not points.any(dim=1).all():
+        raise ValueError("features have all-zero rows, which have no direction to cluster: the network has collapsed")
+    centroids, memberships = [], []
+    for level, count in enumerate(num_clusters):
+        raw, membership, _ = kmeans(points, count, config, seed + level)
+        points = F.normalize(raw, dim=1)
+        centroids.append(points)
+        memberships.append(membership)
+    assignments = memberships[:1]
+    for parents in memberships[1:]:
+        assignments.append(parents[assignments[-1]])
+    return SemanticTree(tuple(centroids), tuple(memberships[1:]), torch.stack(assignments, dim=1))
+
+
+def kmeans(points: Tensor, k: int, config: KMeansConfig, seed: int) -> tuple[Tensor, Tensor, float]:
+    """Euclidean k-means: the best of several random starts.
+
+    Both backends start from k of the points, learn from at most max_points_per_centroid * k of them, and refill an
+    emptied cluster by splitting a large one. Both draws are random: sorted points cluster as well as shuffled ones.
+
+    Args:
+        points: [N, D], any float dtype, on any device; the work is done in float32.
+        k: number of clusters.
+        config: iterations, restarts, sample size and backend.
+        seed: decides the result, together with the points and the backend.
+
+    Returns:
+        The centroids [K, D] as k-means leaves them, each point's nearest centroid int64 [N], and the sum of squared
+        distances between the two.
+
+    Raises:
+        ValueError: there are fewer points than clusters, a point is not finite, or the backend is not installed.
+    """
+    points = points.detach().float()
+    if k > len(points):
+        raise ValueError(f"{k} clusters are more than the {len(points)} points: ask for fewer clusters")
+    if not points.isfinite().all():
+        raise ValueError("the features to cluster hold NaN or infinity: look at the training's loss")
+    backend = ("torch" if points.is_cuda else "faiss") if config.backend == "auto" else config.backend
+    centroids = (_faiss_centroids if backend == "faiss" else _torch_centroids)(points, k, config, seed)
+    assignments, distances = nearest(points, centroids)
+    return centroids, assignments, distances.double().sum().item()
+
+
+def _faiss_centroids(points: Tensor, k: int, config: KMeansConfig, seed: int) -> Tensor:
+    try:
+        import faiss
+    except ImportError as error:
+        raise ValueError("kmeans.backend faiss is not installed: install faiss-cpu, or set it to torch") from error
+    clustering = faiss.Kmeans(
+        points.shape[1],
+        k,
+        niter=config.iterations,
+        nredo=config.restarts,
+        seed=seed,
+        max_points_per_centroid=config.max_points_per_centroid,
+        min_points_per_centroid=1,  # faiss would warn below 39
+    )
+    clustering.train(points.cpu().numpy())
+    return torch.from_numpy(clustering.centroids).to(points.device)
+
+
+def _torch_centroids(points: Tensor, k: int, config: KMeansConfig, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws for every device
+    sample_size = k * config.max_points_per_centroid
+    if len(points) > sample_size:
+        points = points[_permutation(len(points), generator)[:sample_size].to(points.device)]
+    best, best_inertia = None, float("inf")
+    for _ in range(config.restarts):
+        start = _permutation(len(points), generator)[:k].to(points.device)
+        centroids, inertia = _lloyd(points, points[start], config.iterations)
+        if best is None or inertia < best_inertia:
+            best, best_inertia = centroids, inertia
+    return best
+
+
+def _permutation(count: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(count, generator=generator)
+
+
+def _lloyd(points: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, float]:
+    """Lloyd's iterations; the inertia is that of the last assignment, as faiss compares restarts."""
+    previous = None
+    for _ in range(iterations):
+        assignments, distances = nearest(points, centroids)
+        if previous is not None and torch.equal(assignments, previous):
+            break
+        centroids, previous = _update(points, assignments, len(centroids)), assignments
+    return centroids, distances.double().sum().item()
+
+
+def nearest(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """Each point's nearest centroid int64 [N] and its squared distance [N]; the [N, K] product comes in chunks."""
+    rows = max(1, SCORES_PER_CHUNK[points.device.type] // len(centroids))
+    offset = -centroids.square().sum(dim=1) / 2
+    assignments, distances = [], []
+    for chunk in points.split(rows):
+        score, assignment = torch.addmm(offset, chunk, centroids.T).max(dim=1)
+        assignments.append(assignment)
+        distances.append((chunk.square().sum(dim=1) - 2 * score).clamp(min=0))
+    return torch.cat(assignments), torch.cat(distances)
+
+
+def _update(points: Tensor, assignments: Tensor, k: int) -> Tensor:
+    """The mean of each cluster's points; emptied clusters take half of a large one.
+
+    Rows are summed in sorted order by embedding_bag: an index_add would sum in a random order on a GPU.
+    """
+    sizes = torch.bincount(assignments, minlength=k)
+    members = assignments.argsort(stable=True)
+    centroids = F.embedding_bag(members, points, sizes.cumsum(0) - sizes, mode="mean")
+    empty = (sizes == 0).nonzero().squeeze(1)
+    if len(empty):
+        _split(centroids, sizes, empty)
+    return centroids
+
+
+def _split(centroids: Tensor, sizes: Tensor, empty: Tensor) -> None:
+    """Refills empty clusters from the largest, in place: two copies, pushed apart along alternate signs."""
+    donors = sizes.argsort(descending=True, stable=True)[: len(centroids) - len(empty)]
+    turn = torch.arange(len(empty), device=sizes.device)
+    donors, rounds = donors[turn % len(donors)], turn // len(donors) + 1
+    push = torch.full_like(centroids[0], SPLIT_SCALE)
+    push[1::2] *= -1
+    centroids[empty] = centroids[donors] * (1 + push * rounds[:, None])
+    centroids[donors[rounds == 1]] *= 1 - push

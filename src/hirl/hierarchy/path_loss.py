@@ -1,0 +1,101 @@
+"""Semantic path discrimination: an image's path against the other paths of the tree.
+
+Shapes: N batch, L levels (level 0 is the finest), K_l clusters of level l, D embedding width, M negatives per image.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hirl.hierarchy.tree import SemanticTree
+
+EPSILON = 1e-6
+GATHER_COST = 4  # a gathered row is copied, read again and kept for the backward pass; a product reads each row once
+
+
+def semantic_path_loss(embeddings: Tensor, tree: SemanticTree, index: Tensor, negatives: Tensor | None) -> Tensor:
+    """The path loss of a batch of training images, whose own paths are the tree's assignments.
+
+    Args:
+        embeddings: [N, L, D], the projections of each image for every level; any float dtype, any length.
+        tree: the current snapshot, a constant to the gradient.
+        index: int64 [N], the images' rows in tree.assignments.
+        negatives: int64 [N, M, L] paths, as `sample_negative_paths` draws them; None takes all K_0 paths, exactly.
+
+    Returns:
+        A scalar of the embeddings' dtype.
+
+    Raises:
+        ValueError: the embeddings do not fit the tree.
+
+    Source: HIRL (arXiv 2205.13159), section 4.2, equations 2 to 5.
+    """
+    return path_loss(embeddings, tree, tree.assignments[index], negatives)
+
+
+def path_loss(embeddings: Tensor, tree: SemanticTree, own_paths: Tensor, negatives: Tensor | None) -> Tensor:
+    """`semantic_path_loss` for images whose own paths are given: int64 [N, L]."""
+    width = tree.centroids[0].shape[1]
+    if embeddings.shape[1:] != (tree.num_levels, width):
+        raise ValueError(f"embeddings are {list(embeddings.shape)}: this tree needs [N, {tree.num_levels}, {width}]")
+    dtype = torch.promote_types(embeddings.dtype, torch.float32)  # EPSILON is lost in half precision
+    with torch.autocast(embeddings.device.type, enabled=False):
+        units = F.normalize(embeddings.to(dtype), dim=2).unbind(1)
+        centroids = [_in_dtype(rows, dtype) for rows in tree.centroids]
+        positive = -torch.log(_path_scores(units, centroids, own_paths[:, None]) + EPSILON).squeeze(1)
+        if negatives is None:
+            scores = _all_scores(units, centroids, tree.parents)
+            is_own = own_paths[:, :1] == torch.arange(scores.shape[1], device=scores.device)
+        else:
+            scores = _path_scores(units, centroids, negatives)
+            is_own = (negatives == own_paths[:, None]).all(dim=2)
+        terms = torch.log1p(EPSILON - scores).masked_fill_(is_own, 0)  # log1p keeps the digits of small scores
+        count = (~is_own).sum(dim=1).to(dtype)
+        negative = -terms.sum(dim=1) / (count + EPSILON)
+        return ((positive + negative).mean() / 2).to(embeddings.dtype)
+
+
+def sample_negative_paths(tree: SemanticTree, index: Tensor, num: int) -> Tensor:
+    """Paths int64 [N, num, L] of finest clusters drawn uniformly, with replacement; the loss leaves out an image's own.
+
+    The draws come from the default generator of the tree's device.
+    """
+    return tree.paths[torch.randint(tree.num_clusters[0], (len(index), num), device=tree.device)]
+
+
+def _in_dtype(centroids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Centroids for arithmetic in `dtype`; a wider one takes its own unit length."""
+    return centroids if centroids.dtype == dtype else F.normalize(centroids.to(dtype), dim=1)
+
+
+def _path_scores(units: tuple[Tensor, ...], centroids: list[Tensor], paths: Tensor) -> Tensor:
+    """[N, M]: the product over the levels of (1 + cosine) / 2, for paths int64 [N, M, L]."""
+    levels = zip(units, centroids, paths.unbind(2), strict=True)
+    return _probability(reduce(torch.mul, ((1 + _cosines(*level)) / 2 for level in levels)))
+
+
+def _cosines(unit: Tensor, rows: Tensor, ids: Tensor) -> Tensor:
+    """[N, M]: the cosine of image n [D] with the rows ids[n], by whichever way touches fewer numbers.
+
+    The whole product reads K rows once; gathering handles N * M of them, GATHER_COST times each.
+    """
+    if ids.numel() * GATHER_COST < len(rows):
+        return torch.bmm(rows[ids], unit[:, :, None]).squeeze(2)
+    return (unit @ rows.T).gather(1, ids)
+
+
+def _all_scores(units: tuple[Tensor, ...], centroids: list[Tensor], parents: tuple[Tensor, ...]) -> Tensor:
+    """[N, K_0], coarse to fine: a cluster's path scores its own factor times its parent's path."""
+    scores = (1 + units[-1] @ centroids[-1].T) / 2
+    for level in reversed(range(len(parents))):
+        scores = scores[:, parents[level]] * ((1 + units[level] @ centroids[level].T) / 2)
+    return _probability(scores)
+
+
+def _probability(scores: Tensor) -> Tensor:
+    """Scores without what rounding put outside [0, 1], where a logarithm could fail."""
+    return scores.clamp(0, 1)

@@ -1,0 +1,135 @@
+"""The semantic tree: clusters of images, clusters of those clusters, and every image's path through them.
+
+Shapes: N images, L levels (level 0 is the finest), K_l clusters of level l, D embedding width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hirl.files import atomic_path
+
+UNIT_TOLERANCE = 1e-5  # of a centroid's norm: float32 normalisation leaves about 1e-7
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticTree:
+    """A strictly nested clustering of the training images; immutable, checked on creation.
+
+    Attributes:
+        centroids: one [K_l, D] tensor of unit rows per level, finest first.
+        parents: one int64 [K_l] tensor per level but the last: each cluster's parent one level up.
+        assignments: int64 [N, L], each image's cluster at every level.
+
+    Raises:
+        ValueError: the shapes disagree, an id is out of range, a path is not nested, a centroid is no unit vector.
+
+    Source: HIRL (arXiv 2205.13159), section 4.1.
+    """
+
+    centroids: tuple[Tensor, ...]
+    parents: tuple[Tensor, ...]
+    assignments: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "centroids", tuple(self.centroids))
+        object.__setattr__(self, "parents", tuple(self.parents))
+        self._check_shapes()
+        self._check_values()
+
+    def _check_shapes(self) -> None:
+        levels = self.num_levels
+        if levels == 0 or len(self.parents) != levels - 1:
+            raise ValueError(f"a tree of {levels} levels has {len(self.parents)} parent tables: it needs one fewer")
+        if self.assignments.ndim != 2 or self.assignments.shape[1] != levels:
+            raise ValueError(f"assignments are {list(self.assignments.shape)}: give them as [N, {levels}]")
+        width = self.centroids[0].shape[-1]
+        for level, centroids in enumerate(self.centroids):
+            if centroids.ndim != 2 or centroids.shape[1] != width or not len(centroids):
+                raise ValueError(f"centroids of level {level} are {list(centroids.shape)}: give them as [K, {width}]")
+        for level, parents in enumerate(self.parents):
+            if parents.shape != self.centroids[level].shape[:1]:
+                raise ValueError(f"parents of level {level} are {list(parents.shape)}: one per cluster is needed")
+        if any(ids.dtype != torch.int64 for ids in (*self.parents, self.assignments)):
+            raise ValueError("parents and assignments hold cluster ids: give them as int64")
+
+    def _check_values(self) -> None:
+        for level, centroids in enumerate(self.centroids):
+            norms = torch.linalg.vector_norm(centroids, dim=1)
+            if not ((norms - 1).abs() <= UNIT_TOLERANCE).all():  # a norm that is no number fails here too
+                raise ValueError(f"centroids of level {level} are not finite unit vectors: normalise them")
+            _check_range(f"assignments of level {level}", self.assignments[:, level], len(centroids))
+        for level, parents in enumerate(self.parents):
+            _check_range(f"parents of level {level}", parents, self.num_clusters[level + 1])
+            if not torch.equal(parents[self.assignments[:, level]], self.assignments[:, level + 1]):
+                raise ValueError(f"assignments of level {level + 1} are no parents of level {level}'s: paths must nest")
+
+    @property
+    def num_levels(self) -> int:
+        """L."""
+        return len(self.centroids)
+
+    @property
+    def num_clusters(self) -> tuple[int, ...]:
+        """K_l of every level, finest first."""
+        return tuple(len(centroids) for centroids in self.centroids)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tree's tensors are."""
+        return self.assignments.device
+
+    @cached_property
+    def paths(self) -> Tensor:
+        """int64 [K_0, L]: the path from each finest cluster to the top."""
+        path = [torch.arange(self.num_clusters[0], device=self.device)]
+        for parents in self.parents:
+            path.append(parents[path[-1]])
+        return torch.stack(path, dim=1)
+
+    def to(self, device: torch.device | str) -> SemanticTree:
+        """The same tree on another device."""
+        centroids = tuple(rows.to(device) for rows in self.centroids)
+        parents = tuple(ids.to(device) for ids in self.parents)
+        return SemanticTree(centroids, parents, self.assignments.to(device))
+
+    def save(self, path: str | Path) -> None:
+        """Writes the tree as one safetensors file, whole or not at all."""
+        tensors = {f"centroids.{level}": tensor for level, tensor in enumerate(self.centroids)}
+        tensors |= {f"parents.{level}": tensor for level, tensor in enumerate(self.parents)}
+        tensors["assignments"] = self.assignments
+        with atomic_path(path) as temporary:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SemanticTree:
+        """The tree of a file that `save` wrote.
+
+        Raises:
+            ValueError: the file is missing, is no safetensors, or holds no valid tree.
+        """
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} is no readable snapshot ({error}): make it again, or correct the path") from error
+        levels = sum(name.startswith("centroids.") for name in tensors)
+        try:
+            centroids = [tensors[f"centroids.{level}"] for level in range(levels)]
+            parents = [tensors[f"parents.{level}"] for level in range(levels - 1)]
+            return cls(centroids, parents, tensors["assignments"])
+        except KeyError as error:
+            raise ValueError(f"{path} has no {error}: it is no semantic tree; give a file of snapshots/") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _check_range(name: str, ids: Tensor, count: int) -> None:
+    if len(ids) and (ids.min() < 0 or ids.max() >= count):
+        raise ValueError(f"{name} run from {ids.min().item()} to {ids.max().item()}: ids must be 0 to {count - 1}")

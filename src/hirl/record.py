@@ -1,0 +1,119 @@
+"""A run's own record of itself: append-only lines of JSON beside its resume state, the truth that trackers replay."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from hirl.files import write_text
+
+Record = dict[
+    str, Any
+]  # {"kind": params | metrics | snapshot | end, "epoch": int, "time": unix seconds, "values": {...}}
+
+
+class Follower(Protocol):
+    """Anything that wants to hear each record as it is written."""
+
+    def hear(self, record: Record) -> None:
+        """Takes one record."""
+
+
+class Recorder:
+    """A run's append-only record: lines of {"kind", "epoch", "time", "values"}.
+
+    A line half written when the machine went down is dropped on opening.
+    """
+
+    def __init__(self, path: str | Path, follower: Follower | None = None):
+        self.path = Path(path)
+        self.follower = follower
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._rewrite(read_record(self.path))
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Records what the run is: its configuration, and under "environment" where it runs."""
+        self._append("params", 0, {**values, "environment": environment()})
+
+    def metrics(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Records an epoch's numbers."""
+        self._append("metrics", epoch, values)
+
+    def snapshot(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Records the numbers of a new semantic tree."""
+        self._append("snapshot", epoch, values)
+
+    def close(self, epoch: int = 0) -> None:
+        """Records that the run came to its end."""
+        self._append("end", epoch, {})
+
+    def truncate_after(self, epoch: int) -> None:
+        """Drops what was recorded beyond an epoch, before training resumes from it."""
+        self._rewrite(
+            [r for r in read_record(self.path) if r["kind"] == "params" or (r["kind"] != "end" and r["epoch"] <= epoch)]
+        )
+
+    def _append(self, kind: str, epoch: int, values: Mapping[str, Any]) -> None:
+        record = {"kind": kind, "epoch": epoch, "time": time.time(), "values": dict(values)}
+        with self.path.open("a") as handle:
+            handle.write(json.dumps(record) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+        if self.follower is not None:
+            self.follower.hear(record)
+
+    def _rewrite(self, records: list[Record]) -> None:
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        if not self.path.exists() or self.path.read_text() != text:
+            write_text(self.path, text)
+
+
+def read_record(path: str | Path) -> list[Record]:
+    """The whole lines of a record; none where there is no file."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    *lines, _torn = path.read_text().split("\n")
+    return [json.loads(line) for line in lines]
+
+
+def environment() -> dict[str, Any]:
+    """Where and with what a run runs: processor, memory, accelerator, versions, commit."""
+    torch = sys.modules.get("torch")  # whoever trains has it; nobody else should pay for it
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch else []
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": ", ".join(f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus)) or "none",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "hirl": importlib.metadata.version("hirl"),
+        "git_commit": git_commit(),
+    }
+
+
+def _processor() -> str:
+    """The processor's model name where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def git_commit() -> str:
+    """The project's commit, marked where files differ from it; "unknown" outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,1 @@
+"""From finished runs to numbers, tables, pictures and one page that holds them all."""

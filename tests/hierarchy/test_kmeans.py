@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hirl.config import KMeansConfig
+from hirl.hierarchy import hierarchical_kmeans
+from hirl.hierarchy import kmeans as module
+from hirl.hierarchy.kmeans import kmeans
+
+BACKENDS = ["faiss", "torch"]
+
+
+def blobs(groups: int, each: int, width: int = 8, spread: float = 0.3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Points around random centres, sorted by group, and their groups."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = F.normalize(torch.randn(groups, width, generator=generator), dim=1)
+    group = torch.arange(groups).repeat_interleave(each)
+    return centres[group] + spread * torch.randn(groups * each, width, generator=generator), group
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_returns_nearest_raw_centroids_and_their_inertia(backend):
+    points, _ = blobs(10, 40)
+    centroids, assignments, inertia = kmeans(points, 15, KMeansConfig(backend=backend), seed=3)
+    distances = torch.cdist(points.double(), centroids.double()).square()
+    assert centroids.shape == (15, 8)
+    assert assignments.dtype == torch.int64
+    assert torch.equal(assignments, distances.argmin(1))
+    assert inertia == pytest.approx(distances.min(1).values.sum().item(), rel=1e-5)  # float32 distances
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_finds_groups_that_lie_apart(backend):
+    points, group = blobs(3, 50, spread=0.02)
+    config = KMeansConfig(backend=backend, restarts=20)  # two starts in nine draw one point of each group
+    _, assignments, _ = kmeans(points, 3, config, seed=0)
+    assert torch.stack([group, assignments], dim=1).unique(dim=0).shape == (3, 2)
+    assert len(assignments.unique()) == 3
+
+
+def test_backends_agree_in_quality():
+    """Different starts end in different optima; with five restarts their inertias are within one per cent."""
+    points, _ = blobs(30, 60)
+    ratios = []
+    for seed in range(5):
+        inertia = [kmeans(points, 30, KMeansConfig(backend=backend), seed)[2] for backend in BACKENDS]
+        ratios.append(inertia[1] / inertia[0])
+    assert sum(ratios) / len(ratios) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_seed_decides_the_result(backend):
+    points, _ = blobs(10, 40)
+    config = KMeansConfig(backend=backend, restarts=1, iterations=3)
+    first, again, other = (kmeans(points, 15, config, seed)[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_points_sorted_by_class_cluster_as_well_as_shuffled_ones(backend):
+    """With fewer points per centroid than there are, a biased sample would miss whole classes."""
+    points, _ = blobs(20, 100, spread=0.1)
+    config = KMeansConfig(backend=backend, max_points_per_centroid=20)
+    shuffled = points[torch.randperm(len(points), generator=torch.Generator().manual_seed(1))]
+    inertia = [sum(kmeans(p, 20, config, seed)[2] for seed in range(5)) for p in (points, shuffled)]
+    assert inertia[0] == pytest.approx(inertia[1], rel=0.1)  # a missed class alone would add more than a half
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_learns_from_a_sample_and_assigns_all(backend):
+    points, _ = blobs(4, 500, spread=0.05)
+    config = KMeansConfig(backend=backend, max_points_per_centroid=10)
+    _, assignments, inertia = kmeans(points, 4, config, seed=0)
+    assert len(assignments) == 2000
+    full = kmeans(points, 4, KMeansConfig(backend=backend), seed=0)[2]
+    assert full < inertia < 1.5 * full  # centroids of 40 points, worse than of 2000 by about 4 / 40
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_as_many_clusters_as_points_and_equal_points(backend, capfd):
+    config = KMeansConfig(backend=backend)
+    points = torch.randn(12, 5)
+    assert kmeans(points, 12, config, seed=0)[2] == pytest.approx(0, abs=1e-5)  # float32: |p|² - 2pc + |c|² of size 5
+    centroids, assignments, _ = kmeans(torch.ones(30, 5), 7, config, seed=0)
+    assert centroids.isfinite().all()
+    assert len(assignments) == 30
+    assert capfd.readouterr() == ("", "")  # faiss warns of few points per centroid unless told
+
+
+def test_emptied_clusters_take_half_of_a_large_one():
+    points = torch.tensor([[0.0, 1.0], [0.0, 1.1], [0.0, 0.9], [5.0, 5.0]])
+    centroids = module._update(points, torch.tensor([0, 0, 0, 2]), 3)
+    assert not torch.allclose(centroids[0], centroids[1])  # the halves have been pushed apart
+    torch.testing.assert_close(centroids[:2].mean(0), torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(centroids[2], points[3])
+    many = module._update(points, torch.zeros(4, dtype=torch.int64), 6)
+    assert len(many.unique(dim=0)) == 6
+
+
+@pytest.mark.parametrize("rows", [1, 7, 10**6])
+def test_chunks_do_not_change_the_nearest(monkeypatch, rows):
+    points, centroids = torch.randn(50, 6), torch.randn(9, 6)
+    monkeypatch.setitem(module.SCORES_PER_CHUNK, "cpu", 9 * rows)
+    assignments, distances = module.nearest(points, centroids)
+    torch.testing.assert_close(distances, torch.cdist(points, centroids).square().min(1).values, rtol=1e-4, atol=1e-5)
+    assert torch.equal(assignments, torch.cdist(points, centroids).argmin(1))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_trees_of_random_sizes_are_nested_and_normalised(backend):
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(10):
+        images, *sizes = torch.randint(1, 60, (4,), generator=generator).sort(descending=True).values.tolist()
+        features = 5 * torch.randn(images, 6, generator=generator)
+        tree = hierarchical_kmeans(features, sizes, KMeansConfig(backend=backend, restarts=1), seed)  # checks itself
+        assert tree.num_clusters == tuple(sizes)
+        assert tree.assignments.shape == (images, 3)
+        for level in (1, 2):
+            expected = tree.parents[level - 1][tree.assignments[:, level - 1]]
+            assert torch.equal(expected, tree.assignments[:, level])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_levels_are_kmeans_of_the_normalised_points_below(backend):
+    points, _ = blobs(20, 30)
+    config = KMeansConfig(backend=backend)
+    tree = hierarchical_kmeans(10 * points, (12, 4), config, seed=5)
+    fine, assignments, _ = kmeans(F.normalize(points, dim=1), 12, config, seed=5)
+    coarse, parents, _ = kmeans(F.normalize(fine, dim=1), 4, config, seed=6)
+    # ten times a float32 is rounded, so the same clusters are met up to that
+    torch.testing.assert_close(tree.centroids[0], F.normalize(fine, dim=1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(tree.centroids[1], F.normalize(coarse, dim=1), rtol=0, atol=1e-5)
+    assert torch.equal(tree.assignments[:, 0], assignments)
+    assert torch.equal(tree.parents[0], parents)
+
+
+def test_impossible_requests_end_in_one_line(monkeypatch):
+    features = torch.randn(20, 4)
+    with pytest.raises(ValueError, match=r"num_clusters 30 is more than the 20 images: lower hierarchy\.num_clusters"):
+        hierarchical_kmeans(features, (30, 10), KMeansConfig())
+    with pytest.raises(ValueError, match="9 clusters are more than the 5 points"):
+        kmeans(features[:5], 9, KMeansConfig(), seed=0)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        hierarchical_kmeans(features / 0, (10, 2), KMeansConfig())
+    with pytest.raises(ValueError, match="all-zero rows"):
+        hierarchical_kmeans(features * 0, (10, 2), KMeansConfig())
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ValueError, match="install faiss-cpu, or set it to torch"):
+        kmeans(features, 3, KMeansConfig(backend="faiss"), seed=0)
+    kmeans(features, 3, KMeansConfig(backend="torch"), seed=0)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -203,12 +204,12 @@ class HierarchyConfig(Section):
 class OptimizerConfig(Section):
     """The optimiser. base_lr is per 256 images; the effective rate is derived and never written back."""
 
-    name: Literal["sgd", "larc", "lars", "adamw"] = "sgd"
+    name: Literal["sgd", "lars", "adamw"] = "sgd"  # lars without clipping is what apex calls LARC(clip=False)
     base_lr: Positive = 0.03
-    momentum: Probability = 0.9  # sgd, larc and lars
+    momentum: Probability = 0.9  # sgd and lars
     weight_decay: float = Field(1e-4, ge=0)
     final_weight_decay: float | None = Field(None, ge=0)  # along a cosine, per step; None keeps weight_decay
-    trust_coefficient: Positive = 0.001  # larc and lars
+    trust_coefficient: Positive = 0.001  # lars
     clip_norm: Positive | None = None  # global gradient norm
 
 
@@ -384,6 +385,27 @@ def resolve(
         ValueError: an unknown study, method, variant or key, or an impossible value; one line that names it.
     """
     return _resolve(study, method, variant, seed, overrides)[0]
+
+
+def expected_runs(study: str) -> list[str]:
+    """The names of all runs of a study: its methods, variants and seeds, and one untrained control per backbone."""
+    config = load_study(study)
+    runs = [resolve(study, *run) for run in product(config.methods, config.variants, config.seeds)]
+    controls = dict.fromkeys(f"untrained-{run.backbone.name}-s0" for run in runs)
+    return [*(run.name for run in runs), *controls]
+
+
+def resolve_control(study: str, backbone: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration of the study's first method with this backbone: what an untrained control shares with it.
+
+    Raises:
+        ValueError: no method of the study has this backbone.
+    """
+    methods = load_study(study).methods
+    for config in (resolve(study, method, "baseline", 0, overrides) for method in methods):
+        if config.backbone.name == backbone:
+            return config
+    raise ValueError(f"no method of study {study} has the backbone {backbone!r}: name one of its methods' backbones")
 
 
 def provenance(

@@ -1,0 +1,129 @@
+"""Backbones by name: images [B, 3, H, W] -> features [B, num_features].
+
+Networks and their blocks are timm's; what is ours is the choice of sizes, the masked forward that iBOT needs, and the
+position embeddings of the papers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from timm.layers import build_sincos2d_pos_embed
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from hirl.config import BackboneConfig
+
+RESNETS = {
+    "resnet50": {"block": Bottleneck, "layers": (3, 4, 6, 3)},
+    "resnet18": {"block": BasicBlock, "layers": (2, 2, 2, 2)},
+    # pictures of 32 pixels: a 3x3 stem that keeps their size
+    "resnet18_small_images": {"block": BasicBlock, "layers": (2, 2, 2, 2), "small_stem": 1},
+    "resnet10_narrow": {"block": BasicBlock, "layers": (1, 1, 1, 1), "channels": (24, 48, 96, 192), "small_stem": 2},
+}
+VITS = {
+    "vit_base_patch16": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
+    "vit_small_patch16": {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6},
+    "vit_small_patch4": {"patch_size": 4, "embed_dim": 384, "depth": 7, "num_heads": 6},
+    "vit_narrow_patch4": {"patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3},
+}
+NAMES = (*RESNETS, *VITS)
+
+
+def build_backbone(config: BackboneConfig, image_size: int) -> ResNet | ViT:
+    """A freshly initialised backbone.
+
+    Args:
+        image_size: side of the global views in pixels; sets the grid of a ViT's position embedding.
+
+    Raises:
+        ValueError: an unknown name, or an image size that the patch size does not divide.
+    """
+    if config.name in RESNETS:
+        return _resnet(zero_init_last=config.zero_init_residual, **RESNETS[config.name])
+    if config.name in VITS:
+        return ViT(config, image_size, **VITS[config.name])
+    raise ValueError(f"backbone.name {config.name!r} is unknown; known: {', '.join(NAMES)}")
+
+
+def _resnet(block: type, layers: tuple[int, ...], small_stem: int = 0, **options: object) -> ResNet:
+    """A ResNet without classifier; `small_stem` is the stride of a 3x3 stem without pooling, 0 keeps ImageNet's."""
+    if not small_stem:
+        return ResNet(block, layers, num_classes=0, **options)
+    channels = options.get("channels", (64, 128, 256, 512))
+    # timm sizes the stem's norm by stem_width only for deep stems, whose convolutions are replaced here by one
+    network = ResNet(block, layers, num_classes=0, stem_type="deep", stem_width=channels[0] // 2, **options)
+    network.conv1 = nn.Conv2d(3, channels[0], 3, stride=small_stem, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()
+    return network
+
+
+class ViT(VisionTransformer):
+    """timm's VisionTransformer for any image size, with a forward over partly masked patches.
+
+    Position embeddings of another grid are interpolated bicubically with DINO's scale factor, (side + 0.1) / trained
+    side. `sincos` is MoCo v3's fixed embedding and initialisation.
+    """
+
+    def __init__(self, config: BackboneConfig, image_size: int, patch_size: int, **sizes: int):
+        if image_size % patch_size:
+            raise ValueError(f"views.global_size {image_size} is no multiple of {config.name}'s patch, {patch_size}")
+        sincos = config.position_embedding == "sincos"
+        super().__init__(
+            img_size=image_size,
+            patch_size=patch_size,
+            num_classes=0,
+            drop_path_rate=config.drop_path,
+            dynamic_img_size=True,
+            weight_init="moco" if sincos else "",
+            **sizes,
+        )
+        if sincos:
+            self._as_mocov3()
+
+    def _as_mocov3(self) -> None:
+        """Fixed sin-cos positions and Xavier-uniform patches (moco-v3, vits.py)."""
+        positions = build_sincos2d_pos_embed(list(self.patch_embed.grid_size), self.embed_dim)
+        self.pos_embed = nn.Parameter(F.pad(positions, (0, 0, 1, 0))[None], requires_grad=False)
+        nn.init.normal_(self.cls_token, std=1e-6)
+        projection = self.patch_embed.proj
+        bound = math.sqrt(6 / (3 * math.prod(projection.kernel_size) + self.embed_dim))
+        nn.init.uniform_(projection.weight, -bound, bound)
+        nn.init.zeros_(projection.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The class token after the last norm, [B, D]."""
+        return self.tokens(images)[:, 0]
+
+    def tokens(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        """All tokens after the last norm, class token first, [B, 1 + P, D].
+
+        Args:
+            mask: bool [B, H/p, W/p], True where a patch is replaced by mask_token.
+            mask_token: [D].
+        """
+        patches = self.patch_embed(images)  # [B, H/p, W/p, D]
+        if mask is not None:
+            patches = torch.where(mask.unsqueeze(-1), mask_token.to(patches.dtype), patches)
+        return self.norm(self.blocks(self._pos_embed(patches)))
+
+    def _pos_embed(self, patches: Tensor) -> Tensor:
+        batch, height, width, dim = patches.shape
+        positions = self._positions(height, width)
+        tokens = torch.cat([self.cls_token.expand(batch, -1, -1), patches.reshape(batch, -1, dim)], dim=1)
+        return tokens + positions
+
+    def _positions(self, height: int, width: int) -> Tensor:
+        rows, columns = self.patch_embed.grid_size
+        if (height, width) == (rows, columns):
+            return self.pos_embed
+        grid = self.pos_embed[:, 1:].reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
+        scale = ((height + 0.1) / rows, (width + 0.1) / columns)
+        grid = F.interpolate(
+            grid, scale_factor=scale, mode="bicubic", align_corners=False, recompute_scale_factor=False
+        )
+        return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)

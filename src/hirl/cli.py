@@ -1,0 +1,269 @@
+"""`hirl ...`: every step of the workflow, alone. Heavy packages are imported by the step that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hirl.config import RunConfig, expected_runs, load_study, parse_override, provenance, resolve, resolve_control
+
+TASKS = ("knn", "linear", "clustering", "hierarchy")
+UNTRAINED = "untrained"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one step; a user's mistake is one line on stderr and exit code 2."""
+    args = _parser().parse_args(arguments)
+    try:
+        args.step(args)
+    except ValueError as error:
+        print(f"hirl: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+# --- the steps --------------------------------------------------------------------------------------------------------
+
+
+def show_config(args: argparse.Namespace) -> None:
+    """Prints a run's configuration, and where each value came from."""
+    from rich.console import Console
+    from rich.table import Table
+
+    config = _run_config(args)
+    table = Table(box=None, pad_edge=False)
+    for column in ("key", "value", "from"):
+        table.add_column(column, overflow="fold")
+    for key, value, origin in provenance(args.study, args.method, args.variant, args.seed, _overrides(args)):
+        table.add_row(key, str(value), origin)
+    table.add_row("training.effective_lr", f"{config.training.effective_lr:g}", "base_lr * batch_size / 256")
+    table.add_row("hash", config.pretraining_hash, "all that decides the weights")
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def make_taxonomy(args: argparse.Namespace) -> None:
+    """Draws the taxonomy's pictures."""
+    from hirl.data.taxonomy import write_taxonomy
+
+    write_taxonomy(args.out, train=args.train, validation=args.validation, size=args.size, seed=args.seed)
+
+
+def prepare_data(args: argparse.Namespace) -> None:
+    """Decodes and splits a study's images."""
+    from hirl.data.images import prepare
+
+    method = next(iter(load_study(args.study).methods))
+    prepare(resolve(args.study, method, "baseline", 0, _overrides(args)).data, args.data_root, args.out)
+
+
+def pretrain_run(args: argparse.Namespace) -> None:
+    """Trains one run, or goes on with it."""
+    config = _run_config(args)
+    from hirl.tracking import live_run
+    from hirl.training.loop import pretrain
+
+    follower = live_run(config.name, config.model_dump(mode="json"))
+    pretrain(config, args.data, args.out, args.scratch, follower, load_study(args.study).plugins)
+
+
+def extract_features(args: argparse.Namespace) -> None:
+    """Writes the features of a run's backbone, or of an untrained one."""
+    config = _run_config(args)
+    if (args.weights is None) != (args.method == UNTRAINED):
+        raise ValueError(f"give --weights for a trained run, and none for --method {UNTRAINED}")
+    import torch
+
+    from hirl.backbones import build_backbone
+    from hirl.evaluation.features import write_features
+    from hirl.training.device import choose_device
+    from hirl.weights import load_weights
+
+    torch.manual_seed(args.seed)
+    backbone = build_backbone(config.backbone, config.views.global_size)
+    if args.weights is not None:
+        load_weights(backbone, config.backbone, args.weights)
+    write_features(backbone, args.data, args.out, choose_device())
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Runs one evaluation on cached features."""
+    import importlib
+
+    config = _run_config(args)
+    coordinates = {"study": config.study, "dataset": config.data.name, "method": args.method}
+    coordinates |= {"variant": args.variant, "seed": args.seed, "task": args.task}
+    protocol = importlib.import_module(f"hirl.evaluation.{args.task}")
+    inputs = {"features": args.features} | ({"snapshot": args.snapshot} if args.task == "hierarchy" else {})
+    protocol.evaluate(
+        **inputs, config=getattr(config.evaluation, args.task, None), coordinates=coordinates, out=args.out
+    )
+
+
+def summarise(args: argparse.Namespace) -> None:
+    """Writes the summary, the tables and the figures, and prints the table."""
+    from hirl.reporting.figures import draw_figures
+    from hirl.reporting.summary import print_table, summarise
+
+    print_table(summarise(args.results, _runs(args), _tasks(args)))
+    draw_figures(args.results, _runs(args))
+
+
+def write_report(args: argparse.Namespace) -> None:
+    """Writes the self-contained report."""
+    from hirl.reporting.report import write_report
+
+    write_report(args.results, _runs(args), args.out)
+
+
+def initialise_tracking(args: argparse.Namespace) -> None:
+    """Makes the MLflow store, before any job logs."""
+    from hirl.tracking import init
+
+    init(args.uri, args.study)
+
+
+def sync_tracking(args: argparse.Namespace) -> None:
+    """Replays a study's records into MLflow."""
+    from hirl.tracking import sync
+
+    sync(args.results, _runs(args), args.uri, Path("scratch") / Path(args.study).stem)
+
+
+def publish(args: argparse.Namespace) -> None:
+    """Rounds, packs or unpacks published runs."""
+    from hirl import publish as publishing
+
+    action: Callable[..., None] = {
+        "round": publishing.round_runs,
+        "pack": publishing.pack,
+        "unpack": publishing.unpack,
+    }[args.action]
+    action(args.source, args.runs, args.out)
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _run_config(args: argparse.Namespace) -> RunConfig:
+    """The configuration of the run an argument list names; a control has its backbone's."""
+    if args.method == UNTRAINED:
+        return resolve_control(args.study, args.variant, _overrides(args))
+    return resolve(args.study, args.method, args.variant, args.seed, _overrides(args))
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    return dict(map(parse_override, args.set))
+
+
+def _runs(args: argparse.Namespace) -> list[str]:
+    return args.runs or expected_runs(args.study)
+
+
+def _tasks(args: argparse.Namespace) -> Sequence[str]:
+    return args.tasks or load_study(args.study).tasks
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hirl", description="Hierarchical image representation learning, step by step."
+    )
+    steps = parser.add_subparsers(required=True, metavar="STEP")
+
+    config = _group(steps, "config", "look at configurations")
+    step = _step(config, "show", show_config, "a run's configuration and where each value came from")
+    _add_run(step)
+
+    data = _group(steps, "data", "make and prepare images")
+    step = _step(data, "taxonomy", make_taxonomy, "draw pictures of a known three-level tree")
+    step.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    step.add_argument("--train", type=int, default=3600, help="training pictures (default %(default)s)")
+    step.add_argument("--validation", type=int, default=1080, help="validation pictures (default %(default)s)")
+    step.add_argument("--size", type=int, default=32, help="side in pixels (default %(default)s)")
+    step.add_argument("--seed", type=int, default=0)
+    step = _step(data, "prepare", prepare_data, "decode and split a study's images")
+    _add_study(step)
+    step.add_argument("--data-root", type=Path, metavar="FOLDER", help="where the images are, or are downloaded to")
+    step.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+
+    step = _step(steps, "pretrain", pretrain_run, "train one run, or go on with it")
+    _add_run(step)
+    step.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the prepared data")
+    step.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets the results, at the end")
+    step.add_argument("--scratch", type=Path, required=True, metavar="FOLDER", help="keeps the resume state")
+
+    step = _step(steps, "features", extract_features, "features of a run's backbone")
+    _add_run(step)
+    step.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the prepared data")
+    step.add_argument("--weights", type=Path, metavar="FILE", help="of a trained run; --method untrained takes none")
+    step.add_argument("--out", type=Path, required=True, metavar="FILE")
+
+    step = _step(steps, "evaluate", evaluate, "one evaluation on cached features")
+    step.add_argument("task", choices=TASKS)
+    _add_run(step)
+    step.add_argument("--features", type=Path, required=True, metavar="FILE")
+    step.add_argument("--snapshot", type=Path, metavar="FILE", help="the tree that `hierarchy` looks at")
+    step.add_argument("--out", type=Path, required=True, metavar="FILE")
+
+    step = _step(steps, "summarise", summarise, "the summary, tables and figures of a study")
+    _add_results(step)
+    step.add_argument("--tasks", nargs="+", choices=TASKS, help="default: all of the study's")
+    step = _step(steps, "report", write_report, "one self-contained page about a study")
+    _add_results(step)
+    step.add_argument("--out", type=Path, required=True, metavar="FILE")
+
+    track = _group(steps, "track", "show runs in MLflow")
+    step = _step(track, "init", initialise_tracking, "make the store, before any job logs")
+    _add_study(step)
+    _add_uri(step)
+    step = _step(track, "sync", sync_tracking, "replay a study's records into the store")
+    _add_results(step)
+    _add_uri(step)
+
+    step = _step(steps, "publish", publish, "round, pack or unpack weights")
+    step.add_argument("action", choices=("round", "pack", "unpack"))
+    step.add_argument("--runs", nargs="+", required=True, metavar="RUN")
+    step.add_argument("--from", dest="source", type=Path, required=True, metavar="FOLDER")
+    step.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    return parser
+
+
+def _group(steps: Any, name: str, help: str) -> Any:
+    group = steps.add_parser(name, help=help, description=help)
+    return group.add_subparsers(required=True, metavar="STEP")
+
+
+def _step(steps: Any, name: str, function: Callable[..., None], help: str) -> argparse.ArgumentParser:
+    step = steps.add_parser(name, help=help, description=help)
+    step.set_defaults(step=function)
+    return step
+
+
+def _add_study(step: argparse.ArgumentParser) -> None:
+    step.add_argument("--study", default="demo", help="a name in config/studies, or a YAML file (default %(default)s)")
+    step.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="training.epochs=15; repeatable")
+
+
+def _add_run(step: argparse.ArgumentParser) -> None:
+    _add_study(step)
+    step.add_argument("--method", required=True, help="a method's name, or `untrained`")
+    step.add_argument("--variant", required=True, help="baseline or hirl; of `untrained`, the backbone's name")
+    step.add_argument("--seed", type=int, default=0)
+
+
+def _add_results(step: argparse.ArgumentParser) -> None:
+    _add_study(step)
+    step.add_argument("--results", type=Path, required=True, metavar="FOLDER", help="the study's results")
+    step.add_argument("--runs", nargs="+", metavar="RUN", help="default: all runs of the study")
+
+
+def _add_uri(step: argparse.ArgumentParser) -> None:
+    from hirl.tracking import DEFAULT_URI
+
+    step.add_argument("--uri", default=DEFAULT_URI, help="the MLflow store (default %(default)s)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""HIRL around any method: L projections of its embedding, one semantic path loss (arXiv 2205.13159, section 4).
+
+The wrapper is itself a Method, so the loop trains a baseline and its HIRL version alike. It knows no method by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightly.models.modules.heads import ProjectionHead
+from torch import Tensor, nn
+
+from hirl.config import HierarchyConfig
+from hirl.hierarchy.diagnostics import snapshot_metrics
+from hirl.hierarchy.kmeans import hierarchical_kmeans
+from hirl.hierarchy.path_loss import path_loss, sample_negative_paths
+from hirl.hierarchy.tree import SemanticTree
+from hirl.methods.base import Method, MethodOutput, Step, split_decay, trainable
+
+
+class HIRL(Method):
+    """A method plus semantic path discrimination: total loss = image loss + path loss.
+
+    Before `start_epoch` the image loss stands alone. From then on, every `snapshot_epochs` epochs all training images
+    are embedded and clustered anew.
+
+    Attributes:
+        tree: the current snapshot, or None before the first.
+
+    Raises:
+        ValueError: `reassign` is asked of a method that does not embed its second view online.
+    """
+
+    def __init__(self, method: Method, config: HierarchyConfig, seed: int):
+        super().__init__()
+        self.method = method
+        self.config = config
+        self.seed = seed
+        self.embedding_dim = method.embedding_dim
+        self.projections = nn.ModuleList(
+            _projection(self.embedding_dim, config.mlp_layers) for _ in config.num_clusters
+        )
+        self.tree: SemanticTree | None = None
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The method's evaluated backbone."""
+        return self.method.backbone
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The method's own embedding: what is clustered has not passed the projections."""
+        return self.method.embed(images)
+
+    def before_epoch(self, epoch: int, embed_all: Callable[[], Tensor]) -> dict[str, float] | None:
+        """Takes a snapshot where the schedule asks for one, and returns its diagnostics."""
+        since_start = epoch - self.config.start_epoch
+        if since_start < 0 or since_start % self.config.snapshot_epochs:
+            return None
+        previous, features = self.tree, embed_all()
+        self.tree = hierarchical_kmeans(features, self.config.num_clusters, self.config.kmeans, self.seed)
+        return snapshot_metrics(self.tree, features, previous, self.config.temperature)
+
+    def before_step(self, step: Step) -> None:
+        """The method's own."""
+        self.method.before_step(step)
+
+    def after_step(self, step: Step) -> None:
+        """The method's own."""
+        self.method.after_step(step)
+
+    def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
+        """The method's output with the path loss added to its loss and metrics."""
+        output = self.method(views, step)
+        if self.tree is None:
+            return output
+        paths = self._own_paths(output, step.images)
+        negatives = None
+        if self.config.negatives != "all":
+            negatives = sample_negative_paths(self.tree, step.images, self.config.negatives)
+        embeddings = torch.stack([projection(output.embedding).float() for projection in self.projections], dim=1)
+        semantic = path_loss(embeddings, self.tree, paths, negatives)
+        metrics = output.metrics | {"image_loss": output.loss.detach(), "path_loss": semantic.detach()}
+        return MethodOutput(output.loss + semantic, output.embedding, metrics, output.second_embedding)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The method's groups, and the projections under the same rule for biases and norms."""
+        groups = self.method.parameter_groups()
+        if any("decay" in group for group in groups):
+            return groups + split_decay(self.projections)
+        return [*groups, {"params": list(trainable(self.projections))}]
+
+    @torch.no_grad()
+    def _own_paths(self, output: MethodOutput, images: Tensor) -> Tensor:
+        """[B, L]; with `reassign`, the batch first moves to the clusters nearest to view 1 under today's weights."""
+        assert self.tree is not None
+        if self.config.reassign:
+            if output.second_embedding is None:
+                raise ValueError("hierarchy.reassign needs a method that embeds view 1 online: set it to false")
+            similarity = F.normalize(output.second_embedding, dim=1) @ self.tree.centroids[0].T
+            self.tree.assignments[images] = self.tree.paths[similarity.argmax(dim=1)]
+        return self.tree.assignments[images]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The tree travels with the checkpoint: a resumed run goes on with the same paths."""
+        if self.tree is None:
+            return {}
+        return {name: getattr(self.tree, name) for name in ("centroids", "parents", "assignments")}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """The tree of a checkpoint, or none."""
+        self.tree = SemanticTree(**state) if state else None
+
+
+def _projection(dim: int, layers: int) -> ProjectionHead:
+    """(Linear without bias, BatchNorm, ReLU) x (layers - 1), Linear: all of the embedding's width."""
+    hidden = [(width, out, nn.BatchNorm1d(out), nn.ReLU()) for width, out in pairwise([dim] * layers)]
+    return ProjectionHead([*hidden, (dim, dim, None, None)])

@@ -1,0 +1,51 @@
+"""The baselines by name. A module is imported when its method is built, so that listing names costs no torch."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hirl.config import MODEL_CONFIGS, Section
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hirl.methods.base import Method
+
+_METHODS: dict[str, type[Method]] = {}
+
+
+def register(name: str, config: type[Section] | None = None) -> Callable[[type[Method]], type[Method]]:
+    """Class decorator that gives a method its name; a method of your own brings its typed hyper-parameters along."""
+
+    def decorate(method: type[Method]) -> type[Method]:
+        _METHODS[name] = method
+        if config is not None:
+            MODEL_CONFIGS[name] = config
+        return method
+
+    return decorate
+
+
+def create_method(name: str, backbone: nn.Module, config: Section) -> Method:
+    """Builds a method around a freshly built backbone; plugins must be loaded before."""
+    if name not in _METHODS:
+        importlib.import_module(f"hirl.methods.{name}")
+    return _METHODS[name](backbone, config)
+
+
+def load_plugins(paths: Iterable[str]) -> None:
+    """Runs the Python files that register methods of your own.
+
+    Raises:
+        ValueError: a file is missing.
+    """
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise ValueError(f"plugin {path} is missing: correct the study's `plugins`")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -1,0 +1,182 @@
+"""The contract of a method, and the few parts that several methods share.
+
+Shapes: B images of a batch, D embedding width, K prototypes.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training stands: step `number` of `epochs` x `per_epoch`, with the indices of the batch's images, [B]."""
+
+    number: int
+    per_epoch: int
+    epochs: int
+    images: Tensor
+
+    @property
+    def epoch(self) -> int:
+        """The epoch this step belongs to, from 0."""
+        return self.number // self.per_epoch
+
+    @property
+    def progress(self) -> float:
+        """The share of training that lies behind, in [0, 1)."""
+        return self.number / (self.per_epoch * self.epochs)
+
+
+@dataclass(frozen=True)
+class MethodOutput:
+    """What one step of a method gives.
+
+    Attributes:
+        loss: scalar to minimise.
+        embedding: [B, D], the online network's projection of view 0 before normalisation, with gradient.
+        metrics: detached scalars worth a look.
+        second_embedding: [B, D], detached projection of view 1, where the online network computed it anyway.
+    """
+
+    loss: Tensor
+    embedding: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    second_embedding: Tensor | None = None
+
+
+class Method(nn.Module):
+    """A self-supervised method, built from a backbone and its own typed configuration.
+
+    A subclass sets `embedding_dim`, has `backbone` (what is evaluated), and defines `forward` and `embed`. All its
+    randomness comes from torch's default generators, which the loop seeds anew for every step.
+    """
+
+    embedding_dim: int
+    backbone: nn.Module
+
+    def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
+        """The loss of a batch of views, each [B, 3, H, W], global ones first."""
+        raise NotImplementedError
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The [B, D] projections that are clustered: of the momentum or teacher network where there is one."""
+        raise NotImplementedError
+
+    def before_epoch(self, epoch: int, embed_all: Callable[[], Tensor]) -> dict[str, float] | None:
+        """Called before each epoch; `embed_all` gives the [N, D] embeddings of all training images."""
+
+    def before_step(self, step: Step) -> None:
+        """Called before the forward pass: momentum updates, freezing."""
+
+    def after_step(self, step: Step) -> None:
+        """Called after the optimiser's step."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimiser. `decay: False` takes no weight decay, `fixed_lr: True` stays at the peak rate."""
+        return [{"params": list(trainable(self))}]
+
+
+class Encoder(nn.Module):
+    """A backbone and its projector: images [B, 3, H, W] -> embedding [B, D], in float32 whatever autocast does."""
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.projector(self.backbone(images)).float()
+
+    def each(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """The embedding of every view; views of one size share one call."""
+        sizes = [view.shape[-1] for view in views]
+        embeddings: list[Tensor] = []
+        for size in sorted(set(sizes), key=sizes.index):
+            same = [view for view in views if view.shape[-1] == size]
+            embeddings += self(torch.cat(same)).chunk(len(same))
+        return embeddings
+
+
+class Prototypes(nn.Module):
+    """K unit vectors compared with embeddings by cosine: [B, D] -> [B, K]."""
+
+    def __init__(self, dim: int, number: int):
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(number, dim), std=0.02))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        with full_precision():
+            return F.linear(F.normalize(embedding.float(), dim=-1), F.normalize(self.weight, dim=-1))
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Autocast off: temperatures magnify what bf16 rounds away, so scores and losses are float32."""
+    with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+        yield
+
+
+def in_full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Decorator: the loss runs outside of autocast."""
+
+    @functools.wraps(loss)
+    def run(*args: Any) -> Tensor:
+        with full_precision():
+            return loss(*args)
+
+    return run
+
+
+def trainable(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters that take gradients."""
+    return (parameter for parameter in module.parameters() if parameter.requires_grad)
+
+
+def split_decay(module: nn.Module) -> list[dict[str, Any]]:
+    """Weight decay for matrices; none for biases, norms and other 1-D parameters (DINO, iBOT)."""
+    parameters = list(trainable(module))
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "decay": False},
+    ]
+
+
+def frozen_copy(module: nn.Module) -> nn.Module:
+    """A copy that takes no gradients and drops no paths: the start of a momentum or teacher network."""
+    copied = copy.deepcopy(module).requires_grad_(False)
+    for layer in copied.modules():
+        if hasattr(layer, "drop_prob"):
+            layer.drop_prob = 0.0
+    return copied
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, online: nn.Module, momentum: float) -> None:
+    """average <- momentum * average + (1 - momentum) * online. Batch-norm buffers follow their own batches instead."""
+    torch._foreach_lerp_(list(average.parameters()), list(online.parameters()), 1 - momentum)
+
+
+def cosine_to_one(start: float, progress: float) -> float:
+    """A momentum that rises from `start` to 1 along a half cosine."""
+    return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
+
+
+def prototypes_used(assignments: Tensor) -> Tensor:
+    """The effective number of prototypes a batch uses: exp(entropy of the mean assignment), in [1, K].
+
+    Args:
+        assignments: [B, K], rows summing to one.
+    """
+    mean = assignments.detach().float().mean(dim=0)
+    return torch.special.entr(mean).sum().exp()

@@ -1,0 +1,105 @@
+"""DINO (Caron et al., arXiv 2104.14294).
+
+A student matches, from every crop, the distribution that a teacher of averaged weights gives to the global crops.
+Centring and a sharp temperature on the teacher's side keep the distributions from collapsing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightly.loss import DINOLoss
+from lightly.models.modules.heads import ProjectionHead
+from torch import Tensor, nn
+
+from hirl.config import DINOConfig
+from hirl.methods import register
+from hirl.methods.base import (
+    Encoder,
+    Method,
+    MethodOutput,
+    Prototypes,
+    Step,
+    cosine_to_one,
+    frozen_copy,
+    full_precision,
+    prototypes_used,
+    split_decay,
+    update_average,
+)
+
+
+@register("dino")
+class DINO(Method):
+    """Self-distillation with no labels."""
+
+    def __init__(self, backbone: nn.Module, config: DINOConfig):
+        super().__init__()
+        self.config = config
+        self.embedding_dim = config.embedding_dim
+        projector = _projector(backbone.num_features, config.hidden_dim, config.embedding_dim)
+        self.student = Encoder(backbone, projector)
+        self.student_prototypes = Prototypes(config.embedding_dim, config.prototypes)
+        self.teacher = frozen_copy(self.student)
+        self.teacher_prototypes = frozen_copy(self.student_prototypes)
+        self.self_distillation = DINOLoss(
+            config.prototypes, student_temp=config.student_temperature, center_momentum=config.center_momentum
+        )
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The teacher's backbone."""
+        return self.teacher.backbone
+
+    def before_step(self, step: Step) -> None:
+        """The teacher follows the student; the student's prototypes are frozen for the first epochs."""
+        momentum = cosine_to_one(self.config.momentum, step.progress)
+        update_average(self.teacher, self.student, momentum)
+        update_average(self.teacher_prototypes, self.student_prototypes, momentum)
+        self.student_prototypes.requires_grad_(step.epoch >= self.config.frozen_prototype_epochs)
+
+    def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
+        """Cross-entropy of every (teacher global crop, other student crop) pair."""
+        embeddings = self.student.each(views)
+        with torch.no_grad():
+            targets = [self.teacher_prototypes(embedding) for embedding in self.teacher.each(views[:2])]
+        scores = [self.student_prototypes(embedding) for embedding in embeddings]
+        loss = self._class_loss(targets, scores, step.epoch)
+        return MethodOutput(loss, embeddings[0], self._gauges(scores[0]), embeddings[1].detach())
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The teacher's bottleneck, before normalisation and prototypes."""
+        return self.teacher(images)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """No weight decay on biases and norms."""
+        return split_decay(self)
+
+    def _class_loss(self, targets: list[Tensor], scores: list[Tensor], epoch: int) -> Tensor:
+        temperature = warm_up(*self.config.teacher_temperature, self.config.teacher_temperature_epochs, epoch)
+        with full_precision():
+            return self.self_distillation(targets, scores, teacher_temp=temperature)
+
+    def _gauges(self, scores: Tensor) -> dict[str, Tensor]:
+        probabilities = F.softmax(scores.detach() / self.config.student_temperature, dim=1)
+        return {"prototypes_used": prototypes_used(probabilities)}
+
+
+def warm_up(start: float, end: float, epochs: int, epoch: int) -> float:
+    """A temperature rising linearly over `epochs` epochs, the last of which has `end`."""
+    return end if epoch >= epochs - 1 else start + (end - start) * epoch / (epochs - 1)
+
+
+def _projector(width: int, hidden: int, dim: int) -> ProjectionHead:
+    """Three linear layers with GELU and no batch norm, weights drawn from N(0, 0.02) cut at 2."""
+    projector = ProjectionHead(
+        [(width, hidden, None, nn.GELU()), (hidden, hidden, None, nn.GELU()), (hidden, dim, None, None)]
+    )
+    for layer in projector.layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+    return projector

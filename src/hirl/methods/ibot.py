@@ -1,0 +1,89 @@
+"""iBOT (Zhou et al., arXiv 2111.07832).
+
+DINO on the class token, and the same self-distillation on the patches that were masked for the student: the teacher
+sees them and acts as an online tokenizer. Class token and patches share one head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from lightly.models.modules.center import Center
+from torch import Tensor, nn
+
+from hirl.config import IBOTConfig
+from hirl.data.masks import block_masks
+from hirl.methods import register
+from hirl.methods.base import MethodOutput, Step, in_full_precision
+from hirl.methods.dino import DINO, warm_up
+
+
+@in_full_precision
+def masked_patch_loss(target: Tensor, scores: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of masked patches, averaged over each image's masked patches and then over images.
+
+    Args:
+        target: [P, K] teacher probabilities of the P masked patches.
+        scores: [P, K] student scores.
+        weight: [P], 1 / (masked patches of the patch's view x views): an image without masked patches adds nothing.
+        temperature: of the student.
+    """
+    return -(weight * (target * F.log_softmax(scores / temperature, dim=1)).sum(dim=1)).sum()
+
+
+@register("ibot")
+class IBOT(DINO):
+    """Image BERT pre-training with an online tokenizer."""
+
+    config: IBOTConfig
+
+    def __init__(self, backbone: nn.Module, config: IBOTConfig):
+        super().__init__(backbone, config)
+        self.mask_token = nn.Parameter(torch.zeros(backbone.num_features))
+        self.patch_center = Center((1, config.prototypes), momentum=config.patch_center_momentum)
+
+    def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
+        """The class loss over all crops, plus the patch loss over the masked patches of the global ones."""
+        global_views = torch.cat(list(views[:2]))
+        grid = global_views.shape[-1] // self.backbone.patch_embed.patch_size[0]
+        mask = block_masks(len(global_views), grid, self.config, global_views.device)
+        tokens = self.student.backbone.tokens(global_views, mask, self.mask_token)
+        masked = mask.flatten(1)  # [2B, P]
+        embeddings = list(self.student.projector(tokens[:, 0]).float().chunk(2))
+        if len(views) > 2:
+            embeddings += self.student.each(views[2:])
+        targets, patch_targets = self._teach(global_views, masked, step.epoch)
+        scores = [self.student_prototypes(embedding) for embedding in embeddings]
+        patch_scores = self.student_prototypes(self.student.projector(tokens[:, 1:][masked]))
+        class_loss = self._class_loss(targets, scores, step.epoch)
+        patch_loss = masked_patch_loss(
+            patch_targets, patch_scores, _patch_weights(masked), self.config.student_temperature
+        )
+        metrics = self._gauges(scores[0]) | {"class_loss": class_loss.detach(), "patch_loss": patch_loss.detach()}
+        loss = class_loss + self.config.patch_loss_weight * patch_loss
+        return MethodOutput(loss, embeddings[0], metrics, embeddings[1].detach())
+
+    @torch.no_grad()
+    def _teach(self, global_views: Tensor, masked: Tensor, epoch: int) -> tuple[list[Tensor], Tensor]:
+        """The teacher's class scores of both views, and its probabilities of the masked patches.
+
+        The patch center averages ALL patches. Scores are linear in the unit embedding, so the center needs one product
+        with the mean embedding instead of the scores of every patch.
+        """
+        tokens = self.teacher.backbone.tokens(global_views)
+        targets = list(self.teacher_prototypes(self.teacher.projector(tokens[:, 0])).chunk(2))
+        patches = F.normalize(self.teacher.projector(tokens[:, 1:]).float(), dim=-1)  # [2B, P, D]
+        temperature = warm_up(*self.config.patch_teacher_temperature, self.config.teacher_temperature_epochs, epoch)
+        scores = self.teacher_prototypes(patches[masked])
+        probabilities = F.softmax((scores - self.patch_center.value) / temperature, dim=1)
+        prototypes = F.normalize(self.teacher_prototypes.weight, dim=-1)
+        self.patch_center.update(patches.mean(dim=(0, 1), keepdim=True)[0].float() @ prototypes.T)
+        return targets, probabilities
+
+
+def _patch_weights(masked: Tensor) -> Tensor:
+    """What each masked patch counts: its view's mean, then the mean over views; [2B, P] bool -> [number masked]."""
+    counts = masked.sum(dim=1, keepdim=True).clamp(min=1)
+    return (1 / (counts * len(masked))).expand_as(masked)[masked]

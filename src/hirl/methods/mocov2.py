@@ -1,0 +1,79 @@
+"""MoCo v2 (Chen et al., arXiv 2003.04297).
+
+A query encoder tells its image's other view, seen by a slowly moving key encoder, from a queue of keys of earlier
+images. The queue makes the number of negatives independent of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from lightly.models.modules.heads import MoCoProjectionHead
+from torch import Tensor, nn
+
+from hirl.config import MoCoV2Config
+from hirl.methods import register
+from hirl.methods.base import Encoder, Method, MethodOutput, Step, frozen_copy, in_full_precision, update_average
+
+
+@in_full_precision
+def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of picking the positive key: logits [q.k, q @ queue] / T, the target is column 0.
+
+    Args:
+        query: [B, D] unit rows.
+        key: [B, D] unit rows, the positives.
+        queue: [Q, D] unit rows, the negatives.
+    """
+    positive = (query * key).sum(dim=1, keepdim=True)
+    logits = torch.cat([positive, query @ queue.T], dim=1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+@register("mocov2")
+class MoCoV2(Method):
+    """Momentum contrast with a queue."""
+
+    queue: Tensor
+    oldest: Tensor
+
+    def __init__(self, backbone: nn.Module, config: MoCoV2Config):
+        super().__init__()
+        self.config = config
+        self.embedding_dim = config.embedding_dim
+        projector = MoCoProjectionHead(backbone.num_features, config.hidden_dim, config.embedding_dim)
+        self.query_encoder = Encoder(backbone, projector)
+        self.key_encoder = frozen_copy(self.query_encoder)
+        self.register_buffer("queue", F.normalize(torch.randn(config.queue_size, config.embedding_dim), dim=1))
+        self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The query encoder's backbone."""
+        return self.query_encoder.backbone
+
+    def before_step(self, step: Step) -> None:
+        """The key encoder moves before it computes this batch's keys."""
+        update_average(self.key_encoder, self.query_encoder, self.config.momentum)
+
+    def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
+        """Queries from view 0, keys from view 1, negatives from the queue as earlier batches left it."""
+        embedding = self.query_encoder(views[0])
+        with torch.no_grad():
+            key = F.normalize(self.key_encoder(views[1]), dim=1)
+        loss = info_nce(F.normalize(embedding, dim=1), key, self.queue.clone(), self.config.temperature)
+        self._enqueue(key)
+        return MethodOutput(loss, embedding)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The key encoder's projection."""
+        return self.key_encoder(images)
+
+    @torch.no_grad()
+    def _enqueue(self, keys: Tensor) -> None:
+        """Replaces the oldest keys; the queue is a ring."""
+        slots = (self.oldest + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        self.queue[slots] = keys
+        self.oldest.add_(len(keys)).remainder_(len(self.queue))

@@ -1,0 +1,86 @@
+"""MoCo v3 (Chen et al., arXiv 2104.02057).
+
+Momentum contrast without a queue: large batches give the negatives, a predictor is put on the query, and the loss is
+symmetric in the two views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from lightly.models.modules.heads import ProjectionHead
+from lightly.utils.dist import gather, rank
+from torch import Tensor, nn
+
+from hirl.config import MoCoV3Config
+from hirl.methods import register
+from hirl.methods.base import (
+    Encoder,
+    Method,
+    MethodOutput,
+    Step,
+    cosine_to_one,
+    frozen_copy,
+    in_full_precision,
+    update_average,
+)
+
+
+@in_full_precision
+def symmetric_term(query: Tensor, key: Tensor, temperature: float) -> Tensor:
+    """2 T times the cross-entropy of finding the own key among the keys of all ranks.
+
+    Args:
+        query: [B, D].
+        key: [B, D], of the other view; gathered over ranks.
+    """
+    keys = torch.cat(gather(F.normalize(key, dim=1)))
+    logits = F.normalize(query, dim=1) @ keys.T / temperature
+    own = torch.arange(len(query), device=query.device) + rank() * len(query)
+    return 2 * temperature * F.cross_entropy(logits, own)
+
+
+@register("mocov3")
+class MoCoV3(Method):
+    """Symmetric momentum contrast with a predictor."""
+
+    def __init__(self, backbone: nn.Module, config: MoCoV3Config):
+        super().__init__()
+        self.config = config
+        self.embedding_dim = dim = config.embedding_dim
+        self.query_encoder = Encoder(backbone, _mlp([backbone.num_features, config.hidden_dim, config.hidden_dim, dim]))
+        self.predictor = _mlp([dim, config.hidden_dim, dim])
+        self.key_encoder = frozen_copy(self.query_encoder)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The query encoder's backbone."""
+        return self.query_encoder.backbone
+
+    def before_step(self, step: Step) -> None:
+        """The key encoder's momentum rises from its start to 1 along a cosine."""
+        update_average(self.key_encoder, self.query_encoder, cosine_to_one(self.config.momentum, step.progress))
+
+    def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
+        """2T [CE(q1 k2'/T, own) + CE(q2 k1'/T, own)]; the batch norms of the heads see one view at a time."""
+        z1, z2 = self.query_encoder(views[0]), self.query_encoder(views[1])
+        q1, q2 = self.predictor(z1).float(), self.predictor(z2).float()
+        with torch.no_grad():
+            k1, k2 = self.key_encoder(views[0]), self.key_encoder(views[1])
+        temperature = self.config.temperature
+        loss = symmetric_term(q1, k2, temperature) + symmetric_term(q2, k1, temperature)
+        return MethodOutput(loss, z1, second_embedding=z2.detach())
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The key encoder's projection."""
+        return self.key_encoder(images)
+
+
+def _mlp(dims: Sequence[int]) -> ProjectionHead:
+    """Linear layers without bias, batch norm after each (affine-free after the last), ReLU between them."""
+    *hidden, last = pairwise(dims)
+    blocks = [(width, out, nn.BatchNorm1d(out), nn.ReLU()) for width, out in hidden]
+    return ProjectionHead([*blocks, (*last, nn.BatchNorm1d(last[1], affine=False), None)])

@@ -1,0 +1,54 @@
+"""SimSiam (Chen and He, arXiv 2011.10566).
+
+A predictor maps each view's projection onto the other view's, which takes no gradient. No negatives, no momentum: the
+stopped gradient alone keeps the features apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightly.loss import NegativeCosineSimilarity
+from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectionHead
+from torch import Tensor, nn
+
+from hirl.config import SimSiamConfig
+from hirl.methods import register
+from hirl.methods.base import Encoder, Method, MethodOutput, Step, in_full_precision, trainable
+
+negative_cosine = in_full_precision(NegativeCosineSimilarity())
+
+
+@register("simsiam")
+class SimSiam(Method):
+    """Siamese prediction with a stopped gradient. Each view is encoded once."""
+
+    def __init__(self, backbone: nn.Module, config: SimSiamConfig):
+        super().__init__()
+        self.embedding_dim = dim = config.embedding_dim
+        self.encoder = Encoder(backbone, SimSiamProjectionHead(backbone.num_features, dim, dim))
+        self.predictor = SimSiamPredictionHead(dim, config.predictor_hidden_dim, dim)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The one backbone there is."""
+        return self.encoder.backbone
+
+    def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
+        """-1/2 (cos(p1, stop(z2)) + cos(p2, stop(z1))), means over the batch."""
+        z1, z2 = self.encoder(views[0]), self.encoder(views[1])
+        p1, p2 = self.predictor(z1).float(), self.predictor(z2).float()
+        loss = (negative_cosine(p1, z2.detach()) + negative_cosine(p2, z1.detach())) / 2
+        return MethodOutput(loss, z1, second_embedding=z2.detach())
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The projector's output, after its affine-free batch norm."""
+        return self.encoder(images)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The predictor's learning rate stays constant (paper, section 4.2)."""
+        return [
+            {"params": list(trainable(self.encoder))},
+            {"params": list(trainable(self.predictor)), "fixed_lr": True},
+        ]

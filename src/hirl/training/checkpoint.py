@@ -1,0 +1,37 @@
+"""Resume state: one file per epoch, whole or not there, the last two kept."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+
+from hirl.files import atomic_path
+
+KEPT = 2
+
+
+def save_checkpoint(folder: Path, epochs_done: int, state: dict[str, Any]) -> None:
+    """Writes the state after `epochs_done` epochs and removes all but the newest checkpoints."""
+    with atomic_path(folder / f"checkpoint{epochs_done:05d}.pt") as temporary:
+        torch.save(state, temporary)
+    for outdated in _newest_first(folder)[KEPT:]:
+        outdated.unlink()
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The newest state that can be read, or None; one that cannot is named on stderr and passed over."""
+    for path in _newest_first(folder):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, BadZipFile, pickle.UnpicklingError) as error:
+            print(f"{path} cannot be read ({type(error).__name__}): going back to the one before", file=sys.stderr)
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint*.pt"), reverse=True)

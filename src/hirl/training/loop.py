@@ -1,0 +1,260 @@
+"""The one pretraining loop. It never asks which method it trains, nor whether HIRL is around it."""
+
+from __future__ import annotations
+
+import csv
+import resource
+import shutil
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hirl.backbones import build_backbone
+from hirl.config import RunConfig, digest
+from hirl.data.images import load_images
+from hirl.data.loader import epoch_batches, ordered_batches
+from hirl.data.views import Views, evaluation_view
+from hirl.files import atomic_path, locked, read_json, write_json
+from hirl.hierarchy.wrapper import HIRL
+from hirl.methods import create_method, load_plugins
+from hirl.methods.base import Method, Step
+from hirl.record import Follower, Recorder
+from hirl.training.checkpoint import load_checkpoint, save_checkpoint
+from hirl.training.device import choose_device, choose_precision, seed_step
+from hirl.training.optimizers import build_optimizer, set_rates
+from hirl.training.schedules import learning_rate, weight_decay
+from hirl.weights import save_weights
+
+SECONDS_BETWEEN_LINES = 30  # of progress within an epoch
+FIRST_COLUMNS = ("epoch", "loss", "image_loss", "path_loss", "learning_rate", "images_per_second", "seconds")
+
+
+def build_method(config: RunConfig, plugins: tuple[str, ...] = ()) -> Method:
+    """The method of a run, with HIRL around it where the configuration has a hierarchy; initialised from its seed."""
+    load_plugins(plugins)
+    torch.manual_seed(config.seed)
+    backbone = build_backbone(config.backbone, config.views.global_size)
+    method = create_method(config.method, backbone, config.model)
+    return method if config.hierarchy is None else HIRL(method, config.hierarchy, config.seed)
+
+
+def pretrain(
+    config: RunConfig,
+    data: Path,
+    out: Path,
+    scratch: Path,
+    follower: Follower | None = None,
+    plugins: tuple[str, ...] = (),
+) -> None:
+    """Trains a run, or goes on with it, and leaves its results in `out`.
+
+    Args:
+        data: the prepared data.
+        out: gets config.json, weights.safetensors, history.csv, record.jsonl, snapshots/ and, for hirl,
+            tree.safetensors; all at the end.
+        scratch: keeps the resume state, locked while training.
+        follower: hears the run's records as they are written.
+
+    Raises:
+        ValueError: the data do not fit, another process trains this run, or the loss is not finite.
+    """
+    with locked(scratch):
+        trainer = Trainer(config, data, scratch, Recorder(scratch / "record.jsonl", follower), plugins)
+        trainer.train()
+        trainer.export(out)
+
+
+class Trainer:
+    """A run in training: the method, its optimiser, and what they have done so far."""
+
+    def __init__(self, config: RunConfig, data: Path, scratch: Path, recorder: Recorder, plugins: tuple[str, ...] = ()):
+        self.config, self.scratch, self.recorder = config, scratch, recorder
+        self.images = load_images(data, "train")
+        self._check_clusters()
+        self.fingerprint = digest([config.pretraining_hash, read_json(data / "manifest.json")["digest"]])
+        self.device = choose_device()
+        self.dtype = choose_precision(config.training.precision, self.device)
+        self.per_epoch = len(self.images) // config.training.batch_size
+        self.method = build_method(config, plugins).to(self.device, memory_format=torch.channels_last)
+        self.optimizer = build_optimizer(self.method.parameter_groups(), config.training.optimizer)
+        self.views = Views(config.views)
+        self.history: list[dict[str, float]] = []
+        self._resume()
+
+    def train(self) -> None:
+        """Runs the epochs that are missing."""
+        for epoch in range(len(self.history), self.config.training.epochs):
+            started = time.monotonic()
+            seed_step(self.config.seed, -1 - epoch)
+            snapshot = self.method.before_epoch(epoch, self._embed_all)
+            if snapshot is not None:
+                self._save_snapshot(epoch, snapshot)
+            row = {"epoch": epoch} | self._train_epoch(epoch)
+            row["seconds"] = time.monotonic() - started
+            self.history.append(row)
+            self.recorder.metrics(epoch, row)
+            save_checkpoint(self.scratch, epoch + 1, self._state())
+            print(self._line(row), flush=True)
+
+    def export(self, out: Path) -> None:
+        """Writes the results, each whole; the weights last, since they say that the run is done."""
+        self.recorder.close(len(self.history) - 1)
+        write_json(out / "config.json", {"hash": self.config.pretraining_hash} | self.config.model_dump(mode="json"))
+        _write_history(out / "history.csv", self.history)
+        shutil.copyfile(self.recorder.path, out / "record.jsonl")
+        shutil.rmtree(out / "snapshots", ignore_errors=True)
+        snapshots = sorted(self.scratch.glob("snapshots/epoch*.safetensors"))
+        for snapshot in snapshots:
+            with atomic_path(out / "snapshots" / snapshot.name) as temporary:
+                shutil.copyfile(snapshot, temporary)
+        if snapshots:
+            with atomic_path(out / "tree.safetensors") as temporary:
+                shutil.copyfile(snapshots[-1], temporary)
+        save_weights(self.method.backbone, self.config.backbone, out / "weights.safetensors")
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the images; returns the epoch's means."""
+        training = self.config.training
+        self.method.train()
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        started = last_line = time.monotonic()
+        for number, (index, views) in self._batches(epoch):
+            step = Step(number, self.per_epoch, training.epochs, index)
+            rate = learning_rate(training, number, self.per_epoch)
+            set_rates(self.optimizer, rate, training.effective_lr, weight_decay(training, number, self.per_epoch))
+            for name, value in self._step(views, step).items():
+                sums[name] += value
+            if time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+                last_line = time.monotonic()
+                done = number % self.per_epoch + 1
+                self._check_finite(sums["loss"], epoch, number)
+                print(self._line({"epoch": epoch, "loss": sums["loss"].item() / done}, done), flush=True)
+        self._check_finite(sums["loss"], epoch, number)
+        means = {name: (total / self.per_epoch).item() for name, total in sums.items()}
+        images_per_second = self.per_epoch * training.batch_size / (time.monotonic() - started)
+        return means | {
+            "learning_rate": rate,
+            "images_per_second": images_per_second,
+            "memory_mb": _peak_memory_mb(self.device),
+        }
+
+    def _step(self, views: list[Tensor], step: Step) -> dict[str, Tensor]:
+        """One optimisation step; returns detached scalars, with no wait for the device."""
+        self.method.before_step(step)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            output = self.method(views, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        output.loss.backward()
+        if (clip_norm := self.config.training.optimizer.clip_norm) is not None:
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+        self.optimizer.step()
+        self.method.after_step(step)
+        return {"loss": output.loss.detach(), "feature_std": feature_std(output.embedding)} | output.metrics
+
+    def _batches(self, epoch: int) -> Iterator[tuple[int, tuple[Tensor, list[Tensor]]]]:
+        """(step number, (image indices, views)); the generators are seeded for a step before its views are drawn."""
+        batch_size, first = self.config.training.batch_size, epoch * self.per_epoch
+        seed_step(self.config.seed, first)
+        batches = epoch_batches(self.images, batch_size, self.config.seed, epoch, self.views, self.device)
+        for number, (index, views) in enumerate(batches, first):
+            yield number, (index, [view.to(memory_format=torch.channels_last) for view in views])
+            seed_step(self.config.seed, number + 1)
+
+    @torch.no_grad()
+    def _embed_all(self) -> Tensor:
+        """[N, D] embeddings of the training images, in their order, each image once."""
+        self.method.eval()
+        embeddings = []
+        for batch in ordered_batches(self.images, self.config.training.batch_size, self.device):
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                embeddings.append(self.method.embed(evaluation_view(batch)).float())
+        return torch.cat(embeddings)
+
+    def _check_clusters(self) -> None:
+        hierarchy = self.config.hierarchy
+        if hierarchy is not None and hierarchy.num_clusters[0] > len(self.images):
+            raise ValueError(
+                f"hierarchy.num_clusters {hierarchy.num_clusters[0]} is more than the {len(self.images)} training "
+                "images: lower it in the study, or give more images"
+            )
+
+    def _check_finite(self, loss: Tensor, epoch: int, number: int) -> None:
+        if not loss.isfinite():
+            raise ValueError(
+                f"{self.config.name}: the loss is not finite in epoch {epoch}, by step {number}; the state after "
+                f"{len(self.history)} epochs is kept in {self.scratch}. Lower training.optimizer.base_lr, or set "
+                "training.precision to fp32"
+            )
+
+    def _save_snapshot(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        self.method.tree.save(self.scratch / "snapshots" / f"epoch{epoch:04d}.safetensors")
+        self.recorder.snapshot(epoch, metrics)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.fingerprint,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+        }
+
+    def _resume(self) -> None:
+        """Takes up the newest checkpoint of this very configuration and data, if there is one."""
+        state = load_checkpoint(self.scratch)
+        if state is not None and state["fingerprint"] != self.fingerprint:
+            raise ValueError(
+                f"{self.scratch} holds another configuration or other data: remove it, or give another --scratch"
+            )
+        if state is None:
+            self.recorder.truncate_after(-1)
+            self.recorder.params(
+                {"name": self.config.name, "config": self.config.model_dump(mode="json"), "precision": str(self.dtype)}
+            )
+            return
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = state["history"]
+        self.recorder.truncate_after(len(self.history) - 1)
+        print(f"{self.config.name}  goes on after epoch {len(self.history)}/{self.config.training.epochs}", flush=True)
+
+    def _line(self, row: Mapping[str, float], steps_done: int | None = None) -> str:
+        """One line of progress, the same in a terminal and in a log."""
+        parts = [self.config.name, f"epoch {row['epoch'] + 1}/{self.config.training.epochs}"]
+        if steps_done is not None:
+            parts.append(f"step {steps_done}/{self.per_epoch}")
+        parts += [
+            f"{name.replace('_', ' ')} {row[name]:.3f}" for name in ("loss", "path_loss", "feature_std") if name in row
+        ]
+        if "images_per_second" in row:
+            parts.append(f"{row['images_per_second']:.0f} images/s")
+        return "  ".join(parts)
+
+
+def feature_std(embedding: Tensor) -> Tensor:
+    """The collapse gauge: deviation per channel of l2-normalised embeddings, times sqrt(D); 1 spread out, 0 collapsed."""
+    units = F.normalize(embedding.detach().float(), dim=1)
+    return units.std(dim=0).mean() * units.shape[1] ** 0.5
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / (2**10 if sys.platform != "darwin" else 2**20)
+
+
+def _write_history(path: Path, history: list[dict[str, float]]) -> None:
+    """One row per epoch; a metric that some epochs lack is blank there."""
+    columns = list(dict.fromkeys([*FIRST_COLUMNS, *(name for row in history for name in row)]))
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, columns, restval="")
+        writer.writeheader()
+        writer.writerows(history)

@@ -1,0 +1,101 @@
+"""What was asked for, resolved once; every rule reads the names defined here."""
+
+import re
+import shlex
+import sys
+from itertools import product
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from hirl.config import digest, load_study, parse_override, resolve
+
+# Every job calls this environment's hirl and dvc, and nothing phones home.
+shell.prefix(
+    f'export PATH="{Path(sys.executable).parent}:$PATH" HF_HUB_DISABLE_TELEMETRY=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1; '
+)
+
+
+def check_config():
+    """Holds --config to its schema, and fills in the defaults."""
+    schema = yaml.safe_load(Path(workflow.source_path("../schemas/config.schema.yaml")).read_text())
+    if error := best_match(Draft202012Validator(schema).iter_errors(config)):
+        raise ValueError(f"--config: {error.message}; known keys: {', '.join(schema['properties'])}")
+    config.setdefault("study", schema["properties"]["study"]["default"])
+
+
+def chosen_study():
+    """The study, narrowed to the methods, variants, seeds and tasks that --config names."""
+    narrowed = [key for key in ("methods", "variants", "seeds", "tasks") if key in config]
+    return load_study(
+        config["study"], {key: [yaml.safe_load(value) for value in str(config[key]).split(",")] for key in narrowed}
+    )
+
+
+def resolved_runs():
+    """Every run of the study, by its name."""
+    overrides = dict(map(parse_override, SETTINGS))
+    runs = [
+        resolve(config["study"], method, variant, seed, overrides)
+        for method, variant, seed in product(study.methods, study.variants, study.seeds)
+    ]
+    return {run.name: run for run in runs}
+
+
+def check_data_root():
+    """Images that do not come with the repository lie in a folder of the user's."""
+    if DATA.name != "taxonomy" and "data_root" not in config:
+        raise ValueError(f"study {STUDY} reads your {DATA.name} images: add data_root=/their/folder to --config")
+
+
+# A user's mistake is one line, without a traceback.
+try:
+    check_config()
+    SETTINGS = shlex.split(config.get("set", ""))
+    study = chosen_study()
+    RUNS = resolved_runs()
+    STUDY = Path(config["study"]).stem
+    DATA = next(iter(RUNS.values())).data
+    check_data_root()
+except ValueError as error:
+    sys.exit(str(error))
+
+CONTROLS = {f"untrained-{run.backbone.name}-s0": run for run in reversed(RUNS.values())}  # one per backbone
+BASELINE_RUNS = [name for name, run in RUNS.items() if run.variant == "baseline"]
+HIRL_RUNS = [name for name, run in RUNS.items() if run.variant == "hirl"]
+SHOWN = f"{STUDY}-published" if "pretrained" in config else STUDY  # the results folder that is asked for
+
+# Which study, in the command line's words. Not among the params: a run is stale when a value of its own has changed.
+ASKED = shlex.join(["--study", config["study"], *(word for setting in SETTINGS for word in ("--set", setting))])
+
+
+wildcard_constraints:
+    study=f"{STUDY}(-published)?",  # trained here, or the published weights
+    run="|".join(map(re.escape, [*RUNS, *CONTROLS])),
+    task="knn|linear|clustering",
+
+
+def coordinates(wildcards):
+    method, _, rest = wildcards.run.partition("-")
+    variant, _, seed = rest.rpartition("-s")
+    return f"--method {method} --variant {variant} --seed {seed}"
+
+
+def resume_folder(wildcards):
+    return f"scratch/{STUDY}/{wildcards.run}-{RUNS[wildcards.run].pretraining_hash}"
+
+
+def backbone_hash(wildcards):
+    return digest(CONTROLS[wildcards.run].backbone.model_dump(mode="json"))
+
+
+def task_hash(wildcards):
+    return (RUNS | CONTROLS)[wildcards.run].task_hash(wildcards.task)
+
+
+def print_table():
+    table = Path(f"results/{SHOWN}/table.md")
+    if table.is_file():
+        print(f"\n{table.read_text()}\nReport: results/{SHOWN}/report.html")

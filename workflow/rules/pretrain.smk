@@ -1,0 +1,56 @@
+"""Pretraining (paper, section 4): each method as its authors made it, and under HIRL."""
+
+
+rule initialise_tracking:
+    output:
+        touch("mlflow/initialised"),
+    log:
+        "logs/initialise_tracking.log",
+    message:
+        "tracking: the MLflow store"
+    shell:
+        "hirl track init > {log} 2>&1"
+
+
+# The resume folder is undeclared and named by the configuration's hash: a killed or failed training continues from it, a
+# changed value makes the run stale and starts it afresh.
+rule pretrain_baseline:
+    input:
+        data=rules.prepare_data.output.manifest,
+        tracking=ancient(rules.initialise_tracking.output),
+    output:
+        weights=f"results/{STUDY}/runs/{{run}}/weights.safetensors",
+        history=f"results/{STUDY}/runs/{{run}}/history.csv",
+        config=f"results/{STUDY}/runs/{{run}}/config.json",
+    log:
+        f"logs/{STUDY}/{{run}}/pretrain.log",
+    wildcard_constraints:
+        run="|".join(BASELINE_RUNS),
+    priority: 1
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=1440,
+        gpu=0,
+    params:
+        run=coordinates,
+        scratch=resume_folder,
+    message:
+        "{wildcards.run}: pretraining"
+    shell:
+        """
+        hirl pretrain {ASKED} {params.run} --data $(dirname {input.data}) --out $(dirname {output.weights}) \
+            --scratch {params.scratch} 2>&1 | tee {log}
+        """
+
+
+# The longer trainings start first. The last tree is what the hierarchy is measured on.
+use rule pretrain_baseline as pretrain_hirl with:
+    output:
+        weights=f"results/{STUDY}/runs/{{run}}/weights.safetensors",
+        history=f"results/{STUDY}/runs/{{run}}/history.csv",
+        config=f"results/{STUDY}/runs/{{run}}/config.json",
+        tree=f"results/{STUDY}/runs/{{run}}/tree.safetensors",
+    wildcard_constraints:
+        run="|".join(HIRL_RUNS),
+    priority: 2

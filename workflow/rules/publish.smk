@@ -1,0 +1,65 @@
+"""Weights out and in: `snakemake publish` shares a finished study, `--config pretrained=weights` evaluates what is shared.
+
+Shared weights are rounded to half precision, and the shared numbers are measured on them: the study `NAME-published` is
+the study NAME with its weights rounded (after training) or fetched (by anyone).
+"""
+
+PUBLISHED = f"results/{STUDY}-published"
+PUBLISHED_RUNS = [
+    *expand(f"{PUBLISHED}/runs/{{run}}/{{file}}", run=RUNS, file=["weights.safetensors", "history.csv", "config.json"]),
+    *expand(f"{PUBLISHED}/runs/{{run}}/tree.safetensors", run=HIRL_RUNS),
+]
+
+if "pretrained" in config:
+
+    rule fetch_weights:
+        input:
+            "weights.dvc",
+        output:
+            PUBLISHED_RUNS,
+        log:
+            f"logs/{STUDY}-published/fetch_weights.log",
+        params:
+            runs=list(RUNS),
+        message:
+            "weights: fetched through DVC, verified"
+        shell:
+            """
+            dvc pull {input} >{log} 2>&1
+            hirl publish unpack {ASKED} --runs {params.runs} >>{log} 2>&1
+            """
+
+else:
+
+    rule round_weights:
+        input:
+            weights=expand(f"results/{STUDY}/runs/{{run}}/weights.safetensors", run=RUNS),
+            trees=expand(f"results/{STUDY}/runs/{{run}}/tree.safetensors", run=HIRL_RUNS),
+        output:
+            PUBLISHED_RUNS,
+        log:
+            f"logs/{STUDY}-published/round_weights.log",
+        params:
+            runs=list(RUNS),
+        message:
+            "weights: rounded to half precision"
+        shell:
+            "hirl publish round {ASKED} --runs {params.runs} > {log} 2>&1"
+
+
+# A target of its own, never part of `all`.
+rule publish:
+    input:
+        f"{PUBLISHED}/summary.csv",
+    log:
+        f"logs/{STUDY}-published/publish.log",
+    params:
+        runs=list(RUNS),
+    message:
+        "weights: into DVC; commit weights.dvc and the bundled remote"
+    shell:
+        """
+        hirl publish pack {ASKED} --runs {params.runs} >{log} 2>&1
+        dvc add weights >>{log} 2>&1
+        dvc push weights.dvc >>{log} 2>&1
+        """

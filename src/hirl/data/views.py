@@ -21,7 +21,7 @@ GREY = (0.2989, 0.587, 0.114)
 ASPECT = (3 / 4, 4 / 3)  # width over height of a crop
 CROP_ATTEMPTS = 10
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-LARGE = 128  # pixels: from here on a CPU resizes image by image, as dense products would cost more
+LARGE = 64  # pixels: beyond it a CPU resizes image by image, as the dense products cost more
 
 
 class Views:
@@ -124,7 +124,7 @@ def central_box(height: int, width: int, device: torch.device | str = "cpu") -> 
 
 def resized_crop(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, interpolation: str) -> Tensor:
     """The boxes [N, 4] of images [N, 3, H, W] in [0, 1], resized with antialiasing; mirrored where flipped [N] is 1."""
-    if not images.is_cuda and max(images.shape[2:]) >= LARGE:
+    if not images.is_cuda and max(images.shape[2:]) > LARGE:
         return _resize_each(images, boxes, flipped, size, interpolation)
     top, left, height, width = boxes.unbind(1)
     rows = resize_weights(top, height, images.shape[2], size, interpolation)
@@ -169,7 +169,8 @@ def cubic(distance: Tensor) -> Tensor:
 
 def _separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Rows [N, h, H] and columns [N, w, W] applied to all channels of images [N, 3, H, W]."""
-    return rows[:, None] @ images @ columns[:, None].mT
+    across = torch.bmm(images.flatten(1, 2), columns.mT)  # the three channels in one product
+    return rows[:, None] @ across.unflatten(1, images.shape[1:3])
 
 
 # --- colours ----------------------------------------------------------------------------------------------------------
@@ -226,9 +227,9 @@ def grey(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    """Images [N, 3, H, W] under Gaussians of sigma [N] <= largest pixels, mirrored at the edge; 0 changes nothing."""
-    rows, columns = (blur_weights(sigma, largest, size) for size in images.shape[2:])
-    return _separable(images, rows, columns)
+    """Images [N, 3, S, S] under Gaussians of sigma [N] <= largest pixels, mirrored at the edge; 0 changes nothing."""
+    weights = blur_weights(sigma, largest, images.shape[3])
+    return _separable(images, weights, weights)
 
 
 def blur_weights(sigma: Tensor, largest: float, size: int) -> Tensor:

@@ -96,8 +96,8 @@ class Table:
         if self.seeds < 2:
             return "Percentages from one seed: no spread is known, and a small gain means little."
         return (
-            f"Percentages, mean ± standard deviation over n = {self.seeds} seeds (where fewer, n stands in the cell); "
-            "gains are paired by seed."
+            f"Percentages, mean ± standard deviation over n = {self.seeds} seeds; where fewer, n stands in the cell; "
+            "without ±, one seed. Gains are paired by seed."
         )
 
     def text(self, cell: Cell | None, part: str) -> str:
@@ -108,7 +108,7 @@ class Table:
         text = f"{round(cell.mean, 1) + 0.0:{'+' if part == 'gain' else ''}.1f}"
         if cell.std is not None:
             text += f" ± {cell.std:.1f}"
-        return text if cell.n == self.seeds else f"{text} (n={cell.n})"
+        return f"{text} (n={cell.n})" if 1 < cell.n < self.seeds else text
 
 
 # --- collect ----------------------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def wide(table: Table) -> pd.DataFrame:
 
 
 def print_table(table: Table) -> None:
-    """Prints the table to the terminal: three lines a method, so that it fits eighty columns."""
+    """Prints the table to the terminal: three lines a method, so that it stays narrow."""
     from rich.console import Console
     from rich.table import Table as RichTable
 
@@ -314,9 +314,10 @@ def print_table(table: Table) -> None:
         parts = PARTS if row.method != "untrained" else ("baseline",)
         for part in parts:
             texts = [_coloured(row, metric, part, table) for metric in table.metrics]
-            label = part if row.method != "untrained" else "control"
-            view.add_row(row.title if part == "baseline" else "", label, *texts, end_section=part == parts[-1])
-    Console().print(view)
+            label = part if row.method != "untrained" else ""
+            view.add_row(row.title if part == "baseline" else "", label, *texts)
+    needed = Console(width=1000).measure(view).maximum  # a number cut short misleads: better wider than the window
+    Console(width=max(Console().width, needed)).print(view)
 
 
 def _coloured(row: Row, metric: Metric, part: str, table: Table) -> str:

@@ -1,0 +1,163 @@
+"""A plausible study on disk, with numbers that are known: what the reporting room reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hirl.hierarchy.tree import SemanticTree
+from hirl.record import Recorder
+
+BACKBONES = {"mocov2": "resnet18", "simsiam": "resnet18", "swav": "resnet18"} | dict.fromkeys(
+    ("mocov3", "dino", "ibot"), "vit_tiny"
+)
+CLASSES, GROUPS, KINGDOMS, IMAGES, SIZE = 12, 6, 3, 240, 16
+TASKS = ("knn", "linear", "clustering", "hierarchy")
+EPOCHS, START = 6, 2
+
+
+def run_names(methods: Sequence[str], seeds: Sequence[int] = (0,)) -> list[str]:
+    controls = dict.fromkeys(f"untrained-{BACKBONES[method]}-s0" for method in methods)
+    trained = [
+        f"{method}-{variant}-s{seed}" for method in methods for variant in ("baseline", "hirl") for seed in seeds
+    ]
+    return [*controls, *trained]
+
+
+def write_evaluation(study: Path, run: str, task: str, metrics: dict[str, float]) -> None:
+    rest, seed = run.rsplit("-s", 1)
+    method, variant = rest.split("-")
+    found = {"study": study.name, "dataset": "taxonomy", "method": method, "variant": variant, "seed": int(seed)}
+    path = study / "runs" / run / "evaluation" / f"{task}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**found, "task": task, "metrics": metrics, "settings": {"neighbours": [10, 20]}}))
+
+
+def write_data(study: Path, seed: int = 0) -> torch.Tensor:
+    """Prepared data: a picture's hue tells its kingdom, its brightness the group, its stripes the class."""
+    generator = np.random.default_rng(seed)
+    classes = np.arange(IMAGES) % CLASSES
+    labels = np.stack([classes, classes // 2, classes // 4], axis=1)
+    images = generator.integers(0, 60, (IMAGES, 3, SIZE, SIZE))
+    images[np.arange(IMAGES), labels[:, 2]] += 120 + 60 * (labels[:, 1] % 2)[:, None, None]
+    images[classes % 2 == 1, :, ::4] = 250
+    folder = study / "data"
+    folder.mkdir(parents=True)
+    for split in ("train", "validation"):
+        tensors = {"images": torch.from_numpy(images.astype(np.uint8)), "labels": torch.from_numpy(labels)}
+        save_file(tensors, folder / f"{split}.safetensors")
+    names = [[f"{level} {i}" for i in range(n)] for level, n in (("leaf", 12), ("group", 6), ("kingdom", 3))]
+    manifest = {
+        "dataset": "taxonomy",
+        "image_size": SIZE,
+        "storage": "memory",
+        "root": None,
+        "levels": ["class", "group", "kingdom"],
+        "class_names": names,
+        "parents": [[i // 2 for i in range(12)], [i // 4 for i in range(12)]],
+        "splits": {"train": IMAGES, "validation": IMAGES},
+        "digest": "0" * 64,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return torch.from_numpy(labels)
+
+
+def write_snapshot(path: Path, labels: torch.Tensor, noise: float, generator: np.random.Generator) -> None:
+    """A tree of 24 > 6 > 3 clusters whose finest level follows the classes but for a share of random images."""
+    fine = labels[:, 0].numpy() * 2 + generator.integers(0, 2, len(labels))
+    random = generator.random(len(labels)) < noise
+    fine[random] = generator.integers(0, 24, random.sum())
+    fine = torch.from_numpy(fine)
+    centroids = [torch.nn.functional.normalize(torch.randn(k, 8), dim=1) for k in (24, 6, 3)]
+    parents = [torch.arange(24) // 4, torch.arange(6) // 2]
+    SemanticTree(centroids, parents, torch.stack([fine, fine // 4, fine // 8], dim=1)).save(path)
+
+
+def write_training(study: Path, run: str, labels: torch.Tensor, generator: np.random.Generator) -> None:
+    """What a finished training leaves: config, history, record, snapshots."""
+    folder = study / "runs" / run
+    method, variant, seed = run.rsplit("-", 2)
+    config = {
+        "study": study.name,
+        "method": method,
+        "variant": variant,
+        "seed": int(seed[1:]),
+        "backbone": {"name": BACKBONES[method]},
+        "hierarchy": {"num_clusters": [24, 6, 3], "start_epoch": START} if variant == "hirl" else None,
+        "training": {"epochs": EPOCHS, "batch_size": 64, "optimizer": {"name": "sgd", "base_lr": 0.03}},
+        "evaluation": {"knn": {"neighbours": [10]}},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    epochs = np.arange(EPOCHS)
+    history = pd.DataFrame({"epoch": epochs})
+    history["image_loss"] = 4 * np.exp(-epochs / 3) + generator.normal(0, 0.05, EPOCHS) + 1
+    has_tree = (epochs >= START) & (variant == "hirl")
+    history["path_loss"] = np.where(has_tree, 2 * np.exp(-epochs / 4), np.nan)
+    history["loss"] = history["image_loss"] + history["path_loss"].fillna(0)
+    history["learning_rate"], history["images_per_second"], history["memory_mb"] = 0.03, 500.0, 800.0
+    history["seconds"], history["feature_std"] = 2.5, 0.05 + 0.02 * epochs / EPOCHS
+    history.to_csv(folder / "history.csv", index=False)
+    recorder = Recorder(folder / "record.jsonl")
+    recorder.params(config)
+    for row in history.to_dict("records"):
+        epoch = row.pop("epoch")
+        recorder.metrics(int(epoch), {key: value for key, value in row.items() if value == value})
+        if variant == "hirl" and epoch >= START:
+            write_snapshot(
+                folder / "snapshots" / f"epoch{int(epoch):03d}.safetensors", labels, 0.9 - 0.15 * epoch, generator
+            )
+            recorder.snapshot(int(epoch), {"clusters_level0": 24.0})
+    recorder.close(EPOCHS)
+
+
+def make_study(folder: Path, methods: Sequence[str], seeds: Sequence[int] = (0,)) -> list[str]:
+    """A whole study with random but plausible results; returns the names of its runs."""
+    generator = np.random.default_rng(0)
+    labels, runs = write_data(folder), run_names(methods, seeds)
+    for run in runs:
+        base = 35.0 if run.startswith("untrained") else 60 + generator.normal(0, 4) + 2 * ("hirl" in run)
+        knn = {"top1": base, "top5": base + 20, "top1_level1": base + 8, "top1_level2": base + 15}
+        write_evaluation(folder, run, "knn", knn)
+        write_evaluation(folder, run, "linear", {"top1": base + 3 + generator.normal(0, 2), "top5": base + 25})
+        clustering = {"acc": base - 15 + generator.normal(0, 3), "nmi": base - 10, "ami": base - 14}
+        write_evaluation(folder, run, "clustering", clustering)
+        if not run.startswith("untrained"):
+            write_training(folder, run, labels, generator)
+        if "hirl" in run:
+            kinds = {"nmi": 60.0, "ami": 50.0, "purity": 70.0, "clusters": 24.0, "empty": 0.0}
+            metrics = {f"{kind}_level{level}": value - level for level in range(3) for kind, value in kinds.items()}
+            write_evaluation(folder, run, "hierarchy", metrics | {"empty_level1": 0.0, "empty_level2": 0.0})
+    return runs
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A study of two methods of two architectures with two seeds, and its runs."""
+    folder = tmp_path_factory.mktemp("results") / "demo"
+    return folder, make_study(folder, ("mocov2", "ibot"), (0, 1))
+
+
+@pytest.fixture
+def evaluations(tmp_path: Path) -> Callable[[dict[str, dict[str, dict[str, float]]]], Path]:
+    """Writes evaluations {run: {task: metrics}} and the configs that name the backbones; returns the study folder."""
+
+    def write(found: dict[str, dict[str, dict[str, float]]]) -> Path:
+        study = tmp_path / "demo"
+        for run, tasks in found.items():
+            for task, metrics in tasks.items():
+                write_evaluation(study, run, task, metrics)
+            if not run.startswith("untrained"):
+                method = run.split("-")[0]
+                config = {"backbone": {"name": BACKBONES.get(method, "resnet18")}}
+                (study / "runs" / run / "config.json").write_text(json.dumps(config))
+        return study
+
+    return write

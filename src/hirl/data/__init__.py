@@ -1,0 +1,1 @@
+"""Images in, views out: the sources of pictures, the loader, random views and masks."""

@@ -1,0 +1,390 @@
+"""Pictures drawn from a known tree: 4 body plans > 12 kinds > 36 classes.
+
+A body plan is a silhouette, a kind its parts and the texture on them, a class the texture's count and a pair of hues.
+Pose, light, backdrop, occlusion and noise are drawn anew for every picture and tell nothing of its class. Shapes are
+signed distances in an object's own frame: x and y in about [-1, 1], y upwards, negative inside.
+
+Shapes of arrays: N pictures, S pixels a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hirl.files import atomic_path
+
+Field = np.ndarray  # [N, S, S]: a coordinate, a distance or a share per pixel
+Ink = int
+BODY, ACCENT, DARK, PALE = range(4)
+Parts = list[tuple[Field, Ink]]  # painted in this order
+
+# --- shapes -----------------------------------------------------------------------------------------------------------
+
+
+def ellipse(x: Field, y: Field, cx: float, cy: float, rx: float, ry: float, degrees: float = 0) -> Field:
+    """Distance to an ellipse, to first order."""
+    x, y = turn(x - cx, y - cy, -np.radians(degrees))
+    unit, slope = np.hypot(x / rx, y / ry), np.hypot(x / rx**2, y / ry**2)
+    return unit * (unit - 1) / np.maximum(slope, 1e-6)
+
+
+def polygon(x: Field, y: Field, *corners: tuple[float, float]) -> Field:
+    """Distance to a closed polygon."""
+    distance, inside = np.inf, np.zeros(x.shape, bool)
+    for (ax, ay), (bx, by) in zip(corners, (*corners[1:], corners[0]), strict=True):
+        distance = np.minimum(distance, segment(x, y, ax, ay, bx, by))
+        if ay != by:
+            inside ^= ((ay > y) != (by > y)) & (x < (bx - ax) * (y - ay) / (by - ay) + ax)
+    return np.where(inside, -distance, distance)
+
+
+def segment(x: Field, y: Field, ax: float, ay: float, bx: float, by: float, radius: float = 0) -> Field:
+    """Distance to a line with round ends."""
+    dx, dy = bx - ax, by - ay
+    along = np.clip(((x - ax) * dx + (y - ay) * dy) / (dx**2 + dy**2), 0, 1)
+    return np.hypot(x - ax - along * dx, y - ay - along * dy) - radius
+
+
+def stripes(u: Field, per_unit: float) -> Field:
+    """Distance to parallel bands, as wide as the gaps between them, one centred on 0."""
+    return (np.abs((u * per_unit + 0.5) % 1 - 0.5) - 0.25) / per_unit
+
+
+def spots(x: Field, y: Field, per_unit: float) -> Field:
+    """Distance to discs on a grid, every second row shifted by half a step."""
+    row = np.floor(y * per_unit)
+    u, v = (x * per_unit + row % 2 / 2) % 1 - 0.5, y * per_unit - row - 0.5
+    return (np.hypot(u, v) - 0.32) / per_unit
+
+
+def around(x: Field, y: Field, count: int) -> tuple[Field, Field]:
+    """Coordinates folded into one of `count` equal sectors, x along its middle."""
+    radius, angle, sector = np.hypot(x, y), np.arctan2(y, x), 2 * np.pi / count
+    angle = (angle + sector / 2) % sector - sector / 2
+    return radius * np.cos(angle), radius * np.sin(angle)
+
+
+def turn(x: Field, y: Field, angle: Field | float) -> tuple[Field, Field]:
+    """Coordinates turned by an angle in radians."""
+    return x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
+
+
+def union(*distances: Field) -> Field:
+    """What lies in any of the shapes."""
+    return np.minimum.reduce(distances)
+
+
+def within(shape: Field, *pattern: Field) -> Field:
+    """What of a pattern lies in the shape."""
+    return np.maximum.reduce([shape, *pattern])
+
+
+# --- kinds: n is 0, 1 or 2, the class among its kind ------------------------------------------------------------------
+
+
+def perch(x: Field, y: Field, n: int) -> Parts:
+    """A fish with a forked tail and upright bands."""
+    body = ellipse(x, y, 0.14, 0, 0.76, 0.46)
+    tail = polygon(x, y, (-0.4, 0), (-1, 0.6), (-0.8, 0), (-1, -0.6))
+    fin = polygon(x, y, (-0.3, 0.3), (-0.2, 0.72), (0.4, 0.36))
+    return [
+        (union(tail, fin), BODY),
+        (body, BODY),
+        (within(body, stripes(x - 0.1, (1.3, 2.1, 3.2)[n])), ACCENT),
+        *eye(x, y, 0.62, 0.12),
+    ]
+
+
+def puffer(x: Field, y: Field, n: int) -> Parts:
+    """A round fish with a fan tail and spots."""
+    body = ellipse(x, y, 0.16, 0, 0.74, 0.7)
+    tail = ellipse(x, y, -0.72, 0, 0.26, 0.36)
+    return [(tail, ACCENT), (body, BODY), (within(body, spots(x, y, (1.7, 2.4, 3.4)[n])), ACCENT), *eye(x, y, 0.6, 0.2)]
+
+
+def pike(x: Field, y: Field, n: int) -> Parts:
+    """A slim fish with a pointed tail and lines along its flank."""
+    body = ellipse(x, y, 0.12, 0, 0.92, 0.38)
+    tail = polygon(x, y, (-0.55, 0), (-0.85, 0.4), (-1.05, 0), (-0.85, -0.4))
+    return [(tail, BODY), (body, BODY), (within(body, stripes(y, (1.8, 2.8, 4.0)[n])), ACCENT), *eye(x, y, 0.72, 0.08)]
+
+
+def eye(x: Field, y: Field, cx: float, cy: float) -> Parts:
+    """A pale eye with a dark pupil."""
+    return [(ellipse(x, y, cx, cy, 0.13, 0.13), PALE), (ellipse(x, y, cx, cy, 0.07, 0.07), DARK)]
+
+
+def monarch(x: Field, y: Field, n: int) -> Parts:
+    """A butterfly with round wings, a rim and veins."""
+    wings = round_wings(x, y)
+    rim = within(wings, -wings - (0.1, 0.15, 0.2)[n])
+    _, across = around(np.abs(x), y, (8, 12, 18)[n])
+    return [(wings, BODY), (within(wings, np.abs(across) - 0.035), DARK), (rim, ACCENT), *thorax(x, y)]
+
+
+def peacock(x: Field, y: Field, n: int) -> Parts:
+    """A butterfly with round wings and eye-spots."""
+    wings, side = round_wings(x, y), np.abs(x)
+    centres = ([(0.58, 0.4)], [(0.58, 0.4), (0.44, -0.46)], [(0.74, 0.5), (0.34, 0.26), (0.44, -0.5)])[n]
+    radius = (0.3, 0.24, 0.18)[n]
+    spot = union(*(np.hypot(side - cx, y - cy) for cx, cy in centres))
+    return [
+        (wings, BODY),
+        (spot - radius, ACCENT),
+        (spot - radius * 0.62, PALE),
+        (spot - radius * 0.34, DARK),
+        *thorax(x, y),
+    ]
+
+
+def swallowtail(x: Field, y: Field, n: int) -> Parts:
+    """A butterfly with pointed, tailed wings and slanting bars."""
+    side = np.abs(x)
+    upper = polygon(side, y, (0, 0.1), (0.62, 0.92), (1, 0.74), (0.66, -0.12), (0, -0.1))
+    lower = polygon(side, y, (0, 0), (0.66, -0.1), (0.6, -0.5), (0.62, -1), (0.42, -0.62), (0, -0.5))
+    wings = union(upper, lower)
+    return [
+        (wings, BODY),
+        (within(wings, stripes(side * 0.8 + y * 0.6 - 0.2, (1.4, 2.2, 3.2)[n])), ACCENT),
+        *thorax(x, y),
+    ]
+
+
+def round_wings(x: Field, y: Field) -> Field:
+    """Two pairs of round wings."""
+    side = np.abs(x)
+    return union(ellipse(side, y, 0.5, 0.38, 0.54, 0.42, 35), ellipse(side, y, 0.42, -0.46, 0.42, 0.4, -40))
+
+
+def thorax(x: Field, y: Field) -> Parts:
+    """A butterfly's body and feelers."""
+    return [(union(segment(x, y, 0, -0.55, 0, 0.45, 0.09), segment(np.abs(x), y, 0, 0.45, 0.25, 0.9, 0.03)), DARK)]
+
+
+def daisy(x: Field, y: Field, n: int) -> Parts:
+    """A flower of many narrow petals around a large heart."""
+    count = (8, 11, 15)[n]
+    petals = ellipse(*around(x, y, count), 0.6, 0, 0.42, 1.5 / count)
+    heart, radius = np.hypot(x, y), (0.44, 0.34, 0.26)[n]
+    return [(petals, BODY), (heart - radius, ACCENT), (heart - radius * 0.4, DARK)]
+
+
+def pansy(x: Field, y: Field, n: int) -> Parts:
+    """A flower of few broad petals with blotches."""
+    count = (3, 4, 5)[n]
+    u, v = around(x, y, count)
+    petals = ellipse(u, v, 0.5, 0, 0.52, 1.9 / count)
+    petals = union(petals, np.hypot(x, y) - 0.3)
+    blotch = within(petals, ellipse(u, v, 0.36, 0, 0.36, 0.8 / count))
+    return [(petals, BODY), (blotch, ACCENT), (np.hypot(x, y) - 0.15, PALE)]
+
+
+def lily(x: Field, y: Field, n: int) -> Parts:
+    """A flower of pointed petals with a line along each."""
+    count = (5, 6, 8)[n]
+    u, v = around(x, y, count)
+    petals = union(polygon(u, v, (0, 0), (0.45, 1.5 / count), (1.05, 0), (0.45, -1.5 / count)), np.hypot(x, y) - 0.2)
+    return [(petals, BODY), (within(petals, np.abs(v) - 0.07, 0.2 - u), ACCENT), (np.hypot(x, y) - 0.2, DARK)]
+
+
+def toadstool(x: Field, y: Field, n: int) -> Parts:
+    """A mushroom with a domed, spotted cap."""
+    cap = within(ellipse(x, y, 0, 0, 0.95, 0.9), -0.02 - y)
+    stem = polygon(x, y, (-0.24, 0.1), (0.24, 0.1), (0.34, -0.95), (-0.34, -0.95))
+    return [(stem, PALE), (cap, BODY), (within(cap, spots(x, y - 0.1, (1.6, 2.4, 3.4)[n])), ACCENT)]
+
+
+def inkcap(x: Field, y: Field, n: int) -> Parts:
+    """A mushroom with a tall, ribbed cap."""
+    cap = within(ellipse(x, y, 0, -0.45, 0.62, 1.42), -0.45 - y)
+    stem = segment(x, y, 0, -0.3, 0, -0.95, 0.13)
+    return [(stem, PALE), (cap, BODY), (within(cap, stripes(x, (1.9, 2.8, 4.0)[n])), ACCENT)]
+
+
+def parasol(x: Field, y: Field, n: int) -> Parts:
+    """A mushroom with a flat cap and a ringed stem."""
+    cap = within(ellipse(x, y, 0, 0.3, 1.02, 0.56), 0.25 - y)
+    stem = segment(x, y, 0, 0.3, 0, -0.95, 0.14)
+    return [
+        (stem, PALE),
+        (within(stem, stripes(y, (1.2, 2.0, 3.2)[n])), DARK),
+        (cap, BODY),
+        (within(cap, stripes(np.hypot(x, y + 0.1), (2.0, 3.0, 4.4)[n])), ACCENT),
+    ]
+
+
+PLANS: dict[str, tuple[Callable[[Field, Field, int], Parts], ...]] = {
+    "fish": (perch, puffer, pike),
+    "butterfly": (monarch, peacock, swallowtail),
+    "flower": (daisy, pansy, lily),
+    "mushroom": (toadstool, inkcap, parasol),
+}
+KINDS = [kind for kinds in PLANS.values() for kind in kinds]
+NUM_CLASSES = 3 * len(KINDS)
+HUES = ("red", "orange", "yellow", "lime", "green", "mint", "teal", "sky", "blue", "violet", "purple", "pink")
+
+
+def body_hue(label: int) -> float:
+    """A class's hue in [0, 1): golden steps, so that siblings lie far apart and no hue marks a branch of the tree."""
+    return label * 0.618034 % 1
+
+
+def class_paths() -> list[tuple[str, str, str]]:
+    """Every class's name, kind and body plan, in the order of the labels."""
+    plans = [plan for plan, kinds in PLANS.items() for _ in kinds]
+    hue = [HUES[int(body_hue(label) * len(HUES) + 0.5) % len(HUES)] for label in range(NUM_CLASSES)]
+    return [(f"{hue[c]} {KINDS[c // 3].__name__}", KINDS[c // 3].__name__, plans[c // 3]) for c in range(NUM_CLASSES)]
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+class Drawing(NamedTuple):
+    """Pictures, and where their object is seen."""
+
+    images: np.ndarray  # uint8 [N, 3, S, S]
+    masks: np.ndarray  # bool [N, S, S]
+
+
+def draw(labels: np.ndarray, keys: np.ndarray, size: int, seed: int = 0) -> Drawing:
+    """One picture for each class label [N]. Its key [N] and the seed fix its chance: the batch plays no part."""
+    labels, keys = np.asarray(labels), np.asarray(keys)
+    assert labels.shape == keys.shape
+    assert np.isin(labels, range(NUM_CLASSES)).all()
+    drawing = Drawing(np.empty((len(labels), 3, size, size), np.uint8), np.empty((len(labels), size, size), bool))
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        for block in np.split(rows, range(64, len(rows), 64)):
+            drawing.images[block], drawing.masks[block] = _draw_class(int(label), keys[block], size, seed)
+    return drawing
+
+
+def _draw_class(label: int, keys: np.ndarray, size: int, seed: int) -> Drawing:
+    chance = Chance(keys, size, seed)
+    y, x = np.meshgrid(*[(np.arange(size) + 0.5) * 2 / size - 1] * 2, indexing="ij")
+    x, y = np.broadcast_to(x, chance.noise.shape), np.broadcast_to(-y, chance.noise.shape)
+    image = backdrop(x, y, chance)
+    image, seen = object_on(image, x, y, label, chance)
+    image, hidden = occluder_on(image, x, y, chance)
+    image = lit(image, x, y, chance) + chance.noise[:, None] * chance.uniform(0, 0.02)[:, None]
+    return Drawing(_quantised(image), (seen * (1 - hidden)) > 0.5)
+
+
+class Chance:
+    """Each picture's own random numbers, drawn in a fixed order."""
+
+    def __init__(self, keys: np.ndarray, size: int, seed: int):
+        generators = [np.random.default_rng((seed, key)) for key in keys]
+        self._numbers = iter(np.stack([generator.random(64) for generator in generators], axis=1))
+        self.noise = np.stack([generator.standard_normal((size, size)) for generator in generators])
+
+    def uniform(self, low: float, high: float) -> np.ndarray:
+        """A number per picture, [N, 1, 1]."""
+        return low + (high - low) * next(self._numbers)[:, None, None]
+
+    def colour(self, low: float, high: float) -> np.ndarray:
+        """A colour per picture, [N, 3, 1, 1]."""
+        return np.stack([self.uniform(low, high) for _ in "rgb"], axis=1)
+
+
+def backdrop(x: Field, y: Field, chance: Chance) -> np.ndarray:
+    """Colours that run into each other along a line, crossed by waves: [N, 3, S, S]."""
+    along, _ = turn(x, y, chance.uniform(0, 2 * np.pi))
+    image = _mixed(chance.colour(0, 1), chance.colour(0, 1), 0.5 + 0.5 * along)
+    for _ in range(2):
+        u, v = turn(x, y, chance.uniform(0, 2 * np.pi))
+        wave = np.sin(chance.uniform(2, 12) * u + chance.uniform(0, 2 * np.pi)) * np.cos(chance.uniform(0, 6) * v)
+        image = _mixed(image, chance.colour(0, 1), chance.uniform(0.2, 1) * (0.5 + 0.5 * wave))
+    return image
+
+
+def object_on(image: np.ndarray, x: Field, y: Field, label: int, chance: Chance) -> tuple[np.ndarray, Field]:
+    """Paints an object of a class, in a pose of its own, and tells which share of each pixel it covers."""
+    scale, angle = chance.uniform(0.7, 1.05), np.radians(chance.uniform(-28, 28))
+    mirror = np.where(chance.uniform(0, 1) < 0.5, -1, 1)
+    room = 1.25 - scale
+    u, v = turn(x - room * chance.uniform(-1, 1), y - room * chance.uniform(-1, 1), angle)
+    u, v = u * mirror / scale, v * chance.uniform(0.9, 1.1) / scale
+    pixel = 2 / (image.shape[-1] * scale)
+
+    inks = _inks(label, chance)
+    sheen = 1 + chance.uniform(0, 0.25) * turn(u, v, chance.uniform(0, 2 * np.pi))[0]
+    seen = np.zeros(x.shape)
+    for distance, ink in KINDS[label // 3](u, v, label % 3):
+        cover = np.clip(0.5 - distance / pixel, 0, 1)
+        rim = 1 - 0.45 * np.clip(1 + distance / 0.09, 0, 1) if ink == BODY else 1
+        image = _mixed(image, np.clip(inks[ink] * (sheen * rim)[:, None], 0, 1), cover)
+        seen = np.maximum(seen, cover)
+    return image, seen
+
+
+def _inks(label: int, chance: Chance) -> list[np.ndarray]:
+    """The four inks, each [N, 3, 1, 1]: a class fixes two hues and which of them is the lighter."""
+    hue = body_hue(label) + chance.uniform(-0.06, 0.06)
+    light, dark = chance.uniform(0.75, 1), chance.uniform(0.3, 0.5)
+    body, accent = (light, dark) if label % 2 else (dark + 0.1, light)
+    saturation = chance.uniform(0.5, 0.9)
+    return [
+        _rgb(hue, saturation, body),
+        _rgb(hue + (0.33, 0.5, 0.67)[label % 3], saturation, accent),
+        _rgb(hue, saturation, chance.uniform(0.05, 0.15)),
+        _rgb(hue, saturation * 0.15, chance.uniform(0.85, 1)),
+    ]
+
+
+def occluder_on(image: np.ndarray, x: Field, y: Field, chance: Chance) -> tuple[np.ndarray, Field]:
+    """Paints a disc over the edge of every second picture, and tells which share of each pixel it covers."""
+    u, v = turn(x, y, chance.uniform(0, 2 * np.pi))
+    disc = np.hypot(u - chance.uniform(0.8, 1.2), v) - chance.uniform(0.2, 0.6)
+    cover = np.clip(0.5 - disc * image.shape[-1] / 2, 0, 1) * (chance.uniform(0, 1) < 0.5)
+    return _mixed(image, chance.colour(0, 1), cover), cover
+
+
+def lit(image: np.ndarray, x: Field, y: Field, chance: Chance) -> np.ndarray:
+    """The picture under a light of some strength and tint, from some side."""
+    along, _ = turn(x, y, chance.uniform(0, 2 * np.pi))
+    strength = chance.uniform(0.65, 1.15) * (1 + chance.uniform(0, 0.35) * along)
+    return image * strength[:, None] * chance.colour(0.75, 1.15)
+
+
+def _mixed(under: np.ndarray, over: np.ndarray, share: Field) -> np.ndarray:
+    return under + (over - under) * np.clip(share, 0, 1)[:, None]
+
+
+def _rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """HSV in [0, 1] as RGB [N, 3, 1, 1]."""
+    sector = (np.stack([hue * 6 + n for n in (5, 3, 1)], axis=1)) % 6
+    return value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(sector, 4 - sector), 0, 1))
+
+
+def _quantised(image: np.ndarray) -> np.ndarray:
+    """[0, 1] as bytes of 40 steps: alike to the eye, and half the size once packed."""
+    return np.rint(np.rint(np.clip(image, 0, 1) * 39) * (255 / 39)).astype(np.uint8)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def write_taxonomy(out: Path, train: int = 3600, validation: int = 1080, size: int = 32, seed: int = 0) -> None:
+    """Draws both splits and packs them as `train.npz` and `validation.npz`; classes take turns, keys never repeat.
+
+    A file holds images uint8 [N, 3, size, size], labels int64 [N] and classes [C, 3]: every class's name, kind, plan.
+
+    Raises:
+        ValueError: a split has fewer pictures than classes, or the folder cannot be written.
+    """
+    for split, count in (("train", train), ("validation", validation)):
+        if count < NUM_CLASSES:
+            raise ValueError(f"{split} is {count}: give at least {NUM_CLASSES} pictures, one for every class")
+    if size < 8:
+        raise ValueError(f"size is {size}: give at least 8 pixels")
+    keys = np.arange(train + validation)
+    for split, chosen in (("train", keys[:train]), ("validation", keys[train:])):
+        labels = chosen % NUM_CLASSES
+        images = draw(labels, chosen, size, seed).images
+        with atomic_path(Path(out) / f"{split}.npz") as path:
+            np.savez_compressed(path, images=images, labels=labels, classes=np.array(class_paths()))

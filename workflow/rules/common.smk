@@ -10,7 +10,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from hirl.config import digest, load_study, parse_override, resolve
+from hirl.config import digest, load_study, parse_override, resolve, resolve_control
 
 # Every job calls this environment's hirl and dvc, and nothing phones home.
 shell.prefix(
@@ -36,12 +36,17 @@ def chosen_study():
 
 def resolved_runs():
     """Every run of the study, by its name."""
-    overrides = dict(map(parse_override, SETTINGS))
     runs = [
-        resolve(config["study"], method, variant, seed, overrides)
+        resolve(config["study"], method, variant, seed, OVERRIDES)
         for method, variant, seed in product(study.methods, study.variants, study.seeds)
     ]
     return {run.name: run for run in runs}
+
+
+def resolved_controls():
+    """One untrained network per backbone, by its run's name."""
+    backbones = {run.backbone.name: None for run in RUNS.values()}
+    return {f"untrained-{name}-s0": resolve_control(config["study"], name, OVERRIDES) for name in backbones}
 
 
 def check_data_root():
@@ -54,15 +59,17 @@ def check_data_root():
 try:
     check_config()
     SETTINGS = shlex.split(config.get("set", ""))
+    OVERRIDES = dict(map(parse_override, SETTINGS))
     study = chosen_study()
     RUNS = resolved_runs()
     STUDY = Path(config["study"]).stem
+    CONTROLS = resolved_controls()
     DATA = next(iter(RUNS.values())).data
     check_data_root()
 except ValueError as error:
     sys.exit(str(error))
 
-CONTROLS = {f"untrained-{run.backbone.name}-s0": run for run in reversed(RUNS.values())}  # one per backbone
+ALL_RUNS = [*RUNS, *CONTROLS]
 BASELINE_RUNS = [name for name, run in RUNS.items() if run.variant == "baseline"]
 HIRL_RUNS = [name for name, run in RUNS.items() if run.variant == "hirl"]
 SHOWN = f"{STUDY}-published" if "pretrained" in config else STUDY  # the results folder that is asked for
@@ -73,7 +80,7 @@ ASKED = shlex.join(["--study", config["study"], *(word for setting in SETTINGS f
 
 wildcard_constraints:
     study=f"{STUDY}(-published)?",  # trained here, or the published weights
-    run="|".join(map(re.escape, [*RUNS, *CONTROLS])),
+    run="|".join(map(re.escape, ALL_RUNS)),
     task="knn|linear|clustering",
 
 
@@ -87,8 +94,9 @@ def resume_folder(wildcards):
     return f"scratch/{STUDY}/{wildcards.run}-{RUNS[wildcards.run].pretraining_hash}"
 
 
-def backbone_hash(wildcards):
-    return digest(CONTROLS[wildcards.run].backbone.model_dump(mode="json"))
+def untrained_hash(wildcards):
+    control = CONTROLS[wildcards.run]
+    return digest([control.backbone.model_dump(mode="json"), control.views.global_size])
 
 
 def task_hash(wildcards):

@@ -44,11 +44,11 @@ rule extract_untrained_features:
         gpu=0,
     params:
         run=coordinates,
-        config=backbone_hash,
+        config=untrained_hash,
     message:
         "{wildcards.run}: features"
     shell:
-        "hirl features {ASKED} {params.run} --data $(dirname {input.data}) --untrained --out {output} > {log} 2>&1"
+        "hirl features {ASKED} {params.run} --data $(dirname {input.data}) --out {output} > {log} 2>&1"
 
 
 rule evaluate:

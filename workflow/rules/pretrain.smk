@@ -3,13 +3,13 @@
 
 rule initialise_tracking:
     output:
-        touch("mlflow/initialised"),
+        touch(f"mlflow/{STUDY}"),
     log:
-        "logs/initialise_tracking.log",
+        f"logs/{STUDY}/initialise_tracking.log",
     message:
         "tracking: the MLflow store"
     shell:
-        "hirl track init > {log} 2>&1"
+        "hirl track init {ASKED} > {log} 2>&1"
 
 
 # The resume folder is undeclared and named by the configuration's hash: a killed or failed training continues from it, a

@@ -24,9 +24,9 @@ if "pretrained" in config:
         message:
             "weights: fetched through DVC, verified"
         shell:
-            """
-            dvc pull {input} >{log} 2>&1
-            hirl publish unpack {ASKED} --runs {params.runs} >>{log} 2>&1
+            f"""
+            dvc pull {{input}} >{{log}} 2>&1
+            hirl publish unpack --runs {{params.runs}} --from weights/{STUDY} --out {PUBLISHED} >>{{log}} 2>&1
             """
 
 else:
@@ -44,7 +44,7 @@ else:
         message:
             "weights: rounded to half precision"
         shell:
-            "hirl publish round {ASKED} --runs {params.runs} > {log} 2>&1"
+            f"hirl publish round --runs {{params.runs}} --from results/{STUDY} --out {PUBLISHED} > {{log}} 2>&1"
 
 
 # A target of its own, never part of `all`.
@@ -58,8 +58,8 @@ rule publish:
     message:
         "weights: into DVC; commit weights.dvc and the bundled remote"
     shell:
-        """
-        hirl publish pack {ASKED} --runs {params.runs} >{log} 2>&1
-        dvc add weights >>{log} 2>&1
-        dvc push weights.dvc >>{log} 2>&1
+        f"""
+        hirl publish pack --runs {{params.runs}} --from {PUBLISHED} --out weights/{STUDY} >{{log}} 2>&1
+        dvc add weights >>{{log}} 2>&1
+        dvc push weights.dvc >>{{log}} 2>&1
         """

@@ -2,7 +2,7 @@
 
 EVALUATIONS = [
     f"results/{{study}}/runs/{run}/evaluation/{task}.json"
-    for run, task in product([*RUNS, *CONTROLS], study.tasks)
+    for run, task in product(ALL_RUNS, study.tasks)
     if task != "hierarchy" or run in HIRL_RUNS
 ]
 
@@ -22,10 +22,13 @@ rule summarise:
     resources:
         mem_mb=2000,
         runtime=20,
+    params:
+        runs=ALL_RUNS,
+        tasks=list(study.tasks),
     message:
         "summary: table and figures"
     shell:
-        "hirl summarise {ASKED} --results $(dirname {output.summary}) > {log} 2>&1"
+        "hirl summarise {ASKED} --results $(dirname {output.summary}) --runs {params.runs} --tasks {params.tasks} > {log} 2>&1"
 
 
 rule write_report:
@@ -40,10 +43,12 @@ rule write_report:
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        runs=ALL_RUNS,
     message:
         "report: {output}"
     shell:
-        "hirl report {ASKED} --results $(dirname {input.summary}) --out {output} > {log} 2>&1"
+        "hirl report {ASKED} --results $(dirname {input.summary}) --runs {params.runs} --out {output} > {log} 2>&1"
 
 
 rule sync_tracking:
@@ -58,7 +63,9 @@ rule sync_tracking:
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        runs=ALL_RUNS,
     message:
         "tracking: all runs in MLflow"
     shell:
-        "hirl track sync {ASKED} --results $(dirname {input.summary}) > {log} 2>&1"
+        "hirl track sync {ASKED} --results $(dirname {input.summary}) --runs {params.runs} > {log} 2>&1"

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from lightly.models.modules.heads import ProjectionHead
-from lightly.utils.dist import gather, rank
+from lightly.utils.dist import gather, rank, world_size
 from torch import Tensor, nn
 
 from hirl.config import MoCoV3Config
@@ -37,7 +37,9 @@ def symmetric_term(query: Tensor, key: Tensor, temperature: float) -> Tensor:
         query: [B, D].
         key: [B, D], of the other view; gathered over ranks.
     """
-    keys = torch.cat(gather(F.normalize(key, dim=1)))
+    keys = F.normalize(key, dim=1)
+    if world_size() > 1:
+        keys = torch.cat(gather(keys))
     logits = F.normalize(query, dim=1) @ keys.T / temperature
     own = torch.arange(len(query), device=query.device) + rank() * len(query)
     return 2 * temperature * F.cross_entropy(logits, own)

@@ -56,10 +56,8 @@ class Recorder:
         self._append("end", epoch, {})
 
     def truncate_after(self, epoch: int) -> None:
-        """Drops what was recorded beyond an epoch, before training resumes from it."""
-        self._rewrite(
-            [r for r in read_record(self.path) if r["kind"] == "params" or (r["kind"] != "end" and r["epoch"] <= epoch)]
-        )
+        """Drops what was recorded beyond an epoch, before training resumes from it; -1 drops everything."""
+        self._rewrite([r for r in read_record(self.path) if r["kind"] != "end" and r["epoch"] <= epoch])
 
     def _append(self, kind: str, epoch: int, values: Mapping[str, Any]) -> None:
         record = {"kind": kind, "epoch": epoch, "time": time.time(), "values": dict(values)}

@@ -76,7 +76,7 @@ def _alone(uri: str) -> Iterator[None]:
 
 def run_tags(run: str, config: Mapping[str, Any]) -> dict[str, str]:
     """The tags of a training run; the key among them names the run and all that decides its weights."""
-    config_hash = digest({key: value for key, value in config.items() if key != "evaluation"})
+    config_hash = digest({key: value for key, value in config.items() if key not in ("evaluation", "hash")})
     coordinates = {key: str(config[key]) for key in ("study", "method", "variant", "seed")}
     return {KEY: f"{run}/{config_hash}", **coordinates, "stage": "pretrain", "config_hash": config_hash}
 
@@ -124,7 +124,7 @@ def _log_metrics(client: MlflowClient, run_id: str, records: Sequence[Record]) -
         for record in records
         for stamp in [int(record["time"] * 1000)]
         for key, value in record["values"].items()
-        if value is not None
+        if key != "epoch" and value is not None
     ]
     for start in range(0, len(metrics), MAX_METRICS):
         client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])

@@ -257,7 +257,7 @@ def _size_bins(tree: np.ndarray) -> np.ndarray:
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
-def draw(study_folder: str | Path, runs: Sequence[str]) -> list[Path]:
+def draw_figures(study_folder: str | Path, runs: Sequence[str]) -> list[Path]:
     """Draws every figure that the study's runs allow into its figures folder; returns the files."""
     from hirl.reporting.atlas import atlas
 

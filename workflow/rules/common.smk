@@ -22,7 +22,7 @@ def check_config():
     """Holds --config to its schema, and fills in the defaults."""
     schema = yaml.safe_load(Path(workflow.source_path("../schemas/config.schema.yaml")).read_text())
     if error := best_match(Draft202012Validator(schema).iter_errors(config)):
-        raise ValueError(f"--config: {error.message}; known keys: {', '.join(schema['properties'])}")
+        raise ValueError(f"--config {' '.join(error.path)}: {error.message}; known keys: {', '.join(schema['properties'])}")
     config.setdefault("study", schema["properties"]["study"]["default"])
 
 

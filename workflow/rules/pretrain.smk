@@ -1,23 +1,11 @@
 """Pretraining (paper, section 4): each method as its authors made it, and under HIRL."""
 
 
-rule initialise_tracking:
-    output:
-        touch(f"mlflow/{STUDY}"),
-    log:
-        f"logs/{STUDY}/initialise_tracking.log",
-    message:
-        "tracking: the MLflow store"
-    shell:
-        "hirl track init {ASKED} > {log} 2>&1"
-
-
 # The resume folder is undeclared and named by the configuration's hash: a killed or failed training continues from it, a
 # changed value makes the run stale and starts it afresh.
 rule pretrain_baseline:
     input:
         data=rules.prepare_data.output.manifest,
-        tracking=ancient(rules.initialise_tracking.output),
     output:
         weights=f"results/{STUDY}/runs/{{run}}/weights.safetensors",
         history=f"results/{STUDY}/runs/{{run}}/history.csv",

@@ -1,0 +1,54 @@
+# make reproduce   the demo study, from pictures to report          make test   every test
+# Both need Python 3.11 or newer, and make .venv from the hash-pinned lock when it is missing or out of date.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+PYTHON ?= python3
+CORES ?= all
+STUDY ?= demo
+VENV := .venv
+STORE := sqlite:///mlflow/mlflow.db
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export HF_HUB_DISABLE_TELEMETRY := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+
+.PHONY: reproduce test check dag mlflow publish bench lock
+reproduce: $(VENV)/.synced
+	snakemake --cores $(CORES) --config study=$(STUDY)
+	@echo "Report:  results/$(STUDY)/report.html"
+	@echo "MLflow:  make mlflow"
+
+test: $(VENV)/.synced
+	pytest
+
+check: $(VENV)/.synced
+	ruff check
+	ruff format --check
+	snakefmt --check workflow
+	pytest tests/workflow/test_style.py
+
+mlflow: $(VENV)/.synced
+	mlflow ui --backend-store-uri $(STORE)
+
+publish: $(VENV)/.synced
+	snakemake --cores $(CORES) --config study=$(STUDY) -- publish
+
+bench: $(VENV)/.synced
+	pytest benchmarks --override-ini testpaths=benchmarks
+
+lock: $(VENV)/.synced
+	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --universal --python-version 3.11 \
+		--no-header --no-annotate --quiet -o requirements.lock
+
+# uv itself comes from the lock too, through the pip of the fresh environment.
+$(VENV)/.synced: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " \
+		+ sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.txt
+	pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
+	uv pip sync --require-hashes requirements.lock
+	uv pip install --no-deps --no-build-isolation --editable .
+	touch $@

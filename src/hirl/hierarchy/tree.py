@@ -106,7 +106,7 @@ class SemanticTree:
         tensors |= {f"parents.{level}": tensor for level, tensor in enumerate(self.parents)}
         tensors["assignments"] = self.assignments
         with atomic_path(path) as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+            save_file({name: _own_copy(tensor) for name, tensor in tensors.items()}, temporary)
 
     @classmethod
     def load(cls, path: str | Path) -> SemanticTree:
@@ -128,6 +128,11 @@ class SemanticTree:
             raise ValueError(f"{path} has no {error}: it is no semantic tree; give a file of snapshots/") from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def _own_copy(tensor: Tensor) -> Tensor:
+    """A contiguous copy in main memory: safetensors refuses tensors that share theirs."""
+    return tensor.cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _check_range(name: str, ids: Tensor, count: int) -> None:

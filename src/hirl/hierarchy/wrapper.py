@@ -60,9 +60,9 @@ class HIRL(Method):
         since_start = epoch - self.config.start_epoch
         if since_start < 0 or since_start % self.config.snapshot_epochs:
             return None
-        previous, features = self.tree, embed_all()
-        self.tree = hierarchical_kmeans(features, self.config.num_clusters, self.config.kmeans, self.seed)
-        return snapshot_metrics(self.tree, features, previous, self.config.temperature)
+        previous = self.tree
+        self.tree = hierarchical_kmeans(embed_all(), self.config.num_clusters, self.config.kmeans, self.seed)
+        return snapshot_metrics(self.tree, previous)
 
     def before_step(self, step: Step) -> None:
         """The method's own."""

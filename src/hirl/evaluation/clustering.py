@@ -1,0 +1,58 @@
+"""Unsupervised classification: k-means on the validation features, with as many clusters as classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
+
+from hirl.config import ClusteringConfig
+from hirl.evaluation.cache import FeatureCache, unit_rows, write_result
+from hirl.hierarchy.kmeans import kmeans
+
+SEED = 0  # of k-means: the same protocol for every run
+
+
+def evaluate(features: Path, out: Path, run: Mapping[str, Any], config: ClusteringConfig) -> None:
+    """Reads a features file and writes evaluation/clustering.json."""
+    metrics = clustering(FeatureCache.load(features), config)
+    write_result(out, run, "clustering", metrics, config.model_dump(mode="json"))
+
+
+def clustering(cache: FeatureCache, config: ClusteringConfig) -> dict[str, float]:
+    """k-means on the l2-normalised validation features against the finest classes.
+
+    Returns:
+        Percentages acc, nmi and ami, as `agreement` gives them.
+
+    Raises:
+        ValueError: there are fewer validation images than classes.
+
+    Source: HIRL (arXiv 2205.13159), section 5.3.
+    """
+    classes = cache.validation_labels[:, 0]
+    points = torch.from_numpy(unit_rows(cache.validation))
+    _, clusters, _ = kmeans(points, len(np.unique(classes)), config.kmeans, SEED)
+    return agreement(clusters.numpy(), classes)
+
+
+def agreement(clusters: NDArray[np.int64], classes: NDArray[np.int64]) -> dict[str, float]:
+    """How well clusters match classes; any non-negative ids, any number of each.
+
+    Returns:
+        Percentages: acc under the best one-to-one map of clusters to classes, nmi and ami (arithmetic normalisation).
+    """
+    table = np.zeros((clusters.max() + 1, classes.max() + 1), dtype=np.int64)
+    np.add.at(table, (clusters, classes), 1)
+    hits = table[linear_sum_assignment(table, maximize=True)].sum()
+    return {
+        "acc": 100 * float(hits / len(classes)),
+        "nmi": 100 * float(normalized_mutual_info_score(classes, clusters)),
+        "ami": 100 * float(adjusted_mutual_info_score(classes, clusters)),
+    }

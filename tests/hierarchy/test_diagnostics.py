@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import normalized_mutual_info_score
+
+from hirl.hierarchy import SemanticTree
+from hirl.hierarchy.diagnostics import cluster_density, cluster_sizes, normalized_mutual_information, snapshot_metrics
+
+
+def test_sizes_count_every_image_once_per_level():
+    tree = SemanticTree(
+        [torch.eye(4), torch.eye(4)[:2]], [torch.tensor([0, 0, 1, 1])], torch.tensor([[0, 0]] * 3 + [[2, 1]])
+    )
+    assert [sizes.tolist() for sizes in cluster_sizes(tree)] == [[3, 0, 1, 0], [3, 1]]
+    metrics = snapshot_metrics(tree)
+    assert metrics == {
+        "clusters_level0": 4, "empty_level0": 2, "largest_level0": 75,
+        "clusters_level1": 2, "empty_level1": 0, "largest_level1": 75,
+    }  # fmt: skip
+
+
+def test_stability_is_the_nmi_with_the_previous_snapshot(make_tree):
+    tree, previous = (make_tree((12, 4), images=50, width=3) for _ in range(2))
+    assert "stability_level0" not in snapshot_metrics(tree)
+    assert snapshot_metrics(tree, tree)["stability_level1"] == pytest.approx(100)
+    for level in (0, 1):
+        expected = normalized_mutual_info_score(tree.assignments[:, level], previous.assignments[:, level])
+        assert snapshot_metrics(tree, previous)[f"stability_level{level}"] == pytest.approx(100 * expected)
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (1, 5), (40, 2), (1, 1), (60, 60)])
+def test_nmi_equals_sklearn(sizes):
+    generator = np.random.default_rng(0)
+    first, second = (3 * generator.integers(0, size, 80) for size in sizes)
+    expected = normalized_mutual_info_score(first, second)
+    assert normalized_mutual_information(first, second) == pytest.approx(expected, abs=1e-12)  # float64 sums
+
+
+def test_density_by_hand():
+    points = torch.tensor([[0.0], [2.0], [10.0], [16.0], [50.0]])
+    centroids = torch.tensor([[1.0], [13.0], [50.0], [70.0]])
+    density = cluster_density(points, centroids, torch.tensor([0, 0, 1, 1, 2]), temperature=0.2)
+    tight, loose = 1 / np.log(12), 3 / np.log(12)
+    raw = np.array([tight, loose, loose, loose])  # the one with a point and the empty one take the maximum
+    raw = raw.clip(*np.percentile(raw, (10, 90)))
+    assert density == pytest.approx(0.2 * raw / raw.mean())
+    assert density.mean() == pytest.approx(0.2)
+
+
+def test_density_without_a_cluster_of_two_is_refused():
+    with pytest.raises(ValueError, match="none of the 3 clusters has two points"):
+        cluster_density(torch.randn(3, 2), torch.randn(3, 2), torch.arange(3), temperature=0.2)

@@ -22,7 +22,9 @@ def check_config():
     """Holds --config to its schema, and fills in the defaults."""
     schema = yaml.safe_load(Path(workflow.source_path("../schemas/config.schema.yaml")).read_text())
     if error := best_match(Draft202012Validator(schema).iter_errors(config)):
-        raise ValueError(f"--config {' '.join(error.path)}: {error.message}; known keys: {', '.join(schema['properties'])}")
+        raise ValueError(
+            f"--config {' '.join(error.path)}: {error.message}; known keys: {', '.join(schema['properties'])}"
+        )
     config.setdefault("study", schema["properties"]["study"]["default"])
 
 
@@ -70,7 +72,6 @@ except ValueError as error:
     sys.exit(str(error))
 
 ALL_RUNS = [*RUNS, *CONTROLS]
-BASELINE_RUNS = [name for name, run in RUNS.items() if run.variant == "baseline"]
 HIRL_RUNS = [name for name, run in RUNS.items() if run.variant == "hirl"]
 SHOWN = f"{STUDY}-published" if "pretrained" in config else STUDY  # the results folder that is asked for
 

@@ -21,11 +21,11 @@ rule prepare_data:
     input:
         rules.fetch_data.output if DATA.name == "taxonomy" else [],
     output:
-        manifest=f"results/{STUDY}/data/manifest.json",
-        train=f"results/{STUDY}/data/train.{SPLIT_FORMAT}",
-        validation=f"results/{STUDY}/data/validation.{SPLIT_FORMAT}",
+        manifest="results/{study}/data/manifest.json",
+        train=f"results/{{study}}/data/train.{SPLIT_FORMAT}",
+        validation=f"results/{{study}}/data/validation.{SPLIT_FORMAT}",
     log:
-        f"logs/{STUDY}/prepare_data.log",
+        "logs/{study}/prepare_data.log",
     resources:
         mem_mb=4000,
         runtime=60,

@@ -3,7 +3,7 @@
 
 rule extract_features:
     input:
-        data=rules.prepare_data.output.manifest,
+        data="results/{study}/data/manifest.json",
         weights="results/{study}/runs/{run}/weights.safetensors",
     output:
         "results/{study}/runs/{run}/features.safetensors",
@@ -30,7 +30,7 @@ rule extract_features:
 # The control: what the evaluations say of the same network before any training.
 rule extract_untrained_features:
     input:
-        data=rules.prepare_data.output.manifest,
+        data="results/{study}/data/manifest.json",
     output:
         "results/{study}/runs/{run}/features.safetensors",
     log:

@@ -5,7 +5,7 @@
 # changed value makes the run stale and starts it afresh.
 rule pretrain_baseline:
     input:
-        data=rules.prepare_data.output.manifest,
+        data=f"results/{STUDY}/data/manifest.json",
     output:
         weights=f"results/{STUDY}/runs/{{run}}/weights.safetensors",
         history=f"results/{STUDY}/runs/{{run}}/history.csv",
@@ -13,7 +13,7 @@ rule pretrain_baseline:
     log:
         f"logs/{STUDY}/{{run}}/pretrain.log",
     wildcard_constraints:
-        run="|".join(BASELINE_RUNS),
+        run=r".+-baseline-s\d+",
     priority: 1
     threads: 1
     resources:
@@ -40,5 +40,5 @@ use rule pretrain_baseline as pretrain_hirl with:
         config=f"results/{STUDY}/runs/{{run}}/config.json",
         tree=f"results/{STUDY}/runs/{{run}}/tree.safetensors",
     wildcard_constraints:
-        run="|".join(HIRL_RUNS),
+        run=r".+-hirl-s\d+",
     priority: 2

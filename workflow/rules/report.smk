@@ -1,47 +1,64 @@
-"""One table, the figures, one page to read."""
+"""One table, the figures, one page to read, and the runs in MLflow."""
 
 EVALUATIONS = [
     f"results/{{study}}/runs/{run}/evaluation/{task}.json"
     for run, task in product(ALL_RUNS, study.tasks)
     if task != "hierarchy" or run in HIRL_RUNS
 ]
+ATLASES = [name for name, run in RUNS.items() if name in HIRL_RUNS and run.seed == study.seeds[0]]
 
 
 rule summarise:
     input:
-        evaluations=EVALUATIONS,
+        data="results/{study}/data/manifest.json",
         histories=expand("results/{{study}}/runs/{run}/history.csv", run=RUNS),
+        trees=expand("results/{{study}}/runs/{run}/tree.safetensors", run=HIRL_RUNS),
+        evaluations=EVALUATIONS,
     output:
-        summary=report(
-            "results/{study}/summary.csv", category="Table", caption="../report/summary.rst", labels={"format": "CSV"}
-        ),
+        summary=report("results/{study}/summary.csv", category="Tables", caption="../report/summary.rst"),
+        table=report("results/{study}/table.csv", category="Tables", caption="../report/table.rst"),
         markdown="results/{study}/table.md",
         latex="results/{study}/table.tex",
+        gains=report("results/{study}/figures/gains.png", category="Figures", caption="../report/gains.rst"),
+        training=report("results/{study}/figures/training.png", category="Figures", caption="../report/training.rst"),
+        hierarchy=report(
+            expand("results/{{study}}/figures/{figure}.png", figure=["hierarchy"] if HIRL_RUNS else []),
+            category="Figures",
+            caption="../report/hierarchy.rst",
+        ),
+        atlases=report(
+            expand("results/{{study}}/figures/atlas-{run}.png", run=ATLASES),
+            category="Figures",
+            subcategory="Atlas",
+            caption="../report/atlas.rst",
+        ),
     log:
         "logs/{study}/summarise.log",
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=4000,
+        runtime=30,
     params:
         runs=ALL_RUNS,
         tasks=list(study.tasks),
     message:
-        "summary: table and figures"
+        "summary: tables and figures"
     shell:
-        "hirl summarise {ASKED} --results $(dirname {output.summary}) --runs {params.runs} --tasks {params.tasks} > {log} 2>&1"
+        """
+        hirl summarise {ASKED} --results $(dirname {output.summary}) --runs {params.runs} --tasks {params.tasks} \
+            >{log} 2>&1
+        """
 
 
 rule write_report:
     input:
         summary="results/{study}/summary.csv",
-        table="results/{study}/table.md",
-        trees=expand("results/{{study}}/runs/{run}/tree.safetensors", run=HIRL_RUNS),
+        figures=rules.summarise.output.gains,
     output:
         report("results/{study}/report.html", category="Report", caption="../report/report.rst"),
     log:
         "logs/{study}/write_report.log",
     resources:
-        mem_mb=4000,
+        mem_mb=2000,
         runtime=30,
     params:
         runs=ALL_RUNS,

@@ -43,7 +43,8 @@ def build_backbone(config: BackboneConfig, image_size: int) -> ResNet | ViT:
         ValueError: an unknown name, or an image size that the patch size does not divide.
     """
     if config.name in RESNETS:
-        return _resnet(zero_init_last=config.zero_init_residual, **RESNETS[config.name])
+        options = {"zero_init_last": config.zero_init_residual, "drop_path_rate": config.drop_path}
+        return _resnet(**options, **RESNETS[config.name])
     if config.name in VITS:
         return ViT(config, image_size, **VITS[config.name])
     raise ValueError(f"backbone.name {config.name!r} is unknown; known: {', '.join(NAMES)}")

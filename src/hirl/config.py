@@ -1,8 +1,7 @@
 """Configuration: study + method + overrides -> one frozen, typed, hashed RunConfig.
 
 Layers, later wins: the typed defaults below, the method file, the study's `all` block, the study's block for the
-method,
-overrides given on the command line. Nothing else in the project reads these YAML files. Import costs no torch.
+method, overrides given on the command line. Nothing else in the project reads these YAML files. Import costs no torch.
 """
 
 from __future__ import annotations
@@ -429,12 +428,15 @@ def parse_override(text: str) -> tuple[str, Any]:
     """`training.epochs=15` as ("training.epochs", 15); the value is read as YAML.
 
     Raises:
-        ValueError: there is no `=`.
+        ValueError: there is no `=`, or the value is no YAML.
     """
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise ValueError(f"--set {text!r} is not key=value, for example --set training.epochs=15")
-    return key.strip(), yaml.load(value, Loader=_Loader)
+    try:
+        return key.strip(), yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {text!r} is not valid YAML after the =: quote it, or close its brackets") from error
 
 
 def _resolve(
@@ -447,6 +449,8 @@ def _resolve(
     for origin, layer in _layers(study, method, overrides or {}):
         _merge(merged, layer)
         origins |= dict.fromkeys(flatten(layer), origin)
+    if named := sorted(merged.keys() & {"study", "method", "variant", "seed"}):
+        raise ValueError(f"study {study}, method {method}: {named[0]!r} names a run and is no setting: remove it")
     model = _model_config(method, load_study(study).plugins)
     merged["model"] = _validate(model, merged.get("model", {}), f"study {study}, method {method}", "model.")
     merged |= {"study": _study_path(study).stem, "method": method, "variant": variant, "seed": seed}

@@ -19,7 +19,7 @@ from hirl.hierarchy.diagnostics import snapshot_metrics
 from hirl.hierarchy.kmeans import hierarchical_kmeans
 from hirl.hierarchy.path_loss import path_loss, sample_negative_paths
 from hirl.hierarchy.tree import SemanticTree
-from hirl.methods.base import Method, MethodOutput, Step, split_decay, trainable
+from hirl.methods.base import Method, MethodOutput, Step, full_precision, split_decay, trainable
 
 
 class HIRL(Method):
@@ -100,7 +100,8 @@ class HIRL(Method):
         if self.config.reassign:
             if output.second_embedding is None:
                 raise ValueError("hierarchy.reassign needs a method that embeds view 1 online: set it to false")
-            similarity = F.normalize(output.second_embedding, dim=1) @ self.tree.centroids[0].T
+            with full_precision():
+                similarity = F.normalize(output.second_embedding, dim=1) @ self.tree.centroids[0].T
             self.tree.assignments[images] = self.tree.paths[similarity.argmax(dim=1)]
         return self.tree.assignments[images]
 
@@ -111,8 +112,8 @@ class HIRL(Method):
         return {name: getattr(self.tree, name) for name in ("centroids", "parents", "assignments")}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """The tree of a checkpoint, or none."""
-        self.tree = SemanticTree(**state) if state else None
+        """The tree of a checkpoint, on this network's device, or none."""
+        self.tree = SemanticTree(**state).to(next(self.parameters()).device) if state else None
 
 
 def _projection(dim: int, layers: int) -> ProjectionHead:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hirl.config import IBOTConfig
 from hirl.data.masks import block_masks
 from hirl.methods import register
-from hirl.methods.base import MethodOutput, Step, in_full_precision
+from hirl.methods.base import MethodOutput, Step, full_precision, in_full_precision
 from hirl.methods.dino import DINO, warm_up
 
 
@@ -79,7 +79,8 @@ class IBOT(DINO):
         scores = self.teacher_prototypes(patches[masked])
         probabilities = F.softmax((scores - self.patch_center.value) / temperature, dim=1)
         prototypes = F.normalize(self.teacher_prototypes.weight, dim=-1)
-        self.patch_center.update(patches.mean(dim=(0, 1), keepdim=True)[0].float() @ prototypes.T)
+        with full_precision():
+            self.patch_center.update(patches.mean(dim=(0, 1), keepdim=True)[0] @ prototypes.T)
         return targets, probabilities
 
 

@@ -74,6 +74,8 @@ class MoCoV2(Method):
     @torch.no_grad()
     def _enqueue(self, keys: Tensor) -> None:
         """Replaces the oldest keys; the queue is a ring."""
+        if len(keys) > len(self.queue):
+            raise ValueError(f"model.queue_size {len(self.queue)} is less than a batch of {len(keys)}: raise it")
         slots = (self.oldest + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[slots] = keys
         self.oldest.add_(len(keys)).remainder_(len(self.queue))

@@ -47,5 +47,6 @@ def load_plugins(paths: Iterable[str]) -> None:
         if not path.is_file():
             raise ValueError(f"plugin {path} is missing: correct the study's `plugins`")
         spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -96,6 +96,7 @@ class Encoder(nn.Module):
         self.projector = projector
 
     def forward(self, images: Tensor) -> Tensor:
+        """The embedding of one view."""
         return self.projector(self.backbone(images)).float()
 
     def each(self, views: Sequence[Tensor]) -> list[Tensor]:
@@ -116,6 +117,7 @@ class Prototypes(nn.Module):
         self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(number, dim), std=0.02))
 
     def forward(self, embedding: Tensor) -> Tensor:
+        """The cosines with every prototype."""
         with full_precision():
             return F.linear(F.normalize(embedding.float(), dim=-1), F.normalize(self.weight, dim=-1))
 
@@ -163,7 +165,7 @@ def frozen_copy(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def update_average(average: nn.Module, online: nn.Module, momentum: float) -> None:
-    """average <- momentum * average + (1 - momentum) * online. Batch-norm buffers follow their own batches instead."""
+    """The averages become momentum * average + (1 - momentum) * online; batch-norm buffers follow their own batches."""
     torch._foreach_lerp_(list(average.parameters()), list(online.parameters()), 1 - momentum)
 
 

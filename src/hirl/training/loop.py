@@ -157,7 +157,8 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
         self.optimizer.step()
         self.method.after_step(step)
-        return {"loss": output.loss.detach(), "feature_std": feature_std(output.embedding)} | output.metrics
+        loss = output.loss.detach()
+        return {"loss": loss, "image_loss": loss, "feature_std": feature_std(output.embedding)} | output.metrics
 
     def _batches(self, epoch: int) -> Iterator[tuple[int, tuple[Tensor, list[Tensor]]]]:
         """(step number, (image indices, views)); the generators are seeded for a step before its views are drawn."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # not a line for every look at the tables
 
 URI_VARIABLE = "HIRL_TRACKING_URI"
 DEFAULT_URI = "sqlite:///mlflow/mlflow.db"

@@ -85,6 +85,7 @@ def write_training(study: Path, run: str, labels: torch.Tensor, generator: np.ra
     folder = study / "runs" / run
     method, variant, seed = run.rsplit("-", 2)
     config = {
+        "hash": f"hash of {method} {variant}",
         "study": study.name,
         "method": method,
         "variant": variant,

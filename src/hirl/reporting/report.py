@@ -57,7 +57,7 @@ def write_report(study_folder: str | Path, runs: Sequence[str], out: str | Path)
 def caption(name: str) -> str:
     """A caption of the workflow's report as HTML."""
     text = (CAPTIONS / f"{name}.rst").read_text()
-    return publish_parts(text, writer_name="html5", settings_overrides={"report_level": 5})["body"]
+    return publish_parts(text, writer="html5", settings_overrides={"report_level": 5})["body"]
 
 
 # --- what was run -----------------------------------------------------------------------------------------------------

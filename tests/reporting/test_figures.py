@@ -1,0 +1,78 @@
+"""Figures are drawn whole, show what they claim, and come out the same again."""
+
+from __future__ import annotations
+
+import shutil
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from hirl.reporting.atlas import strips
+from hirl.reporting.figures import assignments, draw_figures, gains, hierarchy, training
+from hirl.reporting.runs import Run
+from hirl.reporting.summary import summarise
+
+TASKS = ("knn", "linear", "clustering", "hierarchy")
+
+
+@pytest.fixture(scope="module")
+def drawn(study):
+    folder, runs = study
+    summarise(folder, runs, TASKS)
+    return {path.name: path for path in draw_figures(folder, runs)}
+
+
+def test_every_figure_is_there_and_no_blank_page(drawn):
+    atlases = {"atlas-mocov2-hirl-s0.png", "atlas-ibot-hirl-s0.png"}
+    assert set(drawn) == {"gains.png", "training.png", "hierarchy.png"} | atlases
+    for path in drawn.values():
+        picture = plt.imread(path)[..., :3]
+        assert min(picture.shape[:2]) > 300
+        ink = (picture < 0.95).any(axis=2).mean()
+        assert 0.01 < ink < 0.9  # neither white nor a black box
+
+
+def test_the_atlas_shows_the_images_of_the_data(drawn):
+    """The fixture's pictures are pure red, green or blue with noise; the atlas must hold all three colours."""
+    picture = plt.imread(drawn["atlas-mocov2-hirl-s0.png"])[..., :3]
+    for channel in range(3):
+        others = np.delete(picture, channel, axis=2).max(axis=2)
+        assert ((picture[..., channel] > 0.4) & (others < 0.3)).mean() > 0.02
+
+
+@pytest.mark.parametrize("figure", [gains, training])
+def test_the_same_numbers_give_the_same_bytes(figure, study, drawn, tmp_path):
+    folder, runs = study
+    figure(folder, runs, tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == drawn[f"{figure.__name__}.png"].read_bytes()
+
+
+def test_a_study_without_hirl_draws_what_it_has(study, tmp_path):
+    folder, runs = study
+    shutil.copytree(folder, tmp_path / "demo")
+    baselines = [run for run in runs if "hirl" not in run]
+    summarise(tmp_path / "demo", baselines, TASKS)
+    assert [path.name for path in draw_figures(tmp_path / "demo", baselines)] == ["gains.png", "training.png"]
+    with pytest.raises(ValueError, match="no hirl run"):
+        hierarchy(tmp_path / "demo", baselines, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_the_atlas_goes_down_the_largest_clusters_first(study):
+    tree = assignments(Run(study[0], "mocov2-hirl-s0").snapshots[-1])
+    shown = strips(tree)
+    assert len(shown) == 12  # three coarse clusters, two children each, two of theirs each
+    for strip in shown:
+        coarse, middle, fine = strip.path
+        assert (tree[strip.images] == [fine, middle, coarse]).all()
+        assert (np.diff(strip.images) > 0).all()  # in the order of the data set
+    sizes = [np.count_nonzero(tree[:, 2] == strip.path[0]) for strip in shown]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize(("levels", "rows"), [(1, 12), (2, 12), (3, 12), (4, 12)])
+def test_trees_of_any_depth_fit(levels, rows):
+    fine = np.arange(1024) % 256
+    tree = np.stack([fine // 4**level for level in range(levels)], axis=1)
+    assert len(strips(tree)) == rows

@@ -1,0 +1,87 @@
+"""The page stands alone, and says what the tables say."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from hirl.reporting.figures import draw_figures
+from hirl.reporting.report import CAPTIONS, caption, duration, write_report
+from hirl.reporting.summary import summarise
+
+TASKS = ("knn", "linear", "clustering", "hierarchy")
+
+
+class Links(HTMLParser):
+    """Everything a page would fetch, and the text that it shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for key, value in attrs if key in ("src", "href", "srcset", "data", "action", "poster")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(study) -> str:
+    folder, runs = study
+    summarise(folder, runs, TASKS)
+    draw_figures(folder, runs)
+    write_report(folder, runs, folder / "report.html")
+    return (folder / "report.html").read_text()
+
+
+def test_the_page_fetches_nothing(page):
+    parser = Links()
+    parser.feed(page)
+    assert len(parser.links) == 5  # gains, training, hierarchy, two atlases
+    assert all(link.startswith("data:image/png;base64,") for link in parser.links)
+    without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+    assert not re.search(r"https?://|@import|url\(|fetch\(|XMLHttp", without_pictures)
+
+
+def test_the_page_holds_the_table_s_numbers(page, study):
+    folder, runs = study
+    table = summarise(folder, runs, TASKS)
+    for row in table.rows:
+        for (_, part), cell in row.cells.items():
+            assert f">{table.text(cell, part)}</td>" in page
+
+
+def test_the_page_says_what_was_run_where_and_how_long(page):
+    parser = Links()
+    parser.feed(page)
+    for text in ("taxonomy, 16 px", "MoCo v2, iBOT", "ResNet-18, ViT-tiny", "0, 1", "2 min 0 s", "git commit"):
+        assert text in parser.text  # eight runs of six epochs of 2.5 s: two minutes
+    assert "n = 2 seeds" in parser.text
+    assert "A gain that is not there is reported as such." in parser.text
+
+
+def test_baseline_and_hirl_are_seen_to_differ_in_the_hierarchy_alone(page):
+    section = page.split("Baseline and hirl differ in")[1].split("Run by run")[0]
+    keys = re.findall(r"<tr><td>[^<]*</td><td><code>([^<]*)</code>", section)
+    assert keys == ["hierarchy.num_clusters", "hierarchy.start_epoch"] * 2
+
+
+def test_every_run_has_its_details(page, study):
+    for run in study[1]:
+        assert f"<summary>{run}</summary>" in page
+
+
+def test_every_figure_and_table_of_the_workflow_has_a_caption():
+    names = {path.stem for path in CAPTIONS.glob("*.rst")}
+    assert {"workflow", "table", "summary", "report", "gains", "training", "hierarchy", "atlas"} <= names
+    for name in names:
+        assert "system-message" not in caption(name)  # docutils' mark of an error
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(42.4, "42 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")])
+def test_durations_are_said_in_words(seconds, text):
+    assert duration(seconds) == text

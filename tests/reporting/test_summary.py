@@ -1,0 +1,138 @@
+"""The numbers of the tables, against numbers computed by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from hirl.reporting.summary import COLUMNS, collect, hierarchy_table, summarise, tabulate
+
+TASKS = ("knn", "linear")
+
+
+def knn(value: float) -> dict[str, dict[str, float]]:
+    return {"knn": {"top1": value}}
+
+
+def cell_texts(study, runs, tasks=TASKS) -> dict[str, list[str]]:
+    """The Markdown table's cells by method."""
+    summarise(study, runs, tasks)
+    lines = (study / "table.md").read_text().split("\n\n")[0].splitlines()[2:]
+    cells = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
+    return {line[0]: line[1:] for line in cells}
+
+
+def test_every_number_is_one_sorted_row(evaluations):
+    study = evaluations({"mocov2-hirl-s0": {"linear": {"top5": 2.0, "top1": 1.0}, "knn": {"top1": 3.0}}})
+    summary = collect(study, ["mocov2-hirl-s0"], TASKS)
+    assert list(summary) == COLUMNS
+    assert summary.values.tolist() == [
+        ["demo", "taxonomy", "mocov2", "hirl", 0, "knn", "top1", 3.0],
+        ["demo", "taxonomy", "mocov2", "hirl", 0, "linear", "top1", 1.0],
+        ["demo", "taxonomy", "mocov2", "hirl", 0, "linear", "top5", 2.0],
+    ]
+
+
+def test_the_csv_reads_back_as_it_was(evaluations):
+    runs = {"mocov2-baseline-s0": knn(100 / 3), "mocov2-hirl-s0": knn(200 / 3)}
+    study = evaluations(runs)
+    summarise(study, list(runs), TASKS)
+    pd.testing.assert_frame_equal(pd.read_csv(study / "summary.csv"), collect(study, runs, TASKS), check_exact=True)
+
+
+def test_folders_and_tasks_that_are_not_expected_are_not_read(evaluations):
+    study = evaluations({"mocov2-hirl-s0": {"knn": {"top1": 3.0}, "linear": {"top1": 9.0}}, "mocov2-hirl-s7": knn(8.0)})
+    assert collect(study, ["mocov2-hirl-s0"], ["knn"])["value"].tolist() == [3.0]
+
+
+def test_an_evaluation_of_another_run_is_refused(evaluations):
+    study = evaluations({"mocov2-hirl-s0": knn(3.0)})
+    path = study / "runs" / "mocov2-hirl-s0" / "evaluation" / "knn.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 1}))
+    with pytest.raises(ValueError, match=r"knn\.json speaks of mocov2-hirl-s1"):
+        collect(study, ["mocov2-hirl-s0"], TASKS)
+
+
+def test_no_evaluation_at_all_is_said(tmp_path):
+    with pytest.raises(ValueError, match="no evaluation"):
+        collect(tmp_path, ["mocov2-hirl-s0"], TASKS)
+
+
+def test_one_seed_shows_no_spread_and_bold_marks_the_better(evaluations):
+    runs = {
+        "mocov2-baseline-s0": knn(60.04),
+        "mocov2-hirl-s0": knn(61.26),
+        "ibot-baseline-s0": knn(70.0),
+        "ibot-hirl-s0": knn(68.5),
+    }
+    cells = cell_texts(evaluations(runs), runs)
+    assert cells == {"MoCo v2": ["60.0", "**61.3**", "+1.2"], "iBOT": ["**70.0**", "68.5", "-1.5"]}
+
+
+def test_several_seeds_show_mean_deviation_and_the_paired_gain(evaluations):
+    runs = {f"swav-baseline-s{seed}": knn(value) for seed, value in enumerate((60.0, 62.0, 64.0))}
+    runs |= {f"swav-hirl-s{seed}": knn(value) for seed, value in enumerate((63.0, 61.0, 68.0))}
+    # gains 3, -1, 4: mean 2, deviation sqrt(7); hirl: mean 64, deviation sqrt((1 + 9 + 16) / 2)
+    assert cell_texts(evaluations(runs), runs) == {"SwAV": ["62.0 ± 2.0", "**64.0 ± 3.6**", "+2.0 ± 2.6"]}
+
+
+def test_a_gain_takes_only_seeds_that_both_sides_have(evaluations):
+    runs = {f"swav-baseline-s{seed}": knn(value) for seed, value in enumerate((60.0, 62.0, 64.0))}
+    runs |= {f"swav-hirl-s{seed}": knn(value) for seed, value in ((1, 63.0), (2, 67.0))}
+    # seeds 1 and 2: gains 1 and 3
+    cells = cell_texts(evaluations(runs), runs)["SwAV"]
+    assert cells == ["62.0 ± 2.0", "**65.0 ± 2.8 (n=2)**", "+2.0 ± 1.4 (n=2)"]
+
+
+def test_a_missing_number_is_an_empty_cell(evaluations):
+    runs = {"mocov2-baseline-s0": knn(60.0), "mocov2-hirl-s0": {"linear": {"top1": 50.0}}}
+    assert cell_texts(evaluations(runs), runs) == {"MoCo v2": ["60.0", "", "", "", "50.0", ""]}
+
+
+def test_no_difference_is_neither_gain_nor_loss(evaluations):
+    runs = {"mocov2-baseline-s0": knn(60.04), "mocov2-hirl-s0": knn(60.01)}
+    assert cell_texts(evaluations(runs), runs) == {"MoCo v2": ["60.0", "60.0", "+0.0"]}
+
+
+def test_each_control_stands_above_the_methods_of_its_architecture(evaluations):
+    runs = {"untrained-vit_tiny-s0": knn(30.0), "untrained-resnet18-s0": knn(31.0)}
+    runs |= {f"{method}-baseline-s0": knn(50.0) for method in ("mocov2", "swav", "dino")}
+    cells = cell_texts(evaluations(runs), runs)
+    assert list(cells) == ["Untrained ResNet-18", "MoCo v2", "SwAV", "Untrained ViT-tiny", "DINO"]
+    assert cells["Untrained ResNet-18"] == ["31.0", "", ""]
+
+
+def test_coarser_levels_carry_the_data_s_own_names(study):
+    folder, runs = study
+    table = tabulate(folder, collect(folder, runs, TASKS), runs)
+    assert [metric.title for metric in table.metrics] == ["kNN top-1", "kNN group", "kNN kingdom", "Linear top-1"]
+
+
+def test_latex_has_a_column_for_every_cell_and_escapes(evaluations):
+    runs = {f"my_method-{v}-s{s}": knn(50.0 + s - 9 * (v == "hirl")) for v in ("baseline", "hirl") for s in (0, 1)}
+    study = evaluations(runs)
+    summarise(study, list(runs), TASKS)
+    text = (study / "table.tex").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("my"))
+    assert line == r"my\_method & \textbf{50.5 $\pm$ 0.7} & 41.5 $\pm$ 0.7 & $-$9.0 $\pm$ 0.0 \\"
+    assert r"\begin{tabular}{lrrr}" in text
+
+
+def test_the_wide_csv_holds_plain_numbers(evaluations):
+    runs = {"mocov2-baseline-s0": knn(60.0), "mocov2-hirl-s0": knn(61.5)}
+    study = evaluations(runs)
+    summarise(study, list(runs), TASKS)
+    (row,) = pd.read_csv(study / "table.csv").to_dict("records")
+    wanted = {"knn_top1_baseline": 60.0, "knn_top1_hirl": 61.5, "knn_top1_gain": 1.5}
+    assert row == {"method": "mocov2", "backbone": "resnet18", **wanted}
+
+
+def test_trees_are_compared_level_by_level(evaluations):
+    numbers = {"nmi_level0": 40.0, "ami_level0": 30.0, "purity_level0": 50.0, "clusters_level0": 8, "empty_level0": 1}
+    runs = {"mocov2-hirl-s0": {"hierarchy": numbers}}
+    study = evaluations(runs)
+    frame = hierarchy_table(study, collect(study, runs, ["hierarchy"]), runs)
+    wanted = {"Clusters": "8", "Empty": "1", "NMI": "40.0", "AMI": "30.0", "Purity": "50.0"}
+    assert frame.to_dict("records") == [{"Method": "MoCo v2", "Level": "0", "True classes": "level 0", **wanted}]

@@ -1,0 +1,96 @@
+"""The tree over a data set's classes, from nested folders or from a CSV file.
+
+N images, L levels, finest first.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hirl.config import CONFIG_ROOT
+
+Lineage = tuple[str, ...]  # a class's name, then its ancestors': finest first
+Branch = tuple[str, ...]  # a class's folders below its split's: coarsest first
+
+
+@dataclass(frozen=True)
+class ClassTree:
+    """The levels of a data set's classes."""
+
+    levels: list[str]
+    class_names: list[list[str]]  # of each level
+    parents: list[list[int]]  # of each level but the coarsest: a class's class one level up
+
+    @classmethod
+    def of(cls, classes: list[Lineage], levels: list[str] | None = None) -> ClassTree:
+        """The tree in which every class has its lineage."""
+        columns = list(zip(*classes, strict=True))
+        names = [list(dict.fromkeys(column)) for column in columns]
+        parents = [
+            [coarse.index(parent) for parent in dict(zip(*columns[level : level + 2], strict=True)).values()]
+            for level, coarse in enumerate(names[1:])
+        ]
+        return cls(levels or ["class", *(f"level{level}" for level in range(1, len(columns)))], names, parents)
+
+    def labels(self, fine: Sequence[int]) -> np.ndarray:
+        """Labels of every level, int64 [N, L], from the finest [N]."""
+        columns = [np.asarray(fine, np.int64)]
+        for parents in self.parents:
+            columns.append(np.asarray(parents, np.int64)[columns[-1]])
+        return np.stack(columns, axis=1)
+
+
+def folder_lineages(branches: list[Branch]) -> list[Lineage]:
+    """Lineages of classes that lie in nested folders; a name that repeats in its level becomes a path."""
+    nodes = {branch[: depth + 1] for branch in branches for depth in range(len(branch))}
+    times = Counter((len(node), node[-1]) for node in nodes)
+    names = {node: node[-1] if times[len(node), node[-1]] == 1 else "/".join(node) for node in nodes}
+    return [tuple(names[branch[:depth]] for depth in range(len(branch), 0, -1)) for branch in branches]
+
+
+def read_class_tree(path: str, classes: list[str]) -> ClassTree:
+    """The tree that a CSV file gives to classes, in their order.
+
+    Its columns are class, level1, level2, ..., fine to coarse: a class's name (its folder's, or the data set's own),
+    then its ancestors'. A relative path starts at the top of the repository.
+
+    Raises:
+        ValueError: the file is missing or malformed, its classes are others, or a name stands under two parents.
+    """
+    header, rows = _read_rows(CONFIG_ROOT.parent / path, path)
+    listed = {row[0]: row for row in rows}
+    if len(listed) < len(rows):
+        twice = Counter(row[0] for row in rows).most_common(1)[0][0]
+        raise ValueError(f"{path}: class {twice!r} stands in two rows: remove one")
+    if missing := sorted(set(classes) - set(listed)):
+        raise ValueError(f"{path}: the data set's class {missing[0]!r} is not in it: add a row")
+    if unknown := sorted(set(listed) - set(classes)):
+        raise ValueError(f"{path}: class {unknown[0]!r} is not in the data set: remove its row")
+    for level in range(1, len(header) - 1):
+        parents = {}
+        for row in rows:
+            if parents.setdefault(row[level], row[level + 1]) != row[level + 1]:
+                both = f"{parents[row[level]]!r} and {row[level + 1]!r}"
+                raise ValueError(f"{path}: {row[level]!r} stands under {both}: give it one parent")
+    return ClassTree.of([listed[name] for name in classes], header)
+
+
+def _read_rows(file: Path, path: str) -> tuple[list[str], list[Lineage]]:
+    if not file.is_file():
+        raise ValueError(f"data.class_tree {path} is missing: correct the path")
+    with file.open(newline="") as handle:
+        header, *rows = list(csv.reader(handle)) or [[]]
+    if len(header) < 2 or header != ["class", *(f"level{level}" for level in range(1, len(header)))]:
+        raise ValueError(
+            f"{path}: its first line is {','.join(header)!r}: write class,level1,level2,... fine to coarse"
+        )
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header) or not all(row):
+            raise ValueError(f"{path}, line {number}: {','.join(row)!r} must be {len(header)} names")
+    return header, [tuple(row) for row in rows]

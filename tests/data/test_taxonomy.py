@@ -3,8 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hirl.config import CONFIG_ROOT
 from hirl.data.taxonomy import KINDS, NUM_CLASSES, class_paths, draw, write_taxonomy
 
+PACKED = CONFIG_ROOT.parent / "data" / "taxonomy" / "validation.npz"
 LABELS, KEYS = np.arange(NUM_CLASSES), np.arange(NUM_CLASSES) + 100
 
 
@@ -69,3 +71,10 @@ def test_too_few_pictures_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="validation is 5: give at least 36"):
         write_taxonomy(tmp_path / "out", train=36, validation=5)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not PACKED.is_file(), reason="the packed pictures are not there: dvc pull")
+def test_the_packed_pictures_are_what_the_generator_draws():
+    with np.load(PACKED) as validation:
+        first = 3600  # keys of validation follow those of training
+        assert (draw(validation["labels"][:40], first + np.arange(40), 32).images == validation["images"][:40]).all()

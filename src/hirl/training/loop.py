@@ -240,7 +240,7 @@ class Trainer:
 
 
 def feature_std(embedding: Tensor) -> Tensor:
-    """The collapse gauge: deviation per channel of l2-normalised embeddings, times sqrt(D); 0 is collapsed, 1 spread."""
+    """The collapse gauge: deviation per channel of l2-normalised embeddings, times sqrt(D); 0 collapsed, 1 spread."""
     units = F.normalize(embedding.detach().float(), dim=1)
     return units.std(dim=0).mean() * units.shape[1] ** 0.5
 

@@ -1,0 +1,57 @@
+"""A tiny study, its prepared data, and what several rooms' tests share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TINY = Path(__file__).parent / "tiny.yaml"
+METHODS = ("mocov2", "simsiam", "swav", "mocov3", "dino", "ibot")
+
+
+@pytest.fixture(scope="session")
+def tiny_study() -> str:
+    """The path of the tiny study, as the command line takes it."""
+    return str(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_run() -> Callable[..., Any]:
+    """The configuration of a tiny run: tiny_run("mocov2", "hirl", training={"epochs": 1})."""
+    from hirl.config import flatten, resolve
+
+    def build(method: str, variant: str = "baseline", **overrides: Any) -> Any:
+        return resolve(str(TINY), method, variant, 0, flatten(overrides))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data: 64 random pictures of 4 classes, read-only."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("data")
+    generator = torch.Generator().manual_seed(0)
+    for split in ("train", "validation"):
+        labels = torch.arange(64).remainder(4)[:, None]
+        coarse = torch.rand(64, 3, 4, 4, generator=generator).repeat_interleave(8, 2).repeat_interleave(8, 3)
+        save_file({"images": (coarse * 255).to(dtype=torch.uint8), "labels": labels}, folder / f"{split}.safetensors")
+    manifest = {
+        "dataset": "taxonomy",
+        "image_size": 32,
+        "storage": "memory",
+        "root": None,
+        "levels": ["class"],
+        "class_names": [["a", "b", "c", "d"]],
+        "parents": [],
+        "splits": {"train": 64, "validation": 64},
+        "digest": "0" * 64,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hirl.backbones import build_backbone
+from hirl.hierarchy.wrapper import HIRL
+from hirl.methods import create_method
+from hirl.methods.base import Method, Step
+
+BATCH, IMAGES = 8, 40
+
+
+@pytest.fixture
+def make(tiny_run: Callable[..., Any]) -> Callable[..., Method]:
+    """Tiny methods from a fixed seed: make("dino", "hirl", model={"momentum": 0.5}); no drop path unless asked."""
+
+    def build(name: str, variant: str = "baseline", **overrides: Any) -> Method:
+        config = tiny_run(name, variant, **({"backbone": {"drop_path": 0.0}} | overrides))
+        torch.manual_seed(0)
+        backbone = build_backbone(config.backbone, config.views.global_size)
+        method = create_method(name, backbone, config.model)
+        return method if variant == "baseline" else HIRL(method, config.hierarchy, seed=0)
+
+    return build
+
+
+@pytest.fixture
+def views() -> Callable[..., list[Tensor]]:
+    """Two global views of a batch, and any number of local ones."""
+
+    def draw(local: int = 0, seed: int = 1) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        sizes = [32, 32] + [16] * local
+        return [torch.randn(BATCH, 3, size, size, generator=generator) for size in sizes]
+
+    return draw
+
+
+@pytest.fixture
+def at() -> Callable[..., Step]:
+    """Step `number` of 3 epochs x 5 steps."""
+
+    def step(number: int = 0) -> Step:
+        return Step(number, per_epoch=5, epochs=3, images=torch.arange(BATCH) * 3)
+
+    return step

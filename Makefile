@@ -26,8 +26,11 @@ test: $(VENV)/.synced
 check: $(VENV)/.synced
 	ruff check
 	ruff format --check
-	snakefmt --check workflow
 	pytest tests/workflow/test_style.py
+
+# The picture of the workflow in README.md.
+dag: $(VENV)/.synced
+	snakemake --rulegraph mermaid-js 2> /dev/null | python workflow/draw_dag.py README.md
 
 mlflow: $(VENV)/.synced
 	mlflow ui --backend-store-uri $(STORE)
@@ -46,9 +49,10 @@ lock: $(VENV)/.synced
 $(VENV)/.synced: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " \
 		+ sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.txt
-	pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
-	uv pip sync --require-hashes requirements.lock
-	uv pip install --no-deps --no-build-isolation --editable .
-	touch $@
+	@echo "Making $(VENV) from requirements.lock (6.5 GB, most of it CUDA libraries)"
+	@$(PYTHON) -m venv $(VENV)
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.txt
+	@pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
+	@uv pip sync --quiet --require-hashes requirements.lock
+	@uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

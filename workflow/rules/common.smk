@@ -52,9 +52,9 @@ def resolved_controls():
 
 
 def check_data_root():
-    """Images that do not come with the repository lie in a folder of the user's."""
-    if DATA.name != "taxonomy" and "data_root" not in config:
-        raise ValueError(f"study {STUDY} reads your {DATA.name} images: add data_root=/their/folder to --config")
+    """Images in a folder of the user's lie where only the user knows."""
+    if DATA.name == "folder" and "data_root" not in config:
+        raise ValueError(f"study {STUDY} reads images from a folder of yours: add data_root=FOLDER to --config")
 
 
 # A user's mistake is one line, without a traceback.

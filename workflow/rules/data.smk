@@ -3,7 +3,7 @@
 SPLIT_FORMAT = "safetensors" if DATA.storage == "memory" else "csv"
 
 
-# The demo's pictures come with the repository, through DVC.
+# The demo's pictures come with the repository, through DVC; altered files end here.
 rule fetch_data:
     input:
         "data.dvc",
@@ -14,12 +14,16 @@ rule fetch_data:
     message:
         "data: the taxonomy, from the bundled DVC remote"
     shell:
-        "dvc pull {input} > {log} 2>&1"
+        """
+        dvc pull {input} >{log} 2>&1
+        dvc status {input} >>{log} 2>&1
+        dvc status --quiet {input}
+        """
 
 
 rule prepare_data:
     input:
-        rules.fetch_data.output if DATA.name == "taxonomy" else [],
+        [] if DATA.name != "taxonomy" or "data_root" in config else rules.fetch_data.output,
     output:
         manifest="results/{study}/data/manifest.json",
         train=f"results/{{study}}/data/train.{SPLIT_FORMAT}",

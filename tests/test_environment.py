@@ -1,0 +1,72 @@
+"""One environment, said four times: pyproject.toml, requirements.lock, environment.yml and the Makefile agree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+LOCK = (ROOT / "requirements.lock").read_text()
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+WANTED = [Requirement(text) for text in PYPROJECT["project"]["dependencies"] + PYPROJECT["dependency-groups"]["dev"]]
+
+
+def locked_versions(name: str) -> list[str]:
+    """Several where the version depends on the Python or the system."""
+    return re.findall(rf"^{re.escape(canonicalize_name(name))}==([^\s;]+)", LOCK, re.MULTILINE)
+
+
+@pytest.mark.parametrize("wanted", WANTED, ids=lambda wanted: wanted.name)
+def test_the_lock_holds_every_dependency_at_a_version_it_allows(wanted):
+    versions = locked_versions(wanted.name)
+    assert versions
+    assert all(wanted.specifier.contains(version) for version in versions)
+
+
+def test_every_locked_package_has_hashes():
+    for block in re.split(r"\n(?=\S)", LOCK.strip()):
+        assert "--hash=sha256:" in block, block.splitlines()[0]
+
+
+def test_the_lock_names_no_address_and_no_path():
+    found = [line for line in LOCK.splitlines() if "://" in line or line.startswith("-") or " @ " in line]
+    assert not found
+
+
+def test_conda_users_get_the_lock_on_a_python_that_the_project_takes():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python = next(item for item in environment["dependencies"] if str(item).startswith("python="))
+    assert SpecifierSet(PYPROJECT["project"]["requires-python"]).contains(python.removeprefix("python="))
+    assert {"pip": ["--requirement requirements.lock"]} in environment["dependencies"]
+
+
+def test_an_environment_in_step_with_the_lock_is_not_made_again(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".synced").touch()
+    assert subprocess.run(["make", "--question", ".venv/.synced"], cwd=tmp_path).returncode == 0
+    (tmp_path / "requirements.lock").write_text(LOCK + "\n")
+    assert subprocess.run(["make", "--question", ".venv/.synced"], cwd=tmp_path).returncode == 1
+
+
+def test_an_old_python_is_refused_in_one_line_before_anything_is_made(tmp_path):
+    old = tmp_path / "python3.8"
+    old.write_text('#!/bin/sh\nexec python3 -c "import sys; sys.version_info = (3, 8); exec(sys.argv[1])" "$2"\n')
+    old.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    made = subprocess.run(["make", f"PYTHON={old}", ".venv/.synced"], cwd=tmp_path, capture_output=True, text=True)
+    said = [line for line in made.stderr.splitlines() if not line.startswith("make")]
+    assert made.returncode != 0
+    assert len(said) == 1
+    assert said[0].startswith("Python 3.11 or newer is needed")
+    assert not (tmp_path / ".venv").exists()

@@ -112,10 +112,9 @@ def contents(uri: str) -> dict:
     return found
 
 
-def test_init_makes_the_store_and_places_artifacts_beside_it(tmp_path):
+def test_init_makes_an_experiment_once_with_its_artifacts_beside_the_store(uri, tmp_path):
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow/mlflow.db"
     experiment = init(uri, "demo")
     assert init(uri, "demo") == experiment
     location = MlflowClient(uri).get_experiment(experiment).artifact_location
@@ -169,27 +168,17 @@ def test_a_new_evaluation_replaces_the_old_one(study, uri):
     assert [run.data.metrics for run in found] == [{"top1": 60.0}]
 
 
-def test_two_syncs_at_once_lose_and_double_nothing(study, uri, made_store, tmp_path):
+def test_two_syncs_at_once_into_a_store_yet_to_be_made_lose_and_double_nothing(study, uri, tmp_path):
     program = "import sys; from hirl.tracking import sync; sync(sys.argv[1], sys.argv[3:], sys.argv[2])"
-    command = [sys.executable, "-c", program, str(study), uri, *RUNS]
+    shared = f"sqlite:///{tmp_path}/shared/mlflow.db"
+    command = [sys.executable, "-c", program, str(study), shared, *RUNS]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     errors = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
-    together = contents(uri)
-    shutil.copy(made_store, tmp_path / "alone.db")
-    alone = f"sqlite:///{tmp_path}/alone.db"
-    sync(study, RUNS, alone)
+    sync(study, RUNS, uri)
+    together, alone = contents(shared), contents(uri)
     # every run once, with the very metrics of a lone sync; the ids are MLflow's own
-    assert {key: value[5] for key, value in together.items()} == {k: v[5] for k, v in contents(alone).items()}
-
-
-def test_two_that_make_the_store_at_once_do_not_break_it(tmp_path):
-    program = "import sys; from hirl.tracking import init; print(init(sys.argv[1], 'demo'))"
-    command = [sys.executable, "-c", program, f"sqlite:///{tmp_path}/mlflow/mlflow.db"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    said = [process.communicate() for process in both]
-    assert said[0][0] == said[1][0] != "", said
+    assert {key: value[5] for key, value in together.items()} == {key: value[5] for key, value in alone.items()}
 
 
 def test_a_live_run_and_a_later_sync_are_one_run(study, uri, tmp_path):

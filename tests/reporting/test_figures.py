@@ -7,8 +7,11 @@ import shutil
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from hirl.reporting.atlas import strips
+from hirl.data.images import ImageSet
+from hirl.reporting.atlas import picture, strips
 from hirl.reporting.figures import assignments, draw_figures, gains, hierarchy, training
 from hirl.reporting.runs import Run
 from hirl.reporting.summary import summarise
@@ -76,3 +79,10 @@ def test_trees_of_any_depth_fit(levels, rows):
     fine = np.arange(1024) % 256
     tree = np.stack([fine // 4**level for level in range(levels)], axis=1)
     assert len(strips(tree)) == rows
+
+
+def test_images_on_disk_are_shown_as_squares(tmp_path):
+    Image.new("RGB", (40, 20), (0, 200, 0)).save(tmp_path / "wide.png")
+    data = ImageSet(None, [tmp_path / "wide.png"], torch.zeros(1, 1, dtype=torch.int64), [["green"]], [], 32)
+    assert (picture(data, 0) == (0, 200, 0)).all()
+    assert picture(data, 0).shape == (96, 96, 3)

@@ -105,17 +105,17 @@ def _pictures(ax: Axes, row: int, levels: int, strip: Strip, data: ImageSet) -> 
     commonest = Counter(classes[strip.images].tolist()).most_common(1)[0][0]
     for column, index in enumerate(strip.images[:PICTURES]):
         left = BOX_WIDTH * levels + column
-        ax.imshow(_picture(data, int(index)), extent=(left + 0.06, left + 0.94, row + 0.94, row + 0.06), zorder=2)
+        ax.imshow(picture(data, int(index)), extent=(left + 0.06, left + 0.94, row + 0.94, row + 0.06), zorder=2)
         if classes[index] != commonest:
             frame = plt.Rectangle((left + 0.06, row + 0.06), 0.88, 0.88, fill=False, edgecolor=LOSS, linewidth=1.8)
             ax.add_patch(frame).set_zorder(3)
 
 
-def _picture(data: ImageSet, index: int) -> np.ndarray:
+def picture(data: ImageSet, index: int) -> np.ndarray:
     """One image as [H, W, 3] uint8."""
     if data.images is not None:
         return np.asarray(data.images[index]).transpose(1, 2, 0)
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     with Image.open(data.paths[index]) as image:
-        return np.asarray(image.convert("RGB").resize((96, 96)))
+        return np.asarray(ImageOps.fit(image.convert("RGB"), (96, 96)))

@@ -454,7 +454,8 @@ def _resolve(
     model = _model_config(method, load_study(study).plugins)
     merged["model"] = _validate(model, merged.get("model", {}), f"study {study}, method {method}", "model.")
     merged |= {"study": _study_path(study).stem, "method": method, "variant": variant, "seed": seed}
-    merged.setdefault("hierarchy", {})
+    if merged.setdefault("hierarchy", {}) is None:
+        raise ValueError(f"study {study}, method {method}: hierarchy is empty: fill it, or run the baseline variant")
     config = _validate(RunConfig, merged, f"study {study}, method {method}")
     origins |= dict.fromkeys(("study", "method", "variant", "seed"), "the run")
     return (config if variant == "hirl" else config.model_copy(update={"hierarchy": None})), origins
@@ -517,7 +518,8 @@ def _validate(section: type[Section], content: Any, where: str, prefix: str = ""
 
 
 def _one_problem(section: type[Section], problem: Any, prefix: str) -> str:
-    key = prefix + ".".join(map(str, problem["loc"])) if problem["loc"] else "this combination"
+    places = [str(part) for part in problem["loc"] if isinstance(part, int) or part.isidentifier()]  # no union's tags
+    key = prefix + ".".join(places)
     if problem["type"] == "extra_forbidden":
         known = ", ".join(_known_keys(section, problem["loc"][:-1]))
         return f"unknown key {key!r}; known here: {known}"

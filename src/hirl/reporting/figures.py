@@ -132,7 +132,7 @@ CURVES = {"image_loss": "Image loss", "path_loss": "Path loss", "feature_std": "
 def training(study_folder: str | Path, runs: Sequence[str], path: str | Path) -> None:
     """Draws image loss, path loss and feature standard deviation by epoch: a column per method, a line per run."""
     methods = pairs(open_runs(study_folder, runs))
-    size = (1.75 * len(methods) + 0.7, 1.35 * len(CURVES) + 0.6)
+    size = (max(1.75 * len(methods), 6) + 0.7, 1.35 * len(CURVES) + 0.6)
     with figure_file(path, figsize=size) as figure:
         axes = figure.subplots(len(CURVES), len(methods), squeeze=False, sharex="col")
         for column, (method, members) in zip(axes.T, methods.items(), strict=True):
@@ -172,7 +172,7 @@ def hierarchy(study_folder: str | Path, runs: Sequence[str], path: str | Path) -
     """Draws how the trees grow: agreement with the classes and with the tree before, and the last cluster sizes."""
     chosen = first_hirl_runs(study_folder, runs)
     labels, names = _labels(study_folder), level_names(study_folder)
-    with figure_file(path, figsize=(1.75 * len(chosen) + 0.7, 4.9)) as figure:
+    with figure_file(path, figsize=(max(1.75 * len(chosen), 6) + 0.7, 4.9)) as figure:
         axes = figure.subplots(3, len(chosen), squeeze=False, sharey="row")
         for column, run in zip(axes.T, chosen, strict=True):
             column[0].set_title(method_title(run.method))

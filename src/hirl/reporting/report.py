@@ -14,6 +14,7 @@ from docutils.core import publish_parts
 
 from hirl.files import read_json, write_text
 from hirl.record import read_record
+from hirl.reporting.figures import LOOK
 from hirl.reporting.runs import Run, backbone_title, method_title, open_runs, pairs
 from hirl.reporting.summary import PARTS, Cell, Row, Table, hierarchy_table, read_summary, tabulate
 
@@ -159,15 +160,21 @@ def _look(row: Row, metric: Any, part: str, cell: Cell | None) -> str:
     return "best" if row.best(metric) == part else part
 
 
-def _figures(folder: Path, runs: list[Run]) -> list[dict[str, str]]:
+def _figures(folder: Path, runs: list[Run]) -> list[dict[str, Any]]:
     """The figures that were drawn for these runs, as data that stands in the page."""
     named = [(name, title, caption(name)) for name, title in TITLES.items()]
     named += [(f"atlas-{run.name}", f"Atlas: {run.title}", caption("atlas")) for run in runs]
     return [
-        {"name": name, "title": title, "caption": text, "data": base64.b64encode(path.read_bytes()).decode()}
+        {"name": name, "title": title, "caption": text, **_embedded(path.read_bytes())}
         for name, title, text in named
         if (path := folder / f"{name}.png").exists()
     ]
+
+
+def _embedded(png: bytes) -> dict[str, Any]:
+    """A picture's bytes as text, and its width on the page, where an inch has 96 pixels."""
+    width = int.from_bytes(png[16:20])  # from the PNG's header
+    return {"data": base64.b64encode(png).decode(), "width": round(width * 96 / LOOK["savefig.dpi"])}
 
 
 def _notes(table: Table, summary: pd.DataFrame, runs: list[Run]) -> list[str]:

@@ -14,7 +14,6 @@ from torch import Tensor
 from hirl.hierarchy.tree import SemanticTree
 
 EPSILON = 1e-6
-GATHER_COST = 4  # a gathered row is copied, read again and kept for the backward pass; a product reads each row once
 
 
 def semantic_path_loss(embeddings: Tensor, tree: SemanticTree, index: Tensor, negatives: Tensor | None) -> Tensor:
@@ -53,7 +52,7 @@ def path_loss(embeddings: Tensor, tree: SemanticTree, own_paths: Tensor, negativ
         else:
             scores = _path_scores(units, centroids, negatives)
             is_own = (negatives == own_paths[:, None]).all(dim=2)
-        terms = torch.log1p(EPSILON - scores).masked_fill_(is_own, 0)  # log1p keeps the digits of small scores
+        terms = torch.log(1 + EPSILON - scores).masked_fill_(is_own, 0)
         count = (~is_own).sum(dim=1).to(dtype)
         negative = -terms.sum(dim=1) / (count + EPSILON)
         return ((positive + negative).mean() / 2).to(embeddings.dtype)
@@ -79,12 +78,15 @@ def _path_scores(units: tuple[Tensor, ...], centroids: list[Tensor], paths: Tens
 
 
 def _cosines(unit: Tensor, rows: Tensor, ids: Tensor) -> Tensor:
-    """[N, M]: the cosine of image n [D] with the rows ids[n], by whichever way touches fewer numbers.
+    """[N, M]: the cosines of image n with the rows ids[n] of its M paths.
 
-    The whole product reads K rows once; gathering handles N * M of them, GATHER_COST times each.
+    The whole [N, K] product multiplies N * K rows, fast; gathering copies N * M, each at the cost of some twenty
+    products, so that it wins where K > 20 M. It is taken where 2 N M < K: then it wins for any but a tiny batch, and
+    its copy [N, M, D] is at most half of the level's centroids.
     """
-    if ids.numel() * GATHER_COST < len(rows):
-        return torch.bmm(rows[ids], unit[:, :, None]).squeeze(2)
+    if 2 * ids.numel() < len(rows):
+        gathered = rows.index_select(0, ids.flatten()).view(*ids.shape, -1)
+        return torch.bmm(gathered, unit[:, :, None]).squeeze(2)
     return (unit @ rows.T).gather(1, ids)
 
 
@@ -92,7 +94,7 @@ def _all_scores(units: tuple[Tensor, ...], centroids: list[Tensor], parents: tup
     """[N, K_0], coarse to fine: a cluster's path scores its own factor times its parent's path."""
     scores = (1 + units[-1] @ centroids[-1].T) / 2
     for level in reversed(range(len(parents))):
-        scores = scores[:, parents[level]] * ((1 + units[level] @ centroids[level].T) / 2)
+        scores = scores.index_select(1, parents[level]) * ((1 + units[level] @ centroids[level].T) / 2)
     return _probability(scores)
 
 

@@ -1,0 +1,34 @@
+"""Features of a frozen backbone, once for every protocol that needs no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hirl.data.images import ImageSet, load_images
+from hirl.data.loader import ordered_batches
+from hirl.data.views import evaluation_view
+from hirl.evaluation.cache import FeatureCache
+
+
+@torch.no_grad()
+def extract_features(backbone: nn.Module, images: ImageSet, device: torch.device, batch_size: int) -> Tensor:
+    """The backbone's outputs for every image once, float32 [N, D] in main memory, in the images' order.
+
+    The backbone runs in evaluation mode and is left in the mode it had.
+    """
+    was_training = backbone.training
+    backbone.to(device).eval()
+    batches = ordered_batches(images, batch_size, device)
+    features = torch.cat([backbone(evaluation_view(batch)).float().cpu() for batch in batches])
+    backbone.train(was_training)
+    return features
+
+
+def make_cache(backbone: nn.Module, data: str | Path, device: torch.device, batch_size: int) -> FeatureCache:
+    """The features and labels of both splits of prepared data."""
+    splits = [load_images(data, split) for split in ("train", "validation")]
+    features = [extract_features(backbone, images, device, batch_size).numpy() for images in splits]
+    return FeatureCache(*features, *(images.labels.numpy() for images in splits))

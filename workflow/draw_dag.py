@@ -1,4 +1,4 @@
-"""Puts the workflow's rule graph into a page: `snakemake --rulegraph mermaid-js | python workflow/draw_dag.py README.md`.
+"""Puts the rule graph into a page: `snakemake --rulegraph mermaid-js | python workflow/draw_dag.py README.md`.
 
 The page's first mermaid block is replaced. Arrows that a longer way already says are left out, as is the target `all`.
 """

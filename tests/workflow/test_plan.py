@@ -1,0 +1,76 @@
+"""What the workflow would do, by dry runs."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from tests.workflow.conftest import ROOT
+
+METHODS, TASKS_OF_ALL = 6, 3  # of the demo; knn, linear, clustering
+ONCE = {"summarise": 1, "write_report": 1, "sync_tracking": 1, "all": 1}
+
+
+def test_the_demo_trains_and_evaluates_every_method_in_both_variants(project):
+    backbones = 2  # a convolutional network and a transformer
+    assert project.planned() == ONCE | {
+        "fetch_data": 1,
+        "prepare_data": 1,
+        "pretrain_baseline": METHODS,
+        "pretrain_hirl": METHODS,
+        "extract_features": 2 * METHODS,
+        "extract_untrained_features": backbones,
+        "evaluate": (2 * METHODS + backbones) * TASKS_OF_ALL,
+        "evaluate_hierarchy": METHODS,
+    }
+
+
+def test_config_narrows_a_study(project):
+    assert project.planned(methods="dino,ibot", variants="baseline", seeds="0,1,2", tasks="knn") == ONCE | {
+        "fetch_data": 1,
+        "prepare_data": 1,
+        "pretrain_baseline": 2 * 3,
+        "extract_features": 2 * 3,
+        "extract_untrained_features": 1,
+        "evaluate": 2 * 3 + 1,
+    }
+
+
+def test_published_weights_need_no_training(project):
+    (project.folder / "weights.dvc").touch()
+    planned = project.planned(methods="dino", tasks="knn", pretrained="weights")
+    assert planned == ONCE | {
+        "fetch_data": 1,
+        "prepare_data": 1,
+        "fetch_weights": 1,
+        "extract_features": 2,
+        "extract_untrained_features": 1,
+        "evaluate": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"sturdy": "demo"}, "sturdy"),
+        ({"study": "dmeo"}, "dmeo"),
+        ({"methods": "mocov2,byol"}, "byol"),
+        ({"set": "training.epoch=3"}, "training.epoch"),
+        ({"study": "tiny.yaml"}, "data_root"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_a_mistake_in_config_is_one_line_that_names_it(project, config, named):
+    said = project.snakemake("--dry-run", **config)
+    lines = [line for line in said.stdout.splitlines() if not line.startswith("Using workflow specific profile")]
+    assert said.returncode != 0
+    assert len(lines) == 1, said.stdout
+    assert named in lines[0]
+
+
+@pytest.mark.parametrize("profile", ["gpu", "slurm"])
+def test_a_profile_gives_a_gpu_to_every_job_that_runs_a_network(project, profile):
+    planned = project.planned("--workflow-profile", profile, methods="dino", tasks="knn")
+    networks = {rule for rule in planned if rule.startswith(("pretrain", "extract"))}
+    settings = yaml.safe_load((ROOT / "workflow" / "profiles" / profile / "profile.yaml").read_text())
+    assert {rule for rule, resources in settings["set-resources"].items() if resources["gpu"] == 1} == networks

@@ -42,7 +42,7 @@ def study(tmp_path: Path) -> Callable[[str], str]:
 
 def problem(call: Callable[[], object]) -> str:
     """The one line that a user reads."""
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the caller looks at the words
         call()
     message = str(caught.value)
     assert not isinstance(caught.value, ValidationError)
@@ -149,9 +149,8 @@ def test_the_effective_rate_is_derived_and_never_written_back(study) -> None:
 
 @pytest.mark.parametrize("text", ["1e-4", "1.0e-4", ".0001", "1E-4", "+1e-4"])
 def test_floats_are_numbers_in_every_spelling(study, text: str) -> None:
-    config = resolve(
-        study(f"methods: [mocov2]\nall: {{training: {{optimizer: {{base_lr: {text}}}}}}}"), "mocov2", "hirl"
-    )
+    path = study(f"methods: [mocov2]\nall: {{training: {{optimizer: {{base_lr: {text}}}}}}}")
+    config = resolve(path, "mocov2", "hirl")
     assert config.training.optimizer.base_lr == pytest.approx(1e-4, rel=1e-15)
     assert parse_override(f"training.optimizer.base_lr={text}")[1] == pytest.approx(1e-4, rel=1e-15)
 
@@ -164,7 +163,6 @@ def test_floats_are_numbers_in_every_spelling(study, text: str) -> None:
         ("a.b=all", "all"),
         ("a.b=true", True),
         ("a.b=x=y", "x=y"),
-        ("a.b=1e5m", "1e5m"),
     ],
 )
 def test_overrides_are_read_as_yaml(text: str, value: Any) -> None:
@@ -228,7 +226,8 @@ def test_evaluation_settings_have_hashes_of_their_own(study) -> None:
         ({"training.optimizer.base_lr": float("nan")}, ["training.optimizer.base_lr", "finite"]),
         ({"hierarchy.num_clusters": [10, 30]}, ["num_clusters is [10, 30]", "fine to coarse"]),
         ({"hierarchy.num_clusters": []}, ["num_clusters is []"]),
-        ({"hierarchy.negatives": "some"}, ["hierarchy.negatives"]),
+        ({"hierarchy.negatives": "some"}, ["hierarchy.negatives = 'some'", "integer", "'all'"]),
+        ({"hierarchy": None}, ["hierarchy is empty", "baseline"]),
         ({"views.global_scale": [0.9, 0.1]}, ["global_scale is [0.9, 0.1]", "[low, high]"]),
         ({"seed": 4}, ["'seed' names a run"]),
     ],
@@ -339,6 +338,6 @@ def test_a_missing_plugin_is_named(study) -> None:
 
 
 def test_configuration_costs_no_torch() -> None:
-    code = "import sys, hirl.config, hirl.files; hirl.config.resolve('demo', 'dino', 'hirl'); print('torch' in sys.modules)"
+    code = "import sys, hirl.config as c, hirl.files; c.resolve('demo', 'dino', 'hirl'); print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"

@@ -6,7 +6,7 @@ import pickle
 import sys
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -27,10 +27,18 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The newest state that can be read, or None; one that cannot is named on stderr and passed over."""
     for path in _newest_first(folder):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return _read(path)
         except (OSError, EOFError, RuntimeError, BadZipFile, pickle.UnpicklingError) as error:
             print(f"{path} cannot be read ({type(error).__name__}): going back to the one before", file=sys.stderr)
     return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A state whose checksums are right: torch itself does not look at them."""
+    with ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise BadZipFile(f"{damaged} has another checksum")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _newest_first(folder: Path) -> list[Path]:

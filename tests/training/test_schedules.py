@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from hirl.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from hirl.training.schedules import half_cosine, learning_rate, weight_decay
+
+PER_EPOCH = 4
+
+
+def training(*, decay: float = 0.1, final: float | None = None, **schedule: float) -> TrainingConfig:
+    """10 epochs of 4 steps, peak rate 0.5 * 512 / 256 = 1."""
+    optimizer = OptimizerConfig(base_lr=0.5, weight_decay=decay, final_weight_decay=final)
+    return TrainingConfig(epochs=10, batch_size=512, optimizer=optimizer, schedule=ScheduleConfig(**schedule))
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (0, 0.2),  # start_lr
+        (4, 0.6),  # half way up: (0.2 + 1) / 2
+        (7, 0.9),
+        (8, 1.0),  # the peak, when two epochs are over
+        (24, 0.55),  # half way down: (1 + 0.1) / 2
+        (16, 0.1 + 0.9 * (1 + 0.5**0.5) / 2),  # a quarter: cos(45 degrees)
+        (40, 0.1),  # min_lr, where a step after the last would be
+    ],
+)
+def test_warm_up_then_half_a_cosine(number: int, expected: float) -> None:
+    config = training(warmup_epochs=2, start_lr=0.2, min_lr=0.1)
+    assert learning_rate(config, number, PER_EPOCH) == pytest.approx(expected, rel=1e-12)
+
+
+def test_without_warm_up_the_first_step_has_the_peak() -> None:
+    assert learning_rate(training(), 0, PER_EPOCH) == 1
+    assert learning_rate(training(), 20, PER_EPOCH) == pytest.approx(0.5)
+
+
+def test_start_and_end_rates_are_not_scaled_by_the_batch() -> None:
+    config = training(warmup_epochs=1, start_lr=0.3, min_lr=0.01)
+    larger = config.model_copy(update={"batch_size": 4096})
+    assert larger.effective_lr == 8 * config.effective_lr
+    for number in (0, 40):
+        assert learning_rate(larger, number, PER_EPOCH) == pytest.approx(learning_rate(config, number, PER_EPOCH))
+
+
+def test_a_rate_per_epoch_is_that_of_the_epochs_first_step() -> None:
+    per_step, per_epoch = training(), training(per_epoch=True)
+    for number in range(40):
+        first = number // PER_EPOCH * PER_EPOCH
+        assert learning_rate(per_epoch, number, PER_EPOCH) == learning_rate(per_step, first, PER_EPOCH)
+
+
+def test_warm_up_may_outlast_a_short_training() -> None:
+    rates = [learning_rate(training(warmup_epochs=20), number, PER_EPOCH) for number in range(40)]
+    assert rates == pytest.approx([number / 80 for number in range(40)])
+
+
+def test_weight_decay_is_constant_or_half_a_cosine() -> None:
+    assert {weight_decay(training(), number, PER_EPOCH) for number in range(40)} == {0.1}
+    rising = training(decay=0.04, final=0.4)
+    values = [weight_decay(rising, number, PER_EPOCH) for number in (0, 20, 40)]
+    assert values == pytest.approx([0.04, 0.22, 0.4])
+
+
+def test_half_cosine_ends() -> None:
+    assert (half_cosine(3, 1, 0), half_cosine(3, 1, 0.5), half_cosine(3, 1, 1)) == pytest.approx((3, 2, 1))

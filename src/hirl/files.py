@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,20 +68,28 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def make_folder(folder: str | Path) -> None:
+    """A folder to write to: better missed before a long job than at its end.
+
+    Raises:
+        ValueError: it cannot be made or written.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"cannot write {folder}: {error.strerror}; choose a folder you may write to") from error
+
+
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
     """Holds a folder for this process alone; the lock falls with the process, however that ends.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it, or it cannot be made or written.
     """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / "lock", "w")  # noqa: SIM115 - held open for the life of the lock
-    except OSError as error:
-        raise ValueError(f"cannot write {folder}: {error.strerror}; choose a folder you may write to") from error
-    with handle:
+    make_folder(folder)
+    with open(Path(folder) / "lock", "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

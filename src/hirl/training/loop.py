@@ -21,7 +21,7 @@ from hirl.config import RunConfig, digest
 from hirl.data.images import load_images
 from hirl.data.loader import epoch_batches, ordered_batches
 from hirl.data.views import Views, evaluation_view
-from hirl.files import atomic_path, locked, read_json, write_json
+from hirl.files import atomic_path, locked, make_folder, read_json, write_json
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods import create_method, load_plugins
 from hirl.methods.base import Method, Step
@@ -63,8 +63,10 @@ def pretrain(
         follower: hears the run's records as they are written.
 
     Raises:
-        ValueError: the data do not fit, another process trains this run, or the loss is not finite.
+        ValueError: the data do not fit, `out` cannot be written, another process trains this run, or the loss is not
+            finite.
     """
+    make_folder(out)
     with locked(scratch):
         trainer = Trainer(config, data, scratch, Recorder(scratch / "record.jsonl", follower), plugins)
         trainer.train()

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hirl.files import locked
+from hirl.hierarchy import SemanticTree
+from hirl.training import loop
+from hirl.training.checkpoint import load_checkpoint
+from hirl.training.device import seed_step
+from hirl.training.loop import build_method, feature_std, pretrain
+from tests.conftest import METHODS
+
+CLOCKED = ["images_per_second", "seconds", "memory_mb"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums in one order, in this process and in those it starts."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tiny_run: Callable[..., Any], tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Path]:
+    """The results of tiny runs trained in one go, each trained once."""
+    done: dict[tuple[str, str], Path] = {}
+
+    def train(method: str, variant: str) -> Path:
+        if (method, variant) not in done:
+            folder = tmp_path_factory.mktemp(f"{method}-{variant}")
+            pretrain(tiny_run(method, variant), tiny_data, folder / "out", folder / "scratch")
+            done[method, variant] = folder / "out"
+        return done[method, variant]
+
+    return train
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    """Weights, trees and history, bit by bit; clocks differ."""
+    names = sorted(str(path.relative_to(one)) for path in one.rglob("*.safetensors"))
+    assert names == sorted(str(path.relative_to(other)) for path in other.rglob("*.safetensors"))
+    for name in names:
+        first, second = load_file(one / name), load_file(other / name)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+    histories = (pd.read_csv(folder / "history.csv").drop(columns=CLOCKED) for folder in (one, other))
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+
+
+# --- what a run leaves ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_under_hirl(trained, method: str) -> None:
+    history = pd.read_csv(trained(method, "hirl") / "history.csv")
+    assert history["epoch"].tolist() == [0, 1, 2]
+    assert history["path_loss"].isna().tolist() == [True, False, False]  # the first snapshot opens epoch 1
+    loss = history["image_loss"] + history["path_loss"].fillna(0)
+    # means of float32 losses, added before or after
+    assert history["loss"].tolist() == pytest.approx(loss.tolist(), rel=1e-6)
+    assert (history[["feature_std", "learning_rate", *CLOCKED]] > 0).all(axis=None)
+
+
+def test_results_are_whole(trained, tiny_run) -> None:
+    out, config = trained("mocov2", "hirl"), tiny_run("mocov2", "hirl")
+    snapshots = sorted(path.name for path in (out / "snapshots").iterdir())
+    assert snapshots == ["epoch0001.safetensors", "epoch0002.safetensors"]
+    assert (out / "tree.safetensors").read_bytes() == (out / "snapshots" / snapshots[-1]).read_bytes()
+    assert SemanticTree.load(out / "tree.safetensors").num_clusters == (6, 3, 2)
+    stored = json.loads((out / "config.json").read_text())
+    assert stored.pop("hash") == config.pretraining_hash
+    assert stored == config.model_dump(mode="json")
+    kinds = [json.loads(line)["kind"] for line in (out / "record.jsonl").read_text().splitlines()]
+    assert kinds == ["params", "metrics", "snapshot", "metrics", "snapshot", "metrics", "end"]
+    weights = build_method(config).backbone.state_dict()
+    assert load_file(out / "weights.safetensors").keys() == weights.keys()
+
+
+def test_a_baseline_has_no_tree_and_no_path_loss(trained) -> None:
+    out = trained("simsiam", "baseline")
+    assert not list(out.rglob("snapshots")) + list(out.rglob("tree*"))
+    history = pd.read_csv(out / "history.csv")
+    assert history["path_loss"].isna().all()
+    assert (history["loss"] == history["image_loss"]).all()
+
+
+def test_variants_start_from_the_same_network_and_agree_until_the_first_snapshot(trained, tiny_run) -> None:
+    plain, wrapped = (build_method(tiny_run("simsiam", variant)) for variant in ("baseline", "hirl"))
+    states = plain.state_dict(), wrapped.method.state_dict()
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    first = [pd.read_csv(trained("simsiam", variant) / "history.csv")["loss"][0] for variant in ("baseline", "hirl")]
+    assert first[0] == first[1]
+
+
+# --- going on after a kill --------------------------------------------------------------------------------------------
+
+TRAIN = """
+import sys, torch
+from pathlib import Path
+from hirl.config import resolve
+from hirl.training.loop import pretrain
+torch.set_num_threads(1)
+study, method, data, out, scratch = sys.argv[1:]
+pretrain(resolve(study, method, "hirl"), Path(data), Path(out), Path(scratch))
+"""
+
+
+def train_and_kill_after(awaited: str, study: str, method: str, data: Path, folder: Path) -> None:
+    command = [sys.executable, "-c", TRAIN, study, method, data, folder / "out", folder / "scratch"]
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if awaited in line:
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("method", "line"), [("ibot", "epoch 1/3"), ("mocov2", "epoch 2/3")])
+def test_killed_and_resumed_is_bit_equal_to_one_go(
+    trained, tiny_run, tiny_study, tiny_data, tmp_path, method: str, line: str
+) -> None:
+    train_and_kill_after(line, tiny_study, method, tiny_data, tmp_path)
+    assert not list((tmp_path / "out").iterdir())
+    pretrain(tiny_run(method, "hirl"), tiny_data, tmp_path / "out", tmp_path / "scratch")
+    assert_same_results(tmp_path / "out", trained(method, "hirl"))
+
+
+def test_a_damaged_checkpoint_costs_its_epoch_only(trained, tiny_run, tiny_data, tmp_path, monkeypatch) -> None:
+    config, folders = tiny_run("swav", "hirl"), (tmp_path / "out", tmp_path / "scratch")
+    pretrain(config, tiny_data, *folders)
+    newest = tmp_path / "scratch" / "checkpoint00003.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    pretrain(config, tiny_data, *folders)
+    assert_same_results(tmp_path / "out", trained("swav", "hirl"))
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "out" / "record.jsonl").read_text().splitlines()]
+    assert kinds == ["params", "metrics", "snapshot", "metrics", "snapshot", "metrics", "end"]
+
+
+def test_a_finished_run_is_only_written_out_again(trained, tiny_run, tiny_data, tmp_path, monkeypatch) -> None:
+    config, scratch = tiny_run("simsiam", "hirl"), tmp_path / "scratch"
+    pretrain(config, tiny_data, tmp_path / "out", scratch)
+    monkeypatch.setattr(loop.Trainer, "_train_epoch", lambda *_: pytest.fail("there is nothing left to train"))
+    pretrain(config, tiny_data, tmp_path / "again", scratch)
+    assert_same_results(tmp_path / "again", trained("simsiam", "hirl"))
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_a_second_trainer_is_refused(tiny_run, tiny_data, tmp_path) -> None:
+    with locked(tmp_path / "scratch"), pytest.raises(ValueError, match="is in use by another process"):
+        pretrain(tiny_run("simsiam"), tiny_data, tmp_path / "out", tmp_path / "scratch")
+
+
+def test_another_configuration_is_refused(tiny_run, tiny_data, tmp_path) -> None:
+    folders = tiny_data, tmp_path / "out", tmp_path / "scratch"
+    pretrain(tiny_run("simsiam", training={"epochs": 1}), *folders)
+    before = sorted((tmp_path / "scratch").iterdir())
+    with pytest.raises(ValueError, match="holds another configuration or other data: remove it"):
+        pretrain(tiny_run("simsiam", training={"epochs": 2}), *folders)
+    assert sorted((tmp_path / "scratch").iterdir()) == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
+    tiny_run, tiny_data, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(loop, "learning_rate", lambda _, number, per_epoch: 0.01 if number < per_epoch else 1e38)
+    with pytest.raises(ValueError, match=r"simsiam-baseline-s0: the loss is not finite in epoch 1") as caught:
+        pretrain(tiny_run("simsiam"), tiny_data, tmp_path / "out", tmp_path / "scratch")
+    assert "\n" not in str(caught.value)
+    assert len(load_checkpoint(tmp_path / "scratch")["history"]) == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"hierarchy": {"num_clusters": [65, 3]}}, r"hierarchy\.num_clusters 65 is more than the 64 training images"),
+        ({"training": {"batch_size": 65}}, r"training\.batch_size is 65, but there are 64 images"),
+    ],
+)
+def test_more_than_the_images_give_is_refused(tiny_run, tiny_data, tmp_path, overrides, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pretrain(tiny_run("simsiam", "hirl", **overrides), tiny_data, tmp_path / "out", tmp_path / "scratch")
+
+
+def test_results_that_cannot_be_written_are_refused_before_training(tiny_run, tiny_data, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cannot write .*file/out"):
+        pretrain(tiny_run("simsiam"), tiny_data, tmp_path / "file" / "out", tmp_path / "scratch")
+    assert not (tmp_path / "scratch").exists()
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_step_has_its_own_random_numbers() -> None:
+    def draw(seed: int, number: int) -> float:
+        seed_step(seed, number)
+        return torch.rand(()).item()
+
+    assert draw(1, 5) == draw(1, 5)
+    assert len({draw(seed, number) for seed in range(4) for number in range(-3, 60)}) == 4 * 63
+
+
+def test_the_collapse_gauge_is_one_for_spread_and_zero_for_collapsed_features() -> None:
+    torch.manual_seed(0)
+    assert feature_std(torch.ones(64, 16)) == 0
+    assert feature_std(torch.randn(4096, 16)).item() == pytest.approx(1, abs=0.02)  # of 4096 random directions

@@ -107,7 +107,7 @@ def _pictures(ax: Axes, row: int, levels: int, strip: Strip, data: ImageSet) -> 
         left = BOX_WIDTH * levels + column
         ax.imshow(picture(data, int(index)), extent=(left + 0.06, left + 0.94, row + 0.94, row + 0.06), zorder=2)
         if classes[index] != commonest:
-            frame = plt.Rectangle((left + 0.06, row + 0.06), 0.88, 0.88, fill=False, edgecolor=LOSS, linewidth=1.8)
+            frame = plt.Rectangle((left + 0.06, row + 0.06), 0.88, 0.88, fill=False, edgecolor=LOSS, linewidth=1.2)
             ax.add_patch(frame).set_zorder(3)
 
 

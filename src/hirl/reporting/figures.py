@@ -240,6 +240,10 @@ def _tree_column(column: Sequence[Axes], run: Run, labels: np.ndarray) -> None:
     column[0].tick_params(labelbottom=False)
     column[1].set_xlabel("epoch")
     column[2].set(xscale="log", yscale="log", xlabel="images in a cluster")
+    column[2].set_ylim(bottom=0.7)  # a lone cluster is seen too
+    for axis in (column[2].xaxis, column[2].yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(plt.NullFormatter())
 
 
 def _padded(epochs: list[int]) -> tuple[float, float]:

@@ -30,10 +30,10 @@ def method_title(method: str) -> str:
 
 
 def backbone_title(name: str) -> str:
-    """`resnet50` -> ResNet-50, `vit_tiny` -> ViT-tiny; other names as they are."""
+    """`resnet50` -> ResNet-50, `vit_base_patch16` -> ViT-base patch16; other names as they are."""
     for prefix, title in BACKBONE_NAMES.items():
         if name.startswith(prefix):
-            return title + name.removeprefix(prefix)
+            return title + name.removeprefix(prefix).replace("_", " ")
     return name
 
 

@@ -77,7 +77,7 @@ def extract_features(args: argparse.Namespace) -> None:
     import torch
 
     from hirl.backbones import build_backbone
-    from hirl.evaluation.features import write_features
+    from hirl.evaluation.features import make_cache
     from hirl.training.device import choose_device
     from hirl.weights import load_weights
 
@@ -85,7 +85,7 @@ def extract_features(args: argparse.Namespace) -> None:
     backbone = build_backbone(config.backbone, config.views.global_size)
     if args.weights is not None:
         load_weights(backbone, config.backbone, args.weights)
-    write_features(backbone, args.data, args.out, choose_device())
+    make_cache(backbone, args.data, choose_device(), config.training.batch_size).save(args.out)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -93,13 +93,15 @@ def evaluate(args: argparse.Namespace) -> None:
     import importlib
 
     config = _run_config(args)
-    coordinates = {"study": config.study, "dataset": config.data.name, "method": args.method}
-    coordinates |= {"variant": args.variant, "seed": args.seed, "task": args.task}
+    run = {"study": config.study, "dataset": config.data.name}
+    run |= {"method": args.method, "variant": args.variant, "seed": args.seed}
     protocol = importlib.import_module(f"hirl.evaluation.{args.task}")
-    inputs = {"features": args.features} | ({"snapshot": args.snapshot} if args.task == "hierarchy" else {})
-    protocol.evaluate(
-        **inputs, config=getattr(config.evaluation, args.task, None), coordinates=coordinates, out=args.out
-    )
+    if args.task == "hierarchy":
+        if args.snapshot is None:
+            raise ValueError("evaluate hierarchy looks at a tree: give the run's with --snapshot")
+        protocol.evaluate(args.features, args.snapshot, args.out, run)
+    else:
+        protocol.evaluate(args.features, args.out, run, getattr(config.evaluation, args.task))
 
 
 def summarise(args: argparse.Namespace) -> None:

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hirl.cli import main
+
+RUN = ("--method", "simsiam", "--variant", "hirl")
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]):
+    """Runs a step that must fail; returns the one line a user reads."""
+
+    def run(*arguments: object) -> str:
+        assert main([str(argument) for argument in arguments]) == 2
+        output = capsys.readouterr()
+        assert output.err.startswith("hirl: ")
+        assert output.err.count("\n") == 1
+        return output.err
+
+    return run
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_study_is_answered_with_the_known_ones(refused) -> None:
+    message = refused("config", "show", "--study", "imagnet", *RUN)
+    assert "imagnet" in message
+    assert "demo" in message
+
+
+def test_an_unknown_method_is_answered_with_the_known_ones(refused, tiny_study) -> None:
+    message = refused("config", "show", "--study", tiny_study, "--method", "moco", "--variant", "hirl")
+    assert "'moco' is unknown; known: mocov2, simsiam, swav, mocov3, dino, ibot" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "answer"),
+    [
+        ("training.epoch=3", "unknown key 'training.epoch'"),
+        ("training.epochs=-3", "training.epochs = -3"),
+        ("training.epochs", "is not key=value"),
+        ("training.epochs=[", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_setting_is_named_and_leaves_nothing(
+    refused, tiny_study, tiny_data, tmp_path, setting: str, answer: str
+) -> None:
+    folders = ("--data", tiny_data, "--out", tmp_path / "out", "--scratch", tmp_path / "scratch")
+    assert answer in refused("pretrain", "--study", tiny_study, *RUN, "--set", setting, *folders)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_data_are_named_and_leave_no_results(refused, tiny_study, tmp_path) -> None:
+    folders = ("--data", tmp_path / "data", "--out", tmp_path / "out", "--scratch", tmp_path / "scratch")
+    assert "data/manifest.json is missing" in refused("pretrain", "--study", tiny_study, *RUN, *folders)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_unwritable_results_folder_is_named_before_training(refused, tiny_study, tiny_data, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    folders = ("--data", tiny_data, "--out", tmp_path / "file" / "out", "--scratch", tmp_path / "scratch")
+    assert "choose a folder you may write to" in refused("pretrain", "--study", tiny_study, *RUN, *folders)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("content", [None, b"weights?"], ids=["missing", "no weights"])
+def test_a_wrong_weights_file_is_named_and_no_features_appear(
+    refused, tiny_study, tiny_data, tmp_path, content: bytes | None
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    if content is not None:
+        weights.write_bytes(content)
+    files = ("--data", tiny_data, "--weights", weights, "--out", tmp_path / "features.safetensors")
+    assert f"{weights} is no readable weights file" in refused("features", "--study", tiny_study, *RUN, *files)
+    assert not (tmp_path / "features.safetensors").exists()
+
+
+def test_weights_of_another_backbone_are_named(refused, tiny_study, tiny_data, tmp_path) -> None:
+    from hirl.backbones import build_backbone
+    from hirl.config import BackboneConfig
+    from hirl.weights import save_weights
+
+    vit = BackboneConfig(name="vit_narrow_patch8")
+    save_weights(build_backbone(vit, 32), vit, tmp_path / "weights.safetensors")
+    files = ("--data", tiny_data, "--weights", tmp_path / "weights.safetensors", "--out", tmp_path / "features")
+    message = refused("features", "--study", tiny_study, *RUN, *files)
+    assert "holds weights of vit_narrow_patch8, not of resnet10_narrow" in message
+
+
+def test_a_control_takes_no_weights_and_a_run_needs_them(refused, tiny_study, tiny_data, tmp_path) -> None:
+    files = ("--study", tiny_study, "--data", tiny_data, "--out", tmp_path / "features.safetensors")
+    control = ("--method", "untrained", "--variant", "resnet10_narrow")
+    assert "give --weights" in refused("features", *RUN, *files)
+    assert "give --weights" in refused("features", *control, *files, "--weights", "x.safetensors")
+    unknown = ("--method", "untrained", "--variant", "resnet50")
+    assert "has the backbone 'resnet50'" in refused("features", *unknown, *files)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("pretran",), ("pretrain", "--method", "simsiam"), ("evaluate", "knm"), ("publish", "shrink")]
+)
+def test_wrong_arguments_end_in_exit_code_2(arguments: tuple[str, ...], capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+# --- what goes well ---------------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_is_shown_with_the_origin_of_every_value(tiny_study, capsys) -> None:
+    show = ["config", "show", "--study", tiny_study, *RUN, "--set", "training.epochs=9"]
+    assert main(show) == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert rows["training.epochs"] == ["9", "--set"]
+    assert rows["training.batch_size"] == ["16", "studies/tiny.yaml", "all"]
+    assert rows["training.optimizer.base_lr"] == ["0.05", "methods/simsiam.yaml"]
+    assert rows["training.effective_lr"][0] == "0.003125"
+
+
+def test_a_run_from_images_to_its_evaluations(tiny_study, tiny_data, tmp_path, monkeypatch, refused) -> None:
+    from hirl import tracking
+    from hirl.files import read_json
+
+    monkeypatch.setattr(tracking, "live_run", lambda *_: None)  # no tracker is asked to listen
+    short = ("--set", "training.epochs=1", "--set", "hierarchy.start_epoch=0")
+    study = ("--study", tiny_study, *RUN, *short, "--seed", "2")
+    out, features = tmp_path / "out", tmp_path / "features.safetensors"
+    tasks = {"knn": "top1", "linear": "top1", "clustering": "acc", "hierarchy": "nmi_level0"}
+    steps = [
+        ("pretrain", *study, "--data", tiny_data, "--out", out, "--scratch", tmp_path / "scratch"),
+        ("features", *study, "--data", tiny_data, "--weights", out / "weights.safetensors", "--out", features),
+    ]
+    evaluate = {task: ("evaluate", task, *study, "--features", features, "--out", out / task) for task in tasks}
+    assert "give the run's with --snapshot" in refused(*evaluate["hierarchy"])
+    evaluate["hierarchy"] += ("--snapshot", out / "tree.safetensors")
+    assert {main([str(part) for part in step]) for step in [*steps, *evaluate.values()]} == {0}
+    for task, metric in tasks.items():
+        result = read_json(out / task)
+        names = ("study", "dataset", "method", "variant", "seed", "task")
+        assert [result[name] for name in names] == ["tiny", "taxonomy", "simsiam", "hirl", 2, task]
+        assert 0 <= result["metrics"][metric] <= 100
+
+
+def test_help_is_light() -> None:
+    """What a parser imports, every job pays: no heavy package may be among it."""
+    heavy = (
+        "torch",
+        "numpy",
+        "timm",
+        "lightly",
+        "mlflow",
+        "faiss",
+        "sklearn",
+        "matplotlib",
+        "pandas",
+        "snakemake",
+        "dvc",
+    )
+    code = f"""
+import contextlib, sys
+from hirl.cli import main
+with contextlib.suppress(SystemExit):
+    main(["--help"])
+print("heavy:", *(name for name in {heavy} if name in sys.modules))
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert answer.startswith("usage: hirl")
+    assert answer.splitlines()[-1] == "heavy:"
+
+
+def test_the_command_is_installed() -> None:
+    command = Path(sys.executable).with_name("hirl")
+    answer = subprocess.run([command, "config", "show", "--study", "none"], capture_output=True, text=True)
+    assert answer.returncode == 2

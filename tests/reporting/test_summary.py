@@ -7,7 +7,8 @@ import json
 import pandas as pd
 import pytest
 
-from hirl.reporting.summary import COLUMNS, collect, hierarchy_table, summarise, tabulate
+from hirl.reporting.summary import summarise
+from hirl.reporting.table import COLUMNS, collect, hierarchy_table, tabulate
 
 TASKS = ("knn", "linear")
 

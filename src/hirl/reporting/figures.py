@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from hirl.files import atomic_path
 from hirl.reporting.runs import Run, level_names, method_title, open_runs, pairs
-from hirl.reporting.summary import Metric, Row, Table, read_summary, tabulate
+from hirl.reporting.table import Metric, Row, Table, read_summary, tabulate
 
 # Blue and vermilion stay apart for every kind of colour vision; the baseline is what it is compared with: grey.
 BASELINE, HIRL, LOSS, INK, FAINT = "#8b929c", "#1f5fa8", "#cc4b1c", "#24292f", "#dfe3e8"

@@ -16,7 +16,7 @@ from hirl.files import read_json, write_text
 from hirl.record import read_record
 from hirl.reporting.figures import LOOK
 from hirl.reporting.runs import Run, backbone_title, method_title, open_runs, pairs
-from hirl.reporting.summary import PARTS, Cell, Row, Table, hierarchy_table, read_summary, tabulate
+from hirl.reporting.table import PARTS, Cell, Row, Table, hierarchy_table, read_summary, tabulate
 
 CAPTIONS = Path(__file__).resolve().parents[3] / "workflow" / "report"
 TITLES = {"gains": "Gains", "training": "Training", "hierarchy": "Semantic trees"}

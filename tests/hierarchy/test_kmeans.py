@@ -103,9 +103,10 @@ def test_emptied_clusters_take_half_of_a_large_one():
     assert len(many.unique(dim=0)) == 6
 
 
-@pytest.mark.parametrize("rows", [1, 7, 10**6])
+@pytest.mark.parametrize("rows", [1, 128, 10**6])
 def test_chunks_do_not_change_the_nearest(monkeypatch, rows):
-    points, centroids = torch.randn(50, 6), torch.randn(9, 6)
+    points, centroids = torch.randn(300, 6), torch.randn(9, 6)
+    monkeypatch.setattr(module, "LEAST_ROWS", 1)
     monkeypatch.setitem(module.SCORES_PER_CHUNK, "cpu", 9 * rows)
     assignments, distances = module.nearest(points, centroids)
     torch.testing.assert_close(distances, torch.cdist(points, centroids).square().min(1).values, rtol=1e-4, atol=1e-5)
@@ -154,3 +155,13 @@ def test_impossible_requests_end_in_one_line(monkeypatch):
     with pytest.raises(ValueError, match="install faiss-cpu, or set it to torch"):
         kmeans(features, 3, KMeansConfig(backend="faiss"), seed=0)
     kmeans(features, 3, KMeansConfig(backend="torch"), seed=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_gives_the_same_tree_twice_and_as_good_a_one_as_the_cpu():
+    points, _ = blobs(30, 60)
+    first, again = (kmeans(points.cuda(), 30, KMeansConfig(), seed=0) for _ in range(2))
+    assert torch.equal(first[0], again[0])
+    assert first[2] == pytest.approx(kmeans(points, 30, KMeansConfig(backend="torch"), seed=0)[2], rel=0.01)
+    assert hierarchical_kmeans(points.cuda(), (12, 4), KMeansConfig()).device.type == "cuda"

@@ -179,3 +179,14 @@ def test_embeddings_of_another_tree_are_refused(make_tree):
     tree = make_tree((20, 5), images=30, width=6)
     with pytest.raises(ValueError, match=r"embeddings are \[4, 3, 6\]: this tree needs \[N, 2, 6\]"):
         semantic_path_loss(torch.randn(4, 3, 6), tree, torch.arange(4), None)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("num", NEGATIVES)
+def test_gpu_gives_the_cpu_value(make_tree, num):
+    tree, index, embeddings = make_tree((40, 10, 3), images=30, width=6), torch.arange(20), torch.randn(20, 3, 6)
+    negatives = draw(tree, index, num)
+    moved = None if negatives is None else negatives.cuda()
+    loss = semantic_path_loss(embeddings.cuda(), tree.to("cuda"), index.cuda(), moved)
+    torch.testing.assert_close(loss.cpu(), semantic_path_loss(embeddings, tree, index, negatives), rtol=1e-5, atol=0)

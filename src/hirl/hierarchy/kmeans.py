@@ -14,10 +14,8 @@ from torch import Tensor
 from hirl.config import KMeansConfig
 from hirl.hierarchy.tree import SemanticTree
 
-SCORES_PER_CHUNK = {
-    "cpu": 2**22,
-    "cuda": 2**28,
-}  # of the [N, K] product held at once: 16 MiB, about a CPU's cache; 1 GiB
+SCORES_PER_CHUNK = {"cpu": 2**18, "cuda": 2**28}  # of the [N, K] product: 1 MiB, about a core's cache, and 1 GiB
+LEAST_ROWS = 128  # of a chunk: below it a product is slow
 SPLIT_SCALE = 1 / 1024  # how far the halves of a split cluster are pushed apart, as in faiss
 
 
@@ -138,7 +136,7 @@ def _lloyd(points: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, 
 
 def nearest(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Each point's nearest centroid int64 [N] and its squared distance [N]; the [N, K] product comes in chunks."""
-    rows = max(1, SCORES_PER_CHUNK[points.device.type] // len(centroids))
+    rows = max(LEAST_ROWS, SCORES_PER_CHUNK[points.device.type] // len(centroids))
     offset = -centroids.square().sum(dim=1) / 2
     assignments, distances = [], []
     for chunk in points.split(rows):

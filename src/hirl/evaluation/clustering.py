@@ -34,7 +34,7 @@ def clustering(cache: FeatureCache, config: ClusteringConfig) -> dict[str, float
     Raises:
         ValueError: there are fewer validation images than classes.
 
-    Source: HIRL (arXiv 2205.13159), section 5.3.
+    Source: HIRL (arXiv 2205.13159)
     """
     classes = cache.validation_labels[:, 0]
     points = torch.from_numpy(unit_rows(cache.validation))

@@ -35,7 +35,7 @@ def knn(cache: FeatureCache, config: KNNConfig) -> dict[str, float]:
     Raises:
         ValueError: a k is more than the training images.
 
-    Source: instance discrimination (arXiv 1805.01978), section 3.4; DINO (arXiv 2104.14294), section 4.1.
+    Source: instance discrimination (arXiv 1805.01978); DINO (arXiv 2104.14294).
     """
     most, count = max(config.neighbours), len(cache.train)
     if most > count:

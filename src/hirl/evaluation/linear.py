@@ -31,7 +31,7 @@ def linear(cache: FeatureCache, config: LinearConfig, device: str = "cpu") -> di
     """Trains softmax regression on the finest classes: SGD, the rate falling along a cosine, every step.
 
     Features are standardised with the training images' mean and deviation, as the affine-free BatchNorm of MAE's probe
-    (arXiv 2111.06377, appendix A.1) does, so that one learning rate fits the features of every method and backbone.
+    (arXiv 2111.06377, appendix A) does, so that one learning rate fits the features of every method and backbone.
 
     Returns:
         Percentages top1 and top5 of the validation images.

@@ -49,7 +49,7 @@ def cluster_density(points: Tensor, centroids: Tensor, assignments: Tensor, temp
     Raises:
         ValueError: no cluster has two points.
 
-    Source: PCL (arXiv 2005.04966), section 3.4, and HIRL's released code.
+    Source: PCL (arXiv 2005.04966), and HIRL's released code.
     """
     distances = (points - centroids[assignments]).norm(dim=1).double().numpy(force=True)
     clusters = assignments.numpy(force=True)

@@ -36,7 +36,7 @@ def hierarchical_kmeans(
     Raises:
         ValueError: there are fewer images than clusters, or a feature is not finite or a zero vector.
 
-    Source: HIRL (arXiv 2205.13159), section 4.1.
+    Source: HIRL (arXiv 2205.13159)
     """
     if num_clusters[0] > len(features):
         raise ValueError(

@@ -31,7 +31,7 @@ def semantic_path_loss(embeddings: Tensor, tree: SemanticTree, index: Tensor, ne
     Raises:
         ValueError: the embeddings do not fit the tree.
 
-    Source: HIRL (arXiv 2205.13159), section 4.2, equations 2 to 5.
+    Source: HIRL (arXiv 2205.13159).
     """
     return path_loss(embeddings, tree, tree.assignments[index], negatives)
 

@@ -31,7 +31,7 @@ class SemanticTree:
     Raises:
         ValueError: the shapes disagree, an id is out of range, a path is not nested, a centroid is no unit vector.
 
-    Source: HIRL (arXiv 2205.13159), section 4.1.
+    Source: HIRL (arXiv 2205.13159)
     """
 
     centroids: tuple[Tensor, ...]

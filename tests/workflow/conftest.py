@@ -14,7 +14,12 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-COLOURS = {"warm/red": (200, 30, 30), "warm/orange": (220, 140, 20), "cold/blue": (30, 40, 200), "cold/green": (30, 180, 60)}
+COLOURS = {
+    "warm/red": (200, 30, 30),
+    "warm/orange": (220, 140, 20),
+    "cold/blue": (30, 40, 200),
+    "cold/green": (30, 180, 60),
+}
 
 
 class Project:

@@ -1,5 +1,6 @@
 """What was asked for, resolved once; every rule reads the names defined here."""
 
+import os
 import re
 import shlex
 import sys
@@ -13,8 +14,11 @@ from jsonschema.exceptions import best_match
 from hirl.config import digest, load_study, parse_override, resolve, resolve_control
 
 # Every job calls this environment's hirl and dvc, and nothing phones home.
-shell.prefix(
-    f'export PATH="{Path(sys.executable).parent}:$PATH" HF_HUB_DISABLE_TELEMETRY=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1; '
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),
+    HF_HUB_DISABLE_TELEMETRY="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    DO_NOT_TRACK="1",
 )
 
 
@@ -105,6 +109,6 @@ def task_hash(wildcards):
 
 
 def print_table():
-    table = Path(f"results/{SHOWN}/table.md")
+    table = Path(f"results/{SHOWN}/table.txt")
     if table.is_file():
         print(f"\n{table.read_text()}\nReport: results/{SHOWN}/report.html")

@@ -17,6 +17,7 @@ rule summarise:
     output:
         summary=report("results/{study}/summary.csv", category="Tables", caption="../report/summary.rst"),
         table=report("results/{study}/table.csv", category="Tables", caption="../report/table.rst"),
+        shown="results/{study}/table.txt",
         markdown="results/{study}/table.md",
         latex="results/{study}/table.tex",
         gains=report("results/{study}/figures/gains.png", category="Figures", caption="../report/gains.rst"),
@@ -45,7 +46,7 @@ rule summarise:
     shell:
         """
         hirl summarise {ASKED} --results $(dirname {output.summary}) --runs {params.runs} --tasks {params.tasks} \
-            >{log} 2>&1
+            >{output.shown} 2>{log}
         """
 
 

@@ -1,0 +1,142 @@
+"""A whole study by one command, and what a second command does with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from tests.workflow.conftest import Project
+
+PATH_WITH_DVC = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+RUNS = [f"{method}-{variant}-s0" for method in ("mocov2", "dino") for variant in ("baseline", "hirl")]
+CONTROLS = ["untrained-resnet10_narrow-s0", "untrained-vit_narrow_patch8-s0"]
+ONCE = {"summarise": 1, "write_report": 1, "sync_tracking": 1, "all": 1}
+
+
+@pytest.fixture
+def edited(finished, tmp_path) -> Project:
+    """A copy of the finished project, whose study file may be edited: only plans are made on it."""
+    shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
+    return Project(tmp_path)
+
+
+def edit(project: Project, old: str, new: str) -> None:
+    study = project.folder / "tiny.yaml"
+    assert study.read_text().count(old) == 1
+    study.write_text(study.read_text().replace(old, new))
+
+
+def test_one_command_leaves_every_number_the_pictures_and_the_report(finished):
+    results = finished.folder / "results" / "tiny"
+    summary = pd.read_csv(results / "summary.csv")
+    assert list(summary) == ["study", "dataset", "method", "variant", "seed", "task", "metric", "value"]
+    found = set(summary.method + "-" + summary.variant + "-s" + summary.seed.astype(str) + " " + summary.task)
+    expected = {f"{run} knn" for run in RUNS + CONTROLS} | {f"{run} hierarchy" for run in RUNS if "hirl" in run}
+    assert found == expected
+    assert {path.name for path in results.glob("figures/*")} == {
+        *("gains.png", "training.png", "hierarchy.png"),
+        *(f"atlas-{run}.png" for run in RUNS if "hirl" in run),
+    }
+    assert "MoCo v2" in (results / "report.html").read_text()
+    assert (results / "table.txt").read_text() in finished.said
+
+
+def test_nothing_is_done_twice(finished, pictures):
+    assert finished.planned(study="tiny.yaml", data_root=pictures) == {}
+
+
+def test_a_comment_makes_nothing_stale(edited, pictures):
+    edit(edited, "tasks:", "# said anew\ntasks:")
+    assert edited.planned(study="tiny.yaml", data_root=pictures) == {}
+
+
+def test_a_changed_evaluation_runs_that_evaluation_alone(edited, pictures):
+    edit(edited, "neighbours: [1, 5]", "neighbours: [1]")
+    planned = edited.planned(study="tiny.yaml", data_root=pictures)
+    assert planned == ONCE | {"evaluate": len(RUNS + CONTROLS)}
+
+
+def test_a_changed_method_trains_that_method_alone(edited, pictures):
+    edit(edited, "prototypes: 16", "prototypes: 32")
+    assert edited.planned(study="tiny.yaml", data_root=pictures) == ONCE | {
+        "pretrain_baseline": 1,
+        "pretrain_hirl": 1,
+        "extract_features": 2,
+        "evaluate": 2,
+        "evaluate_hierarchy": 1,
+    }
+
+
+def test_a_changed_hierarchy_trains_hirl_alone(edited, pictures):
+    planned = edited.planned(study="tiny.yaml", data_root=pictures, set="hierarchy.negatives=2")
+    assert planned == ONCE | {"pretrain_hirl": 2, "extract_features": 2, "evaluate": 2, "evaluate_hierarchy": 2}
+
+
+def test_a_second_seed_leaves_the_first_alone(edited, pictures):
+    planned = edited.planned(study="tiny.yaml", data_root=pictures, seeds="0,1", variants="baseline")
+    assert planned == ONCE | {"pretrain_baseline": 2, "extract_features": 2, "evaluate": 2}
+
+
+def test_losing_the_tracker_trains_nothing(edited, pictures):
+    shutil.rmtree(edited.folder / "mlflow")
+    (edited.folder / "results" / "tiny" / "tracked").unlink()
+    assert edited.planned(study="tiny.yaml", data_root=pictures) == {"sync_tracking": 1, "all": 1}
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(finished, project, pictures):
+    run = "results/tiny/runs/mocov2-hirl-s0"
+    asked = {"study": "tiny.yaml", "data_root": pictures}
+    call = subprocess.Popen(
+        project.command(f"{run}/weights.safetensors", **asked), cwd=project.folder, stdout=subprocess.DEVNULL
+    )
+    kill_trainer(call.pid, once_there="scratch/tiny/mocov2-hirl-s0-*/checkpoint00001.pt", folder=project.folder)
+    assert call.wait() != 0
+    assert not (project.folder / run / "weights.safetensors").exists()
+
+    said = project.snakemake(f"{run}/weights.safetensors", **asked)
+    assert said.returncode == 0, said.stdout
+    assert "on after epoch 1/3" in said.stdout
+    weights = [(home / run / "weights.safetensors").read_bytes() for home in (project.folder, finished.folder)]
+    assert weights[0] == weights[1]
+
+
+def kill_trainer(scheduler: int, once_there: str, folder: Path) -> None:
+    """kill -9 for the trainer below a scheduler, as soon as a file is there."""
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(once_there)):
+        assert time.monotonic() < deadline, "no checkpoint in two minutes"
+        time.sleep(0.005)
+    for process in psutil.Process(scheduler).children(recursive=True):
+        if process.name() == "hirl" or "pretrain" in process.cmdline():
+            process.kill()
+
+
+def test_published_weights_give_the_published_numbers_and_altered_ones_are_refused(edited, pictures):
+    asked = {"study": "tiny.yaml", "data_root": pictures, "methods": "mocov2", "variants": "hirl", "tasks": "knn"}
+    for command in ("git init -q", "dvc init -q", "dvc remote add -q --default bundled bundled"):
+        subprocess.run(command.split(), cwd=edited.folder, env=PATH_WITH_DVC, check=True)
+    said = edited.snakemake("publish", **asked)
+    assert said.returncode == 0, said.stdout
+    published = (edited.folder / "weights" / "tiny" / "summary.csv").read_text()
+
+    for folder in ("weights", "results", "scratch", ".dvc/cache"):
+        shutil.rmtree(edited.folder / folder)
+    said = edited.snakemake("results/tiny-published/summary.csv", pretrained="weights", **asked)
+    assert said.returncode == 0, said.stdout
+    assert (edited.folder / "results" / "tiny-published" / "summary.csv").read_text() == published
+
+    weights = edited.folder / "weights" / "tiny" / "mocov2-hirl-s0" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    shutil.rmtree(edited.folder / "results")
+    said = edited.snakemake("results/tiny-published/summary.csv", pretrained="weights", **asked)
+    assert said.returncode != 0
+    assert str(weights.relative_to(edited.folder)) in said.stdout
+    assert not list(edited.folder.glob("results/**/features.safetensors"))

@@ -123,20 +123,21 @@ def test_published_weights_give_the_published_numbers_and_altered_ones_are_refus
     asked = {"study": "tiny.yaml", "data_root": pictures, "methods": "mocov2", "variants": "hirl", "tasks": "knn"}
     for command in ("git init -q", "dvc init -q", "dvc remote add -q --default bundled bundled"):
         subprocess.run(command.split(), cwd=edited.folder, env=PATH_WITH_DVC, check=True)
+    run = Path("results/tiny-published/runs/mocov2-hirl-s0")
     said = edited.snakemake("publish", **asked)
     assert said.returncode == 0, said.stdout
-    published = (edited.folder / "weights" / "tiny" / "summary.csv").read_text()
+    published = (edited.folder / run / "evaluation" / "knn.json").read_text()
 
     for folder in ("weights", "results", "scratch", ".dvc/cache"):
         shutil.rmtree(edited.folder / folder)
-    said = edited.snakemake("results/tiny-published/summary.csv", pretrained="weights", **asked)
+    said = edited.snakemake(f"{run}/evaluation/knn.json", pretrained="weights", **asked)
     assert said.returncode == 0, said.stdout
-    assert (edited.folder / "results" / "tiny-published" / "summary.csv").read_text() == published
+    assert (edited.folder / run / "evaluation" / "knn.json").read_text() == published
 
+    shutil.rmtree(edited.folder / run)
     weights = edited.folder / "weights" / "tiny" / "mocov2-hirl-s0" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    shutil.rmtree(edited.folder / "results")
-    said = edited.snakemake("results/tiny-published/summary.csv", pretrained="weights", **asked)
+    said = edited.snakemake(f"{run}/features.safetensors", pretrained="weights", **asked)
     assert said.returncode != 0
     assert str(weights.relative_to(edited.folder)) in said.stdout
-    assert not list(edited.folder.glob("results/**/features.safetensors"))
+    assert not (edited.folder / run / "weights.safetensors").exists()

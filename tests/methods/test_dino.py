@@ -61,6 +61,16 @@ def test_teacher_starts_as_a_copy_that_drops_no_paths(make, views) -> None:
     assert not torch.equal(method.student(images), method.student(images))
 
 
+def test_the_teachers_prototypes_follow_too(make, at) -> None:
+    method = make("dino", model={"momentum": 0.9})
+    student, before = method.student_prototypes.weight, method.teacher_prototypes.weight.clone()
+    with torch.no_grad():
+        student.add_(1.0)
+    method.before_step(at(0))
+    torch.testing.assert_close(method.teacher_prototypes.weight, 0.9 * before + 0.1 * student)
+    assert not method.teacher_prototypes.weight.requires_grad
+
+
 def test_prototypes_are_frozen_for_the_first_epochs(make, views, at) -> None:
     method = make("dino", model={"frozen_prototype_epochs": 1})
     groups = method.parameter_groups()

@@ -39,7 +39,7 @@ publish: $(VENV)/.synced
 	snakemake --cores $(CORES) --config study=$(STUDY) -- publish
 
 bench: $(VENV)/.synced
-	pytest benchmarks --override-ini testpaths=benchmarks
+	for script in benchmarks/*.py; do echo "== $$script"; python $$script; done
 
 lock: $(VENV)/.synced
 	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --universal --python-version 3.11 \

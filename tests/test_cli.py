@@ -86,16 +86,16 @@ def test_weights_of_another_backbone_are_named(refused, tiny_study, tiny_data, t
     from hirl.config import BackboneConfig
     from hirl.weights import save_weights
 
-    vit = BackboneConfig(name="vit_narrow_patch8")
+    vit = BackboneConfig(name="vit_narrow_patch4")
     save_weights(build_backbone(vit, 32), vit, tmp_path / "weights.safetensors")
     files = ("--data", tiny_data, "--weights", tmp_path / "weights.safetensors", "--out", tmp_path / "features")
     message = refused("features", "--study", tiny_study, *RUN, *files)
-    assert "holds weights of vit_narrow_patch8, not of resnet10_narrow" in message
+    assert "holds weights of vit_narrow_patch4, not of resnet8" in message
 
 
 def test_a_control_takes_no_weights_and_a_run_needs_them(refused, tiny_study, tiny_data, tmp_path) -> None:
     files = ("--study", tiny_study, "--data", tiny_data, "--out", tmp_path / "features.safetensors")
-    control = ("--method", "untrained", "--variant", "resnet10_narrow")
+    control = ("--method", "untrained", "--variant", "resnet8")
     assert "give --weights" in refused("features", *RUN, *files)
     assert "give --weights" in refused("features", *control, *files, "--weights", "x.safetensors")
     unknown = ("--method", "untrained", "--variant", "resnet50")

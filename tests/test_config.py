@@ -321,7 +321,7 @@ def test_a_method_of_your_own_is_one_python_file(study, tmp_path: Path) -> None:
 
     (tmp_path / "own.py").write_text(PLUGIN)
     settings = {
-        "methods": {"mean_teacherless": {"backbone": {"name": "resnet10_narrow"}, "model": {"embedding_dim": 4}}},
+        "methods": {"mean_teacherless": {"backbone": {"name": "resnet8"}, "model": {"embedding_dim": 4}}},
         "plugins": [str(tmp_path / "own.py")],
     }
     path = study(yaml.safe_dump(settings))

@@ -10,8 +10,8 @@ from hirl.backbones import build_backbone
 from hirl.config import BackboneConfig
 from hirl.weights import load_weights, save_weights
 
-RESNET = BackboneConfig(name="resnet10_narrow")
-VIT = BackboneConfig(name="vit_narrow_patch8", position_embedding="sincos")
+RESNET = BackboneConfig(name="resnet8")
+VIT = BackboneConfig(name="vit_narrow_patch4", position_embedding="sincos")
 
 
 @pytest.mark.parametrize("config", [RESNET, VIT], ids=lambda config: config.name)
@@ -36,7 +36,7 @@ def test_half_precision_is_widened(tmp_path: Path) -> None:
 def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_weights(build_backbone(RESNET, 32), RESNET, path)
-    with pytest.raises(ValueError, match=r"holds weights of resnet10_narrow, not of vit_narrow_patch8"):
+    with pytest.raises(ValueError, match=r"holds weights of resnet8, not of vit_narrow_patch4"):
         load_weights(build_backbone(VIT, 32), VIT, path)
 
 
@@ -47,7 +47,7 @@ def test_a_missing_or_foreign_key_is_named(tmp_path: Path) -> None:
     state["fc.weight"] = state.pop("conv1.weight")
     save_file(state, path, metadata={"backbone": RESNET.name})
     before = backbone.bn1.weight.clone()
-    with pytest.raises(ValueError, match=r"does not fit resnet10_narrow: conv1\.weight, fc\.weight"):
+    with pytest.raises(ValueError, match=r"does not fit resnet8: conv1\.weight, fc\.weight"):
         load_weights(backbone, RESNET, path)
     assert torch.equal(backbone.bn1.weight, before)
 

@@ -102,6 +102,7 @@ class MoCoV2Config(Section):
     temperature: Positive = 0.2
     queue_size: Count = 16384
     momentum: Probability = 0.999
+    batch_norm_groups: Count = 8  # of images that share statistics, the keys' shuffled: one per GPU in the release
 
 
 class SimSiamConfig(Section):

@@ -1,7 +1,9 @@
 """MoCo v2 (Chen et al., arXiv 2003.04297).
 
 A query encoder tells its image's other view, seen by a slowly moving key encoder, from a queue of keys of earlier
-images. The queue makes the number of negatives independent of the batch.
+images. The queue makes the number of negatives independent of the batch. Batch norm would give the positive away, since
+query and key would share their batch's statistics: they are taken over groups of images, shuffled for the keys. The
+authors' groups are their GPUs; here they are part of the method, on any number of devices.
 """
 
 from __future__ import annotations
@@ -60,9 +62,8 @@ class MoCoV2(Method):
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """Queries from view 0, keys from view 1, negatives from the queue as earlier batches left it."""
-        embedding = self.query_encoder(views[0])
-        with torch.no_grad():
-            key = F.normalize(self.key_encoder(views[1]), dim=1)
+        embedding = self._in_groups(self.query_encoder, views[0])
+        key = F.normalize(self._keys(views[1]), dim=1)
         loss = info_nce(F.normalize(embedding, dim=1), key, self.queue.clone(), self.config.temperature)
         self._enqueue(key)
         return MethodOutput(loss, embedding)
@@ -70,6 +71,16 @@ class MoCoV2(Method):
     def embed(self, images: Tensor) -> Tensor:
         """The key encoder's projection."""
         return self.key_encoder(images)
+
+    @torch.no_grad()
+    def _keys(self, views: Tensor) -> Tensor:
+        """Keys of a shuffled batch, in the views' own order: a key never shares its statistics with its query's group."""
+        order = torch.randperm(len(views), device=views.device)
+        return self._in_groups(self.key_encoder, views[order])[order.argsort()]
+
+    def _in_groups(self, encoder: Encoder, views: Tensor) -> Tensor:
+        """Encodes the batch in the groups of images that share batch-norm statistics."""
+        return torch.cat([encoder(group) for group in views.chunk(self.config.batch_norm_groups)])
 
     @torch.no_grad()
     def _enqueue(self, keys: Tensor) -> None:

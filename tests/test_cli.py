@@ -149,6 +149,14 @@ def test_a_run_from_images_to_its_evaluations(tiny_study, tiny_data, tmp_path, m
         assert 0 <= result["metrics"][metric] <= 100
 
 
+@pytest.mark.parametrize("study", ["demo", "studies/demo.yaml"])
+def test_the_tracker_calls_a_study_by_its_name(study: str, monkeypatch) -> None:
+    made = []
+    monkeypatch.setattr("hirl.tracking.init", lambda uri, experiment: made.append(experiment))
+    assert main(["track", "init", "--study", study]) == 0
+    assert made == ["demo"]
+
+
 def test_help_is_light() -> None:
     """What a parser imports, every job pays: no heavy package may be among it."""
     heavy = (

@@ -95,6 +95,7 @@ methods:
   dino:
 all:
   training: {epochs: 5, batch_size: 64}
+  hierarchy: {start_epoch: 1}
   views: {jitter: {hue: 0.2, contrast: 0.1}}
 """
 
@@ -116,7 +117,7 @@ def test_provenance_tells_each_values_layer(study) -> None:
         "training.epochs": "studies/own.yaml methods.mocov2",
         "training.batch_size": "studies/own.yaml all",
         "training.optimizer.base_lr": "methods/mocov2.yaml",
-        "training.sync_batchnorm": "default",
+        "training.precision": "default",
         "model.momentum": "--set",
         "seed": "the run",
     }
@@ -171,8 +172,15 @@ def test_overrides_are_read_as_yaml(text: str, value: Any) -> None:
 
 # --- hashes -----------------------------------------------------------------------------------------------------------
 
-PLAIN = "methods: [mocov2]\nall: {training: {epochs: 5, batch_size: 64}}\n"
-REWRITTEN = "# why\nall:\n  training:\n    batch_size: 64  # fits\n    epochs: 5\nmethods: [mocov2]\n"
+PLAIN = "methods: [mocov2]\nall: {training: {epochs: 5, batch_size: 64}, hierarchy: {start_epoch: 1}}\n"
+REWRITTEN = """# why
+all:
+  hierarchy: {start_epoch: 1}
+  training:
+    batch_size: 64  # fits
+    epochs: 5
+methods: [mocov2]
+"""
 
 
 def test_the_hash_sees_values_not_their_spelling(study) -> None:
@@ -238,6 +246,14 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(study, overrides: dict[st
     for variant in ("baseline", "hirl"):  # a baseline's hierarchy is read with the same care
         message = problem(lambda v=variant: resolve(path, "mocov2", v, 0, overrides))
         assert all(part in message for part in [*parts, "mocov2"]), message
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_hirl_run_that_ends_before_its_first_tree_is_refused_and_its_baseline_is_not(study, epochs: int) -> None:
+    short = {"training.epochs": epochs, "hierarchy.start_epoch": 2}
+    message = problem(lambda: resolve(study(PLAIN), "mocov2", "hirl", 0, short))
+    assert f"hierarchy.start_epoch is 2, but training.epochs is {epochs}: " in message
+    assert resolve(study(PLAIN), "mocov2", "baseline", 0, short).training.epochs == epochs
 
 
 @pytest.mark.parametrize(
@@ -330,6 +346,13 @@ def test_a_method_of_your_own_is_one_python_file(study, tmp_path: Path) -> None:
     method = create_method(config.method, build_backbone(config.backbone, 32), config.model)
     assert HIRL(method, config.hierarchy, 0).embedding_dim == 4
     assert "unknown key 'model.dim'" in problem(lambda: resolve(path, "mean_teacherless", "hirl", 0, {"model.dim": 4}))
+
+
+def test_without_the_repositorys_config_folder_nothing_resolves(study, tmp_path: Path, monkeypatch) -> None:
+    path = study(PLAIN)
+    monkeypatch.setattr("hirl.config.CONFIG_ROOT", tmp_path / "config")
+    message = problem(lambda: resolve(path, "mocov2", "hirl"))
+    assert f"{tmp_path}/config is missing: install hirl from a clone" in message
 
 
 def test_a_missing_plugin_is_named(study) -> None:

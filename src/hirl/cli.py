@@ -8,7 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hirl.config import RunConfig, expected_runs, load_study, parse_override, provenance, resolve, resolve_control
+from hirl.config import (
+    RunConfig,
+    expected_runs,
+    load_study,
+    parse_override,
+    provenance,
+    resolve,
+    resolve_control,
+    study_name,
+)
 
 TASKS = ("knn", "linear", "clustering", "hierarchy")
 UNTRAINED = "untrained"
@@ -124,14 +133,14 @@ def initialise_tracking(args: argparse.Namespace) -> None:
     """Makes the MLflow store, before any job logs."""
     from hirl.tracking import init
 
-    init(args.uri, args.study)
+    init(args.uri, study_name(args.study))
 
 
 def sync_tracking(args: argparse.Namespace) -> None:
     """Replays a study's records into MLflow."""
     from hirl.tracking import sync
 
-    sync(args.results, _runs(args), args.uri, Path("scratch") / Path(args.study).stem)
+    sync(args.results, _runs(args), args.uri, Path("scratch") / study_name(args.study))
 
 
 def publish(args: argparse.Namespace) -> None:

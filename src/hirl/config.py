@@ -228,7 +228,6 @@ class TrainingConfig(Section):
     epochs: Count = 200
     batch_size: Count = 256  # images in all, over all ranks
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the processor has the instructions
-    sync_batchnorm: bool = True
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 
@@ -283,6 +282,15 @@ class RunConfig(Section):
     hierarchy: HierarchyConfig | None = None
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _tree_comes_before_the_end(self) -> RunConfig:
+        if self.variant == "hirl" and self.hierarchy and self.hierarchy.start_epoch >= self.training.epochs:
+            raise ValueError(
+                f"hierarchy.start_epoch is {self.hierarchy.start_epoch}, but training.epochs is "
+                f"{self.training.epochs}: hirl would be its baseline; start earlier, or train longer"
+            )
+        return self
 
     @property
     def name(self) -> str:
@@ -387,6 +395,11 @@ def resolve(
     return _resolve(study, method, variant, seed, overrides)[0]
 
 
+def study_name(study: str) -> str:
+    """What a study given by name or by path is called in results, records and trackers."""
+    return _study_path(study).stem
+
+
 def expected_runs(study: str) -> list[str]:
     """The names of all runs of a study: its methods, variants and seeds, and one untrained control per backbone."""
     config = load_study(study)
@@ -454,7 +467,7 @@ def _resolve(
         raise ValueError(f"study {study}, method {method}: {named[0]!r} names a run and is no setting: remove it")
     model = _model_config(method, load_study(study).plugins)
     merged["model"] = _validate(model, merged.get("model", {}), f"study {study}, method {method}", "model.")
-    merged |= {"study": _study_path(study).stem, "method": method, "variant": variant, "seed": seed}
+    merged |= {"study": study_name(study), "method": method, "variant": variant, "seed": seed}
     if merged.setdefault("hierarchy", {}) is None:
         raise ValueError(f"study {study}, method {method}: hierarchy is empty: fill it, or run the baseline variant")
     config = _validate(RunConfig, merged, f"study {study}, method {method}")
@@ -465,6 +478,8 @@ def _resolve(
 def _layers(study: str, method: str, overrides: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The layers above the typed defaults, lowest first, each with the name shown to the user."""
     config = load_study(study)
+    if not CONFIG_ROOT.is_dir():
+        raise ValueError(f"{CONFIG_ROOT} is missing: install hirl from a clone of its repository, with pip install -e")
     path = CONFIG_ROOT / "methods" / f"{method}.yaml"
     if path.is_file():
         yield f"methods/{method}.yaml", {key: value for key, value in read_yaml(path).items() if key != "source"}

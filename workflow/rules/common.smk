@@ -11,7 +11,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from hirl.config import digest, load_study, parse_override, resolve, resolve_control
+from hirl.config import digest, load_study, parse_override, resolve, resolve_control, study_name
 
 # Every job calls this environment's hirl and dvc, and nothing phones home.
 os.environ.update(
@@ -68,7 +68,7 @@ try:
     OVERRIDES = dict(map(parse_override, SETTINGS))
     study = chosen_study()
     RUNS = resolved_runs()
-    STUDY = Path(config["study"]).stem
+    STUDY = study_name(config["study"])
     CONTROLS = resolved_controls()
     DATA = next(iter(RUNS.values())).data
     check_data_root()

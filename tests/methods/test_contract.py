@@ -199,6 +199,14 @@ def test_snapshots_follow_their_schedule(make) -> None:
     assert len(wrapped.tree.assignments) == IMAGES
 
 
+def test_the_wrapped_methods_own_epochs_begin_too(make) -> None:
+    wrapped, begun = make("simsiam", "hirl", hierarchy={"start_epoch": 1}), []
+    wrapped.method.before_epoch = lambda epoch, embed_all: begun.append(epoch)
+    for epoch in range(3):
+        wrapped.before_epoch(epoch, features)
+    assert begun == [0, 1, 2]
+
+
 def test_all_paths_can_be_the_negatives(ready, views, at) -> None:
     """With every path there is no sampling: two seeds, one loss."""
     wrapped = ready("simsiam", "hirl", hierarchy={"negatives": "all"}).eval()

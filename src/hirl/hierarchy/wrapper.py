@@ -56,7 +56,8 @@ class HIRL(Method):
         return self.method.embed(images)
 
     def before_epoch(self, epoch: int, embed_all: Callable[[], Tensor]) -> dict[str, float] | None:
-        """Takes a snapshot where the schedule asks for one, and returns its diagnostics."""
+        """The method's own; then takes a snapshot where the schedule asks for one, and returns its diagnostics."""
+        self.method.before_epoch(epoch, embed_all)
         since_start = epoch - self.config.start_epoch
         if since_start < 0 or since_start % self.config.snapshot_epochs:
             return None

@@ -58,6 +58,16 @@ def test_starting_afresh_drops_everything(tmp_path):
     assert read_record(path) == []
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_its_record_anew(tmp_path):
+    path = tmp_path / "record.jsonl"
+    for _ in range(2):
+        recorder = Recorder(path)
+        recorder.truncate_after(-1)
+        recorder.params({"config": {"seed": 0}})
+        recorder.snapshot(0, {"clusters_level0": 8.0})
+    assert [record["kind"] for record in read_record(path)] == ["params", "snapshot"]
+
+
 def test_a_line_torn_by_a_crash_is_dropped_and_the_rest_kept(tmp_path):
     path = tmp_path / "record.jsonl"
     record_of(path, 3)

@@ -52,6 +52,7 @@ def test_the_taxonomy_keeps_its_pixels_and_its_tree(tmp_path):
     assert {image.numpy().tobytes() for image in train.images} == {image.numpy().tobytes() for image in drawn}
     facts = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert facts["splits"] == {"train": 72, "validation": 36}
+    assert facts["levels"] == ["class", "kind", "body plan"]
 
 
 def test_nested_folders_are_the_class_tree_and_grey_becomes_rgb(tmp_path):
@@ -64,6 +65,7 @@ def test_nested_folders_are_the_class_tree_and_grey_becomes_rgb(tmp_path):
     assert middle == ["mammal", "animal/other", "vehicle/other"]
     assert coarse == ["animal", "vehicle"]
     assert train.parents == [[0, 0, 1, 2], [0, 0, 1]]
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["levels"] == ["class", "level 1", "level 2"]
     assert train.images.shape == (16, 3, 8, 8)
     assert (train.images[:, 0, 0, 0] // 20 == train.labels[:, 0]).all()
 
@@ -127,6 +129,9 @@ def test_the_shipped_trees_are_read(name):
     tree = read_class_tree(path, classes)
     assert [len(names) for names in tree.class_names] == {"cifar10": [10, 4, 2], "cifar100": [100, 20]}[name]
     assert all(np.bincount(parents).min() >= 2 for parents in tree.parents)
+    assert tree.levels[0] == "class"
+    if name == "cifar100":
+        assert np.bincount(tree.parents[0]).tolist() == [5] * 20
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -196,13 +201,14 @@ def test_packed_data_have_no_files(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("class,level1\ncat,animal\ndog,animal\nship,vehicle\n", "class 'ship' is not in the data set"),
-        ("class,level1\ncat,animal\n", "the data set's class 'dog' is not in it"),
-        ("class,level1\ncat,animal\ncat,animal\n", "class 'cat' stands in two rows"),
-        ("class,level1,level2\ncat,pet,a\ndog,pet,b\n", "'pet' stands under 'a' and 'b'"),
-        ("class,level1\ncat\n", "line 2: 'cat' must be 2 names"),
-        ("name,parent\ncat,animal\n", "write class,level1,level2,"),
-        ("", "write class,level1,level2,"),
+        ("class,kind\ncat,animal\ndog,animal\nship,vehicle\n", "class 'ship' is not in the data set"),
+        ("class,kind\ncat,animal\n", "the data set's class 'dog' is not in it"),
+        ("class,kind\ncat,animal\ncat,animal\n", "class 'cat' stands in two rows"),
+        ("class,kind,realm\ncat,pet,a\ndog,pet,b\n", "'pet' stands under 'a' and 'b'"),
+        ("class,kind\ncat\n", "line 2: 'cat' must be 2 names"),
+        ("name,parent\ncat,animal\n", "write class, then a name"),
+        ("class,kind,kind\ncat,pet,animal\ndog,pet,animal\n", "write class, then a name"),
+        ("", "write class, then a name"),
     ],
 )
 def test_a_wrong_class_tree_is_named(tmp_path, content, message):

@@ -29,14 +29,14 @@ class ClassTree:
 
     @classmethod
     def of(cls, classes: list[Lineage], levels: list[str] | None = None) -> ClassTree:
-        """The tree in which every class has its lineage."""
+        """The tree in which every class has its lineage; levels without names are numbered from the classes up."""
         columns = list(zip(*classes, strict=True))
         names = [list(dict.fromkeys(column)) for column in columns]
         parents = [
             [coarse.index(parent) for parent in dict(zip(*columns[level : level + 2], strict=True)).values()]
             for level, coarse in enumerate(names[1:])
         ]
-        return cls(levels or ["class", *(f"level{level}" for level in range(1, len(columns)))], names, parents)
+        return cls(levels or ["class", *(f"level {level}" for level in range(1, len(columns)))], names, parents)
 
     def labels(self, fine: Sequence[int]) -> np.ndarray:
         """Labels of every level, int64 [N, L], from the finest [N]."""
@@ -57,8 +57,8 @@ def folder_lineages(branches: list[Branch]) -> list[Lineage]:
 def read_class_tree(path: str, classes: list[str]) -> ClassTree:
     """The tree that a CSV file gives to classes, in their order.
 
-    Its columns are class, level1, level2, ..., fine to coarse: a class's name (its folder's, or the data set's own),
-    then its ancestors'. A relative path starts at the top of the repository.
+    Its first line names the levels, fine to coarse, such as class,kind,realm; every other line holds a class's name
+    (its folder's, or the data set's own), then its ancestors'. A relative path starts at the top of the repository.
 
     Raises:
         ValueError: the file is missing or malformed, its classes are others, or a name stands under two parents.
@@ -86,9 +86,9 @@ def _read_rows(file: Path, path: str) -> tuple[list[str], list[Lineage]]:
         raise ValueError(f"data.class_tree {path} is missing: correct the path")
     with file.open(newline="") as handle:
         header, *rows = list(csv.reader(handle)) or [[]]
-    if len(header) < 2 or header != ["class", *(f"level{level}" for level in range(1, len(header)))]:
+    if len(header) < 2 or header[0] != "class" or len(set(header)) < len(header) or not all(header):
         raise ValueError(
-            f"{path}: its first line is {','.join(header)!r}: write class,level1,level2,... fine to coarse"
+            f"{path}: its first line is {','.join(header)!r}: write class, then a name for each coarser level"
         )
     for number, row in enumerate(rows, 2):
         if len(row) != len(header) or not all(row):

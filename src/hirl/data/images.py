@@ -56,7 +56,7 @@ def prepare(config: DataConfig, root: str | Path | None, out: str | Path) -> Non
     """
     out = Path(out)
     source = open_source(config.name, root)
-    tree = ClassTree.of(source.classes)
+    tree = ClassTree.of(source.classes, source.levels)
     if config.class_tree is not None:
         tree = read_class_tree(config.class_tree, tree.class_names[0])
     asked = {"train": config.train_images, "validation": config.validation_images}

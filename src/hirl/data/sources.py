@@ -13,6 +13,7 @@ from PIL import Image
 
 from hirl.config import CONFIG_ROOT
 from hirl.data.classes import Branch, Lineage, folder_lineages
+from hirl.data.taxonomy import LEVELS
 
 DOWNLOADS = Path("~/.cache/hirl").expanduser()
 VALIDATION_FOLDERS = ("val", "validation", "test")  # the first there is
@@ -44,6 +45,7 @@ class Source:
     classes: list[Lineage]
     splits: dict[str, Split]  # train, validation
     root: Path
+    levels: list[str] | None = None  # their names, finest first, where the source gives them
 
 
 def open_source(name: str, root: str | Path | None) -> Source:
@@ -80,7 +82,7 @@ def open_taxonomy(root: Path) -> Source:
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(f"{root}/{name}.npz is broken: remove it, then `dvc pull` fetches it again") from error
         splits[name] = Split(labels, lambda index, images=images: Image.fromarray(images[index].transpose(1, 2, 0)))
-    return Source([tuple(lineage) for lineage in classes.tolist()], splits, root)
+    return Source([tuple(lineage) for lineage in classes.tolist()], splits, root, list(LEVELS))
 
 
 def open_torchvision(name: str, root: Path) -> Source:

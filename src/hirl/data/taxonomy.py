@@ -225,6 +225,7 @@ PLANS: dict[str, tuple[Callable[[Field, Field, int], Parts], ...]] = {
 }
 KINDS = [kind for kinds in PLANS.values() for kind in kinds]
 NUM_CLASSES = 3 * len(KINDS)
+LEVELS = ("class", "kind", "body plan")
 HUES = ("red", "orange", "yellow", "lime", "green", "mint", "teal", "sky", "blue", "violet", "purple", "pink")
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -29,6 +35,43 @@ def test_the_lock_holds_every_dependency_at_a_version_it_allows(wanted):
     versions = locked_versions(wanted.name)
     assert versions
     assert all(wanted.specifier.contains(version) for version in versions)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The top packages that a Python or Snakemake file imports."""
+    if path.suffix != ".py":
+        yield from re.findall(r"^(?:from|import) (\w+)", path.read_text(), re.MULTILINE)
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def test_every_package_that_is_imported_is_a_declared_dependency():
+    files = [path for kind in ("*.py", "*.smk", "Snakefile") for path in ROOT.glob(f"*/**/{kind}")]
+    packages = {package for path in files if ".venv" not in path.parts for package in imported(path)}
+    own = {"hirl", "tests", "workflow"}
+    declared = {canonicalize_name(wanted.name) for wanted in WANTED}
+    distributions = packages_distributions()
+    undeclared = {
+        package
+        for package in packages - own - sys.stdlib_module_names
+        if not declared & {canonicalize_name(name) for name in distributions[package]}
+    }
+    assert not undeclared
+
+
+def test_the_wheel_carries_what_the_package_reads(tmp_path):
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "src" / "hirl", tmp_path / "src" / "hirl", ignore=shutil.ignore_patterns("__pycache__"))
+    build = "import setuptools.build_meta as backend; print(backend.build_wheel('.'))"
+    made = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True, check=True)
+    files = {Path(name) for name in zipfile.ZipFile(tmp_path / made.stdout.split()[-1]).namelist()}
+    sources = {path.relative_to(tmp_path / "src") for path in (tmp_path / "src" / "hirl").rglob("*.*") if path.is_file()}
+    assert sources <= files
 
 
 def test_every_locked_package_has_hashes():

@@ -14,6 +14,12 @@ from hirl.reporting.summary import summarise
 TASKS = ("knn", "linear", "clustering", "hierarchy")
 
 
+def test_a_caption_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("hirl.reporting.report.CAPTIONS", tmp_path)
+    with pytest.raises(ValueError, match=r"table\.rst is missing: install hirl from a clone"):
+        caption("table")
+
+
 class Links(HTMLParser):
     """Everything a page would fetch, and the text that it shows."""
 

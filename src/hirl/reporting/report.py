@@ -56,8 +56,15 @@ def write_report(study_folder: str | Path, runs: Sequence[str], out: str | Path)
 
 
 def caption(name: str) -> str:
-    """A caption of the workflow's report as HTML."""
-    text = (CAPTIONS / f"{name}.rst").read_text()
+    """A caption of the workflow's report as HTML.
+
+    Raises:
+        ValueError: there is none: the package was taken out of its repository.
+    """
+    path = CAPTIONS / f"{name}.rst"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: install hirl from a clone of its repository, with pip install -e")
+    text = path.read_text()
     return publish_parts(text, writer="html5", settings_overrides={"report_level": 5})["body"]
 
 

@@ -20,8 +20,11 @@ reproduce: $(VENV)/.synced
 	@echo "Report:  results/$(STUDY)/report.html"
 	@echo "MLflow:  make mlflow"
 
-test: $(VENV)/.synced
+test: $(VENV)/.synced data
 	pytest
+
+data: | $(VENV)/.synced
+	dvc pull --quiet data.dvc
 
 check: $(VENV)/.synced
 	ruff check

@@ -70,7 +70,7 @@ def test_the_wheel_carries_what_the_package_reads(tmp_path):
     build = "import setuptools.build_meta as backend; print(backend.build_wheel('.'))"
     made = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True, check=True)
     files = {Path(name) for name in zipfile.ZipFile(tmp_path / made.stdout.split()[-1]).namelist()}
-    sources = {path.relative_to(tmp_path / "src") for path in (tmp_path / "src" / "hirl").rglob("*.*") if path.is_file()}
+    sources = {path.relative_to(tmp_path / "src") for path in (tmp_path / "src" / "hirl").rglob("*.*")}
     assert sources <= files
 
 

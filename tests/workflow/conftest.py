@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +24,53 @@ COLOURS = {
 }
 
 
+# Snakemake takes seconds to import: one process does it, and every plan is a fork of it.
+PLANNER = """
+import json, os, sys
+from snakemake.cli import main
+for line in sys.stdin:
+    folder, said, arguments = json.loads(line)
+    if not (child := os.fork()):
+        os.chdir(folder)
+        for stream in (1, 2):
+            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        main(arguments)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Planner:
+    """Calls of Snakemake that run no job."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path):
+        self.process, self.said = process, folder / "said.txt"
+
+    def __call__(self, folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        self.said.unlink(missing_ok=True)
+        self.process.stdin.write(json.dumps([str(folder), str(self.said), arguments]) + "\n")
+        self.process.stdin.flush()
+        code = int(self.process.stdout.readline())
+        return subprocess.CompletedProcess(arguments, code, self.said.read_text())
+
+
+@pytest.fixture(scope="session")
+def planner(tmp_path_factory) -> Iterator[Planner]:
+    """Snakemake, imported once for all plans."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", PLANNER], stdin=pipe, stdout=pipe, text=True) as process:
+        yield Planner(process, tmp_path_factory.mktemp("planner"))
+        process.stdin.close()
+
+
 class Project:
     """A working directory of the workflow."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, planner: Planner):
+        self.folder, self.planner = folder, planner
 
     def command(self, *arguments: str, **config: object) -> list[str]:
-        """The call of Snakemake, with this environment's and these --config values."""
-        options = [f"{key}={value}" for key, value in config.items()]
-        call = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--cores", "2"]
-        return [*call, *arguments, *(["--config", *options] if options else [])]
+        """The call of Snakemake, with these --config values."""
+        return [sys.executable, "-m", "snakemake", *snakemake_arguments(arguments, config)]
 
     def snakemake(self, *arguments: str, **config: object) -> subprocess.CompletedProcess[str]:
         """Calls Snakemake here; what it says is in `stdout`."""
@@ -45,12 +83,22 @@ class Project:
             text=True,
         )
 
+    def plan(self, *arguments: str, **config: object) -> subprocess.CompletedProcess[str]:
+        """Calls Snakemake here for a plan, without any job; what it says is in `stdout`."""
+        return self.planner(self.folder, snakemake_arguments(arguments, config))
+
     def planned(self, *arguments: str, **config: object) -> dict[str, int]:
         """How many jobs of each rule a call would run."""
-        said = self.snakemake("--dry-run", *arguments, **config)
+        said = self.plan("--dry-run", *arguments, **config)
         assert said.returncode == 0, said.stdout
         table = said.stdout.partition("Job stats:")[2].partition("total")[0]
         return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+
+
+def snakemake_arguments(arguments: tuple[str, ...], config: dict[str, object]) -> list[str]:
+    options = [f"{key}={value}" for key, value in config.items()]
+    call = ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--cores", "2", *arguments]
+    return [*call, "--config", *options] if options else call
 
 
 @pytest.fixture(scope="session")
@@ -67,21 +115,21 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def project(tmp_path) -> Project:
+def project(tmp_path, planner) -> Project:
     """An empty project with the tiny study in it."""
-    return new_project(tmp_path)
+    return new_project(tmp_path, planner)
 
 
-def new_project(folder: Path) -> Project:
+def new_project(folder: Path, planner: Planner) -> Project:
     shutil.copy(Path(__file__).parent / "tiny.yaml", folder)
     (folder / "data.dvc").touch()  # the demo's, for plans
-    return Project(folder)
+    return Project(folder, planner)
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, pictures) -> Project:
+def finished(tmp_path_factory, pictures, planner) -> Project:
     """The tiny study, run to its end. Tests look at it, or plan on it; none changes its results."""
-    project = new_project(tmp_path_factory.mktemp("finished"))
+    project = new_project(tmp_path_factory.mktemp("finished"), planner)
     said = project.snakemake(study="tiny.yaml", data_root=pictures)
     assert said.returncode == 0, said.stdout
     project.said = said.stdout

@@ -17,15 +17,15 @@ from tests.workflow.conftest import Project
 
 PATH_WITH_DVC = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 RUNS = [f"{method}-{variant}-s0" for method in ("mocov2", "dino") for variant in ("baseline", "hirl")]
-CONTROLS = ["untrained-resnet10_narrow-s0", "untrained-vit_narrow_patch8-s0"]
+CONTROLS = ["untrained-resnet8-s0", "untrained-vit_narrow_patch4-s0"]
 ONCE = {"summarise": 1, "write_report": 1, "sync_tracking": 1, "all": 1}
 
 
 @pytest.fixture
 def edited(finished, tmp_path) -> Project:
-    """A copy of the finished project, whose study file may be edited: only plans are made on it."""
+    """A copy of the finished project, to be changed."""
     shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
-    return Project(tmp_path)
+    return Project(tmp_path, finished.planner)
 
 
 def edit(project: Project, old: str, new: str) -> None:
@@ -91,20 +91,22 @@ def test_losing_the_tracker_trains_nothing(edited, pictures):
     assert edited.planned(study="tiny.yaml", data_root=pictures) == {"sync_tracking": 1, "all": 1}
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(finished, project, pictures):
+def test_a_killed_training_goes_on_to_the_same_weights(finished, edited, pictures):
     run = "results/tiny/runs/mocov2-hirl-s0"
     asked = {"study": "tiny.yaml", "data_root": pictures}
+    shutil.rmtree(edited.folder / run)
+    shutil.rmtree(edited.folder / "scratch")
     call = subprocess.Popen(
-        project.command(f"{run}/weights.safetensors", **asked), cwd=project.folder, stdout=subprocess.DEVNULL
+        edited.command(f"{run}/weights.safetensors", **asked), cwd=edited.folder, stdout=subprocess.DEVNULL
     )
-    kill_trainer(call.pid, once_there="scratch/tiny/mocov2-hirl-s0-*/checkpoint00001.pt", folder=project.folder)
+    kill_trainer(call.pid, once_there="scratch/tiny/mocov2-hirl-s0-*/checkpoint00001.pt", folder=edited.folder)
     assert call.wait() != 0
-    assert not (project.folder / run / "weights.safetensors").exists()
+    assert not (edited.folder / run / "weights.safetensors").exists()
 
-    said = project.snakemake(f"{run}/weights.safetensors", **asked)
+    said = edited.snakemake(f"{run}/weights.safetensors", **asked)
     assert said.returncode == 0, said.stdout
     assert "on after epoch 1/3" in said.stdout
-    weights = [(home / run / "weights.safetensors").read_bytes() for home in (project.folder, finished.folder)]
+    weights = [(home / run / "weights.safetensors").read_bytes() for home in (edited.folder, finished.folder)]
     assert weights[0] == weights[1]
 
 

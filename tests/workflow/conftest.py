@@ -24,8 +24,8 @@ COLOURS = {
 }
 
 
-# Snakemake takes seconds to import: one process does it, and every plan is a fork of it.
-PLANNER = """
+# Snakemake takes seconds to import: one process does it, and every call is a fork of it.
+SERVER = """
 import json, os, sys
 from snakemake.cli import main
 for line in sys.stdin:
@@ -39,8 +39,8 @@ for line in sys.stdin:
 """
 
 
-class Planner:
-    """Calls of Snakemake that run no job."""
+class Server:
+    """Snakemake, waiting for calls."""
 
     def __init__(self, process: subprocess.Popen[str], folder: Path):
         self.process, self.said = process, folder / "said.txt"
@@ -54,51 +54,37 @@ class Planner:
 
 
 @pytest.fixture(scope="session")
-def planner(tmp_path_factory) -> Iterator[Planner]:
-    """Snakemake, imported once for all plans."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", PLANNER], stdin=pipe, stdout=pipe, text=True) as process:
-        yield Planner(process, tmp_path_factory.mktemp("planner"))
+def server(tmp_path_factory) -> Iterator[Server]:
+    """Snakemake, imported once for all calls."""
+    environment, pipe = os.environ | {"COLUMNS": "200"}, subprocess.PIPE
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
+        yield Server(process, tmp_path_factory.mktemp("server"))
         process.stdin.close()
 
 
 class Project:
     """A working directory of the workflow."""
 
-    def __init__(self, folder: Path, planner: Planner):
-        self.folder, self.planner = folder, planner
+    def __init__(self, folder: Path, server: Server):
+        self.folder, self.server = folder, server
 
-    def command(self, *arguments: str, **config: object) -> list[str]:
-        """The call of Snakemake, with these --config values."""
-        return [sys.executable, "-m", "snakemake", *snakemake_arguments(arguments, config)]
+    def arguments(self, *arguments: str, **config: object) -> list[str]:
+        """What follows `snakemake` in a call with these --config values."""
+        options = [f"{key}={value}" for key, value in config.items()]
+        call = ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--cores", "2", *arguments]
+        return [*call, "--config", *options] if options else call
 
     def snakemake(self, *arguments: str, **config: object) -> subprocess.CompletedProcess[str]:
         """Calls Snakemake here; what it says is in `stdout`."""
-        return subprocess.run(
-            self.command(*arguments, **config),
-            cwd=self.folder,
-            env=os.environ | {"COLUMNS": "200"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def plan(self, *arguments: str, **config: object) -> subprocess.CompletedProcess[str]:
-        """Calls Snakemake here for a plan, without any job; what it says is in `stdout`."""
-        return self.planner(self.folder, snakemake_arguments(arguments, config))
+        return self.server(self.folder, self.arguments(*arguments, **config))
 
     def planned(self, *arguments: str, **config: object) -> dict[str, int]:
         """How many jobs of each rule a call would run."""
-        said = self.plan("--dry-run", *arguments, **config)
+        said = self.snakemake("--dry-run", *arguments, **config)
         assert said.returncode == 0, said.stdout
         table = said.stdout.partition("Job stats:")[2].partition("total")[0]
         return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
-
-
-def snakemake_arguments(arguments: tuple[str, ...], config: dict[str, object]) -> list[str]:
-    options = [f"{key}={value}" for key, value in config.items()]
-    call = ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--cores", "2", *arguments]
-    return [*call, "--config", *options] if options else call
 
 
 @pytest.fixture(scope="session")
@@ -115,21 +101,21 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def project(tmp_path, planner) -> Project:
+def project(tmp_path, server) -> Project:
     """An empty project with the tiny study in it."""
-    return new_project(tmp_path, planner)
+    return new_project(tmp_path, server)
 
 
-def new_project(folder: Path, planner: Planner) -> Project:
+def new_project(folder: Path, server: Server) -> Project:
     shutil.copy(Path(__file__).parent / "tiny.yaml", folder)
     (folder / "data.dvc").touch()  # the demo's, for plans
-    return Project(folder, planner)
+    return Project(folder, server)
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, pictures, planner) -> Project:
+def finished(tmp_path_factory, pictures, server) -> Project:
     """The tiny study, run to its end. Tests look at it, or plan on it; none changes its results."""
-    project = new_project(tmp_path_factory.mktemp("finished"), planner)
+    project = new_project(tmp_path_factory.mktemp("finished"), server)
     said = project.snakemake(study="tiny.yaml", data_root=pictures)
     assert said.returncode == 0, said.stdout
     project.said = said.stdout

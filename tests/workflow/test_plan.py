@@ -61,7 +61,7 @@ def test_published_weights_need_no_training(project):
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_a_mistake_in_config_is_one_line_that_names_it(project, config, named):
-    said = project.plan("--dry-run", **config)
+    said = project.snakemake("--dry-run", **config)
     lines = [line for line in said.stdout.splitlines() if not line.startswith("Using workflow specific profile")]
     assert said.returncode != 0
     assert len(lines) == 1, said.stdout

@@ -25,7 +25,7 @@ ONCE = {"summarise": 1, "write_report": 1, "sync_tracking": 1, "all": 1}
 def edited(finished, tmp_path) -> Project:
     """A copy of the finished project, to be changed."""
     shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
-    return Project(tmp_path, finished.planner)
+    return Project(tmp_path, finished.server)
 
 
 def edit(project: Project, old: str, new: str) -> None:
@@ -96,9 +96,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(finished, edited, picture
     asked = {"study": "tiny.yaml", "data_root": pictures}
     shutil.rmtree(edited.folder / run)
     shutil.rmtree(edited.folder / "scratch")
-    call = subprocess.Popen(
-        edited.command(f"{run}/weights.safetensors", **asked), cwd=edited.folder, stdout=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "snakemake", *edited.arguments(f"{run}/weights.safetensors", **asked)]
+    call = subprocess.Popen(command, cwd=edited.folder, stdout=subprocess.DEVNULL)
     kill_trainer(call.pid, once_there="scratch/tiny/mocov2-hirl-s0-*/checkpoint00001.pt", folder=edited.folder)
     assert call.wait() != 0
     assert not (edited.folder / run / "weights.safetensors").exists()

@@ -21,7 +21,7 @@ ACCEPTED = (
 
 
 def test_the_linter_finds_nothing_new(project):
-    found = re.findall(r"^ +\* (.*):$", project.plan("--lint").stdout, re.MULTILINE)
+    found = re.findall(r"^ +\* (.*):$", project.snakemake("--lint").stdout, re.MULTILINE)
     assert found, "the linter's own words have changed"
     assert set(found) <= set(ACCEPTED)
 
@@ -34,5 +34,5 @@ def test_rules_are_formatted():
 
 
 def test_the_readme_shows_the_rules_as_they_are(project):
-    graph = project.plan("--rulegraph", "mermaid-js").stdout
+    graph = project.snakemake("--rulegraph", "mermaid-js").stdout
     assert BLOCK.search((ROOT / "README.md").read_text())[0] == draw(graph), "make dag"

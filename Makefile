@@ -14,7 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: reproduce test check dag mlflow publish bench lock
+.PHONY: reproduce test check dag readme mlflow publish bench lock
 reproduce: $(VENV)/.synced
 	snakemake --cores $(CORES) --config study=$(STUDY)
 	@echo "Report:  results/$(STUDY)/report.html"
@@ -34,6 +34,10 @@ check: $(VENV)/.synced
 # The picture of the workflow in README.md.
 dag: $(VENV)/.synced
 	snakemake --rulegraph mermaid-js 2> /dev/null | python workflow/draw_dag.py README.md
+
+# The demo's results in README.md.
+readme: $(VENV)/.synced
+	python workflow/show_results.py README.md results/demo docs/images
 
 mlflow: $(VENV)/.synced
 	mlflow ui --backend-store-uri $(STORE)

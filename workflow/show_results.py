@@ -1,0 +1,70 @@
+"""Puts a finished study into a page: `python workflow/show_results.py README.md results/demo docs/images`.
+
+Between the page's markers come the study's tables, and in one line when and where it was trained, as its own records
+say; the figures that the page shows are copied beside it. No number is typed by hand.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from hirl.files import atomic_path, write_text
+from hirl.record import Record, read_record
+from hirl.reporting.report import duration
+
+BLOCK = re.compile(r"(<!-- demo table -->\n).*?(<!-- /demo table -->)", re.DOTALL)
+FIGURE = re.compile(r"!\[[^\]]*\]\((?P<path>docs/images/(?P<name>[\w-]+\.png))\)")
+
+
+def show(page: Path, study: Path, images: Path) -> None:
+    """Fills the page and copies its figures.
+
+    Raises:
+        ValueError: the study is not finished, or the page has no markers.
+    """
+    text = page.read_text()
+    table, records = study / "table.md", [read_record(path) for path in sorted(study.glob("runs/*/record.jsonl"))]
+    if not table.is_file() or not records:
+        raise ValueError(f"{study} holds no finished study: run `make reproduce` first")
+    if not BLOCK.search(text):
+        raise ValueError(f"{page} has no lines <!-- demo table --> and <!-- /demo table -->: put them where it belongs")
+    filled = f"{table.read_text()}\n{cost(records)}\n"
+    write_text(page, BLOCK.sub(lambda found: found[1] + filled + found[2], text, count=1))
+    for found in FIGURE.finditer(text):
+        copy_figure(study / "figures" / found["name"], images / found["name"])
+
+
+def cost(records: list[list[Record]]) -> str:
+    """What the trainings took, and where, in one line."""
+    starts = [next(record for record in run if record["kind"] == "params") for run in records]
+    seconds = max(run[-1]["time"] for run in records) - min(start["time"] for start in starts)
+    where = [start["values"]["environment"] for start in starts]
+    machines = dict.fromkeys(f"{w['cores']} cores of {w['processor']}, GPU: {w['gpu']}" for w in where)
+    versions = dict.fromkeys(f"torch {w['torch']}, commit {w['git_commit'][:12]}" for w in where)
+    return (
+        f"{len(records)} trainings, {duration(seconds)} from the first one's start to the last one's end, on "
+        f"{' and '.join(machines)} ({'; '.join(versions)})."
+    )
+
+
+def copy_figure(source: Path, target: Path) -> None:
+    """A figure in 256 colours: a third of the bytes, alike to the eye.
+
+    Raises:
+        ValueError: it was not drawn.
+    """
+    if not source.is_file():
+        raise ValueError(f"{source} is missing: the page shows it, so let the study draw it")
+    with Image.open(source) as image, atomic_path(target) as temporary:
+        image.convert("RGB").quantize(256).save(temporary, optimize=True)
+
+
+if __name__ == "__main__":
+    try:
+        show(*map(Path, sys.argv[1:]))
+    except ValueError as error:
+        sys.exit(str(error))

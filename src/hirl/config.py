@@ -138,6 +138,7 @@ class DINOConfig(Section):
 
     hidden_dim: Count = 2048
     embedding_dim: Count = 256  # the head's bottleneck
+    batch_norm: bool = False  # in the head; the authors' use_bn_in_head
     prototypes: Count = 65536
     student_temperature: Positive = 0.1
     teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)  # from, to: linear, per epoch
@@ -190,7 +191,6 @@ class HierarchyConfig(Section):
     start_epoch: int = Field(20, ge=0)  # image loss alone before it
     snapshot_epochs: Count = 1  # a new tree every so many epochs
     reassign: bool = False  # SwAV: re-assign a batch's images at every step
-    temperature: Positive = 0.2  # mean of the reported cluster densities; the loss never sees it
     kmeans: KMeansConfig = KMeansConfig()
 
     @model_validator(mode="after")
@@ -314,6 +314,7 @@ class StudyConfig(Section):
     variants: tuple[Variant, ...] = ("baseline", "hirl")
     seeds: tuple[int, ...] = (0,)
     tasks: tuple[Task, ...] = ("knn", "linear", "clustering", "hierarchy")
+    base: str | None = None  # a study this one starts from: its keys below those given here
     all: dict[str, Any] = {}
     plugins: tuple[str, ...] = ()  # Python files that register a method of your own
 
@@ -366,18 +367,30 @@ def load_study(study: str, overrides: Mapping[str, Any] | None = None) -> StudyC
         ValueError: no such study, or a key or value it cannot hold.
     """
     path = _study_path(study)
-    content = read_yaml(path)
+    content = _read_study(path)
     overrides = dict(overrides or {})
     chosen = overrides.pop("methods", None)
-    methods = content.get("methods") or {}
-    if isinstance(methods, list):
-        methods = dict.fromkeys(methods)
+    methods = content["methods"]
     if chosen is not None:
         methods = {name: methods.get(name) for name in chosen}
     config = _validate(StudyConfig, content | overrides | {"methods": methods}, str(path))
     for name in config.methods:
         _model_config(name, config.plugins)
     return config
+
+
+def _read_study(path: Path, is_base: bool = False) -> dict[str, Any]:
+    """A study file, merged over its base; methods given as a list have no settings of their own."""
+    content = read_yaml(path)
+    methods = content.get("methods") or {}
+    content["methods"] = dict.fromkeys(methods) if isinstance(methods, list) else methods
+    if (base := content.get("base")) is None:
+        return content
+    if is_base:
+        raise ValueError(f"{path} is the base of a study and has base {base!r} itself: a base stands alone")
+    merged = _read_study(_study_path(base), is_base=True)
+    _merge(merged, content)
+    return merged
 
 
 def resolve(

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 from hirl.hierarchy import SemanticTree
-from hirl.hierarchy.diagnostics import cluster_density, cluster_sizes, normalized_mutual_information, snapshot_metrics
+from hirl.hierarchy.diagnostics import cluster_sizes, normalized_mutual_information, snapshot_metrics
 
 
 def test_sizes_count_every_image_once_per_level():
@@ -36,19 +36,3 @@ def test_nmi_equals_sklearn(sizes):
     first, second = (3 * generator.integers(0, size, 80) for size in sizes)
     expected = normalized_mutual_info_score(first, second)
     assert normalized_mutual_information(first, second) == pytest.approx(expected, abs=1e-12)  # float64 sums
-
-
-def test_density_by_hand():
-    points = torch.tensor([[0.0], [2.0], [10.0], [16.0], [50.0]])
-    centroids = torch.tensor([[1.0], [13.0], [50.0], [70.0]])
-    density = cluster_density(points, centroids, torch.tensor([0, 0, 1, 1, 2]), temperature=0.2)
-    tight, loose = 1 / np.log(12), 3 / np.log(12)
-    raw = np.array([tight, loose, loose, loose])  # the one with a point and the empty one take the maximum
-    raw = raw.clip(*np.percentile(raw, (10, 90)))
-    assert density == pytest.approx(0.2 * raw / raw.mean())
-    assert density.mean() == pytest.approx(0.2)
-
-
-def test_density_without_a_cluster_of_two_is_refused():
-    with pytest.raises(ValueError, match="none of the 3 clusters has two points"):
-        cluster_density(torch.randn(3, 2), torch.randn(3, 2), torch.arange(3), temperature=0.2)

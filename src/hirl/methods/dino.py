@@ -40,7 +40,7 @@ class DINO(Method):
         super().__init__()
         self.config = config
         self.embedding_dim = config.embedding_dim
-        projector = _projector(backbone.num_features, config.hidden_dim, config.embedding_dim)
+        projector = _projector(backbone.num_features, config)
         self.student = Encoder(backbone, projector)
         self.student_prototypes = Prototypes(config.embedding_dim, config.prototypes)
         self.teacher = frozen_copy(self.student)
@@ -93,10 +93,16 @@ def warm_up(start: float, end: float, epochs: int, epoch: int) -> float:
     return end if epoch >= epochs - 1 else start + (end - start) * epoch / (epochs - 1)
 
 
-def _projector(width: int, hidden: int, dim: int) -> ProjectionHead:
-    """Three linear layers with GELU and no batch norm, weights drawn from N(0, 0.02) cut at 2."""
+def _projector(width: int, config: DINOConfig) -> ProjectionHead:
+    """Three linear layers with GELU, weights drawn from N(0, 0.02)."""
+    hidden = config.hidden_dim
+    norms = [nn.BatchNorm1d(hidden) if config.batch_norm else None for _ in range(2)]
     projector = ProjectionHead(
-        [(width, hidden, None, nn.GELU()), (hidden, hidden, None, nn.GELU()), (hidden, dim, None, None)]
+        [
+            (width, hidden, norms[0], nn.GELU(), True),
+            (hidden, hidden, norms[1], nn.GELU(), True),
+            (hidden, config.embedding_dim, None, None),
+        ]
     )
     for layer in projector.layers:
         if isinstance(layer, nn.Linear):

@@ -51,12 +51,11 @@ class IBOT(DINO):
         mask = block_masks(len(global_views), grid, self.config, global_views.device)
         tokens = self.student.backbone.tokens(global_views, mask, self.mask_token)
         masked = mask.flatten(1)  # [2B, P]
-        embeddings = list(self.student.projector(tokens[:, 0]).float().chunk(2))
-        if len(views) > 2:
-            embeddings += self.student.each(views[2:])
+        embeddings = [*self.student.projector(tokens[:, 0]).float().chunk(2), *self.student.each(views[2:])]
+        patch_embedding = _project_patches(self.student.projector, tokens[:, 1:][masked])
         targets, patch_targets = self._teach(global_views, masked, step.epoch)
         scores = [self.student_prototypes(embedding) for embedding in embeddings]
-        patch_scores = self.student_prototypes(self.student.projector(tokens[:, 1:][masked]))
+        patch_scores = self.student_prototypes(patch_embedding)
         class_loss = self._class_loss(targets, scores, step.epoch)
         patch_loss = masked_patch_loss(
             patch_targets, patch_scores, _patch_weights(masked), self.config.student_temperature
@@ -74,7 +73,8 @@ class IBOT(DINO):
         """
         tokens = self.teacher.backbone.tokens(global_views)
         targets = list(self.teacher_prototypes(self.teacher.projector(tokens[:, 0])).chunk(2))
-        patches = F.normalize(self.teacher.projector(tokens[:, 1:]).float(), dim=-1)  # [2B, P, D]
+        patches = _project_patches(self.teacher.projector, tokens[:, 1:].flatten(0, 1))
+        patches = F.normalize(patches, dim=-1).unflatten(0, masked.shape)  # [2B, P, D]
         temperature = warm_up(*self.config.patch_teacher_temperature, self.config.teacher_temperature_epochs, epoch)
         scores = self.teacher_prototypes(patches[masked])
         probabilities = F.softmax((scores - self.patch_center.value) / temperature, dim=1)
@@ -82,6 +82,18 @@ class IBOT(DINO):
         with full_precision():
             self.patch_center.update(patches.mean(dim=(0, 1), keepdim=True)[0] @ prototypes.T)
         return targets, probabilities
+
+
+def _project_patches(projector: nn.Module, patches: Tensor) -> Tensor:
+    """The shared head on patches [P, width] -> [P, D]; its running statistics stay those of class tokens (`embed`)."""
+    norms = [layer for layer in projector.modules() if isinstance(layer, nn.BatchNorm1d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    embedding = projector(patches).float()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return embedding
 
 
 def _patch_weights(masked: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class MoCoV2(Method):
 
     @torch.no_grad()
     def _keys(self, views: Tensor) -> Tensor:
-        """Keys of a shuffled batch, in the views' own order: a key never shares its statistics with its query's group."""
+        """Keys of a shuffled batch, in the views' own order: a key's group is hardly ever its query's."""
         order = torch.randperm(len(views), device=views.device)
         return self._in_groups(self.key_encoder, views[order])[order.argsort()]
 

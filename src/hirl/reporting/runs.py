@@ -21,7 +21,7 @@ METHOD_NAMES = {
     "ibot": "iBOT",
     "untrained": "Untrained",
 }
-BACKBONE_NAMES = {"resnet": "ResNet-", "vit_": "ViT-"}
+BACKBONE_NAMES = {"resnet": "ResNet-", "vit_": "ViT-", "vitc_": "ViT-C-"}
 
 
 def method_title(method: str) -> str:

@@ -16,10 +16,10 @@ SMALL_RESNETS = {"resnet18_small_images": 512, "resnet8": 128}
 
 def vit(image_size: int = 32, **options: object) -> ViT:
     torch.manual_seed(0)
-    return build_backbone(BackboneConfig(name="vit_narrow_patch4", **options), image_size).eval()
+    return build_backbone(BackboneConfig(name="vit_narrow_patch8", **options), image_size).eval()
 
 
-@pytest.mark.parametrize(("name", "width"), [*SMALL_RESNETS.items(), ("resnet18", 512), ("vit_narrow_patch4", 64)])
+@pytest.mark.parametrize(("name", "width"), [*SMALL_RESNETS.items(), ("resnet18", 512), ("vit_narrow_patch8", 96)])
 def test_features_have_the_width_the_backbone_tells(name: str, width: int) -> None:
     backbone = build_backbone(BackboneConfig(name=name), 32).eval()
     assert backbone.num_features == width
@@ -49,7 +49,7 @@ def test_residual_branches_start_at_zero_only_when_asked(zeros: bool) -> None:
     assert bool(backbone.layer1[0].bn2.weight.any()) != zeros
 
 
-@pytest.mark.parametrize("name", ["resnet8", "vit_narrow_patch4"])
+@pytest.mark.parametrize("name", ["resnet8", "vit_narrow_patch8"])
 def test_drop_path_rises_linearly_over_the_blocks(name: str) -> None:
     backbone = build_backbone(BackboneConfig(name=name, drop_path=0.3), 32)
     rates = [layer.drop_prob for layer in backbone.modules() if getattr(layer, "drop_prob", 0)]
@@ -145,5 +145,5 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 
 
 def test_an_image_size_must_be_whole_patches() -> None:
-    with pytest.raises(ValueError, match=r"views\.global_size 34 is no multiple of vit_narrow_patch4's patch, 4"):
-        vit(34)
+    with pytest.raises(ValueError, match=r"views\.global_size 36 is no multiple of vit_narrow_patch8's patch, 8"):
+        vit(36)

@@ -86,11 +86,11 @@ def test_weights_of_another_backbone_are_named(refused, tiny_study, tiny_data, t
     from hirl.config import BackboneConfig
     from hirl.weights import save_weights
 
-    vit = BackboneConfig(name="vit_narrow_patch4")
+    vit = BackboneConfig(name="vit_narrow_patch8")
     save_weights(build_backbone(vit, 32), vit, tmp_path / "weights.safetensors")
     files = ("--data", tiny_data, "--weights", tmp_path / "weights.safetensors", "--out", tmp_path / "features")
     message = refused("features", "--study", tiny_study, *RUN, *files)
-    assert "holds weights of vit_narrow_patch4, not of resnet8" in message
+    assert "holds weights of vit_narrow_patch8, not of resnet8" in message
 
 
 def test_a_control_takes_no_weights_and_a_run_needs_them(refused, tiny_study, tiny_data, tmp_path) -> None:

@@ -11,7 +11,7 @@ from hirl.config import BackboneConfig
 from hirl.weights import load_weights, save_weights
 
 RESNET = BackboneConfig(name="resnet8")
-VIT = BackboneConfig(name="vit_narrow_patch4", position_embedding="sincos")
+VIT = BackboneConfig(name="vit_narrow_patch8", position_embedding="sincos")
 
 
 @pytest.mark.parametrize("config", [RESNET, VIT], ids=lambda config: config.name)
@@ -36,7 +36,7 @@ def test_half_precision_is_widened(tmp_path: Path) -> None:
 def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_weights(build_backbone(RESNET, 32), RESNET, path)
-    with pytest.raises(ValueError, match=r"holds weights of resnet8, not of vit_narrow_patch4"):
+    with pytest.raises(ValueError, match=r"holds weights of resnet8, not of vit_narrow_patch8"):
         load_weights(build_backbone(VIT, 32), VIT, path)
 
 

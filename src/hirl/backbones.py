@@ -31,7 +31,7 @@ VITS = {
     "vit_base_patch16": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
     "vit_small_patch16": {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6},
     "vit_small_patch4": {"patch_size": 4, "embed_dim": 384, "depth": 7, "num_heads": 6},
-    "vit_narrow_patch4": {"patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 2},
+    "vit_narrow_patch8": {"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3},
     # a convolutional stem (Xiao et al., arXiv 2106.14881): a ViT, too, learns within minutes on a CPU
     "vitc_narrow_patch4": {"patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 2, "conv_stem": True},
 }

@@ -17,7 +17,7 @@ from tests.workflow.conftest import Project
 
 PATH_WITH_DVC = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 RUNS = [f"{method}-{variant}-s0" for method in ("mocov2", "dino") for variant in ("baseline", "hirl")]
-CONTROLS = ["untrained-resnet8-s0", "untrained-vit_narrow_patch4-s0"]
+CONTROLS = ["untrained-resnet8-s0", "untrained-vit_narrow_patch8-s0"]
 ONCE = {"summarise": 1, "write_report": 1, "sync_tracking": 1, "all": 1}
 
 

@@ -49,11 +49,14 @@ def test_residual_branches_start_at_zero_only_when_asked(zeros: bool) -> None:
     assert bool(backbone.layer1[0].bn2.weight.any()) != zeros
 
 
-@pytest.mark.parametrize("name", ["resnet8", "vit_narrow_patch8"])
-def test_drop_path_rises_linearly_over_the_blocks(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "expected"), [("resnet8", [0.15, 0.3]), ("resnet18", None), ("vit_narrow_patch8", [0.1, 0.2, 0.3])]
+)
+def test_drop_path_rises_linearly_over_the_blocks(name: str, expected: list[float] | None) -> None:
     backbone = build_backbone(BackboneConfig(name=name, drop_path=0.3), 32)
     rates = [layer.drop_prob for layer in backbone.modules() if getattr(layer, "drop_prob", 0)]
-    assert sorted(set(rates)) == pytest.approx([0.1, 0.2, 0.3])  # of four blocks, the first drops none
+    expected = expected or [0.3 * block / 7 for block in range(1, 8)]  # the first block drops none
+    assert sorted(set(rates)) == pytest.approx(expected)
 
 
 def cubic(distance: float, a: float = -0.75) -> float:

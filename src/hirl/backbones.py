@@ -61,8 +61,9 @@ def _resnet(block: type, layers: tuple[int, ...], small_stem: int = 0, **options
         return ResNet(block, layers, num_classes=0, **options)
     channels = options.pop("channels", (64, 128, 256, 512))
     three_stages = len(layers) == 3
-    if three_stages:  # timm builds four: the last is replaced below
+    if three_stages:  # timm builds four, over which the drop rate rises: the last is replaced below
         layers, channels = (*layers, 1), (*channels, channels[-1])
+        options["drop_path_rate"] *= (sum(layers) - 1) / (sum(layers) - 2)
     # timm sizes the stem's norm by stem_width only for deep stems, whose convolutions are replaced here by one
     stem = {"stem_type": "deep", "stem_width": channels[0] // 2}
     network = ResNet(block, layers, num_classes=0, channels=channels, **stem, **options)

@@ -16,7 +16,7 @@ from hirl.files import atomic_path, write_text
 from hirl.record import Record, read_record
 from hirl.reporting.report import duration
 
-BLOCK = re.compile(r"(<!-- demo table -->\n).*?(<!-- /demo table -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 FIGURE = re.compile(r"!\[[^\]]*\]\((?P<path>docs/images/(?P<name>[\w-]+\.png))\)")
 
 
@@ -31,7 +31,7 @@ def show(page: Path, study: Path, images: Path) -> None:
     if not table.is_file() or not records:
         raise ValueError(f"{study} holds no finished study: run `make reproduce` first")
     if not BLOCK.search(text):
-        raise ValueError(f"{page} has no lines <!-- demo table --> and <!-- /demo table -->: put them where it belongs")
+        raise ValueError(f"{page} has no lines <!-- results --> and <!-- /results -->: put them where it belongs")
     filled = f"{table.read_text()}\n{cost(records)}\n"
     write_text(page, BLOCK.sub(lambda found: found[1] + filled + found[2], text, count=1))
     for found in FIGURE.finditer(text):

@@ -42,6 +42,8 @@ SETTINGS = {
     "backbone.name": "resnet18_small_images",
     "data.image_size": 32,
     "views.global_size": 32,
+    "views.blur": [0.5, 0.5, 0.0],  # MoCo v2's published views, which the study lightens
+    "model.batch_norm_groups": 1,  # the straightforward loop has none
     "training.batch_size": BATCH,
     "training.epochs": 1,
     "training.precision": "auto",

@@ -364,3 +364,18 @@ def test_configuration_costs_no_torch() -> None:
     code = "import sys, hirl.config as c, hirl.files; c.resolve('demo', 'dino', 'hirl'); print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+def test_a_study_may_start_from_another(study) -> None:
+    base = study("methods: {dino: {training: {epochs: 9, batch_size: 32}}}\nall: {data: {image_size: 8}}", "base")
+    path = study(f"base: {base}\nmethods: {{dino: {{training: {{epochs: 4}}}}}}\nseeds: [7]")
+    config = resolve(path, "dino", "baseline")
+    assert (config.training.epochs, config.training.batch_size, config.data.image_size) == (4, 32, 8)
+    assert load_study(path).seeds == (7,)
+
+
+def test_a_base_stands_alone(study) -> None:
+    first = study("methods: [dino]", "first")
+    second = study(f"base: {first}", "second")
+    message = problem(lambda: load_study(study(f"base: {second}", "third")))
+    assert f"{second} is the base of a study and has base" in message

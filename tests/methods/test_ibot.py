@@ -120,3 +120,17 @@ def test_class_scores_come_from_the_masked_view(make, views, at, set_mask) -> No
     embedding = method(batch, at()).embedding
     # one call for both views against one call for one: float32 sums in another order
     torch.testing.assert_close(embedding, masked, rtol=1e-4, atol=1e-5)
+
+
+def test_patches_leave_the_heads_running_statistics_to_the_class_tokens(make, views, at) -> None:
+    """`embed` normalises class tokens by them."""
+    method = make("ibot", model={"batch_norm": True})
+    norm = method.teacher.projector.layers[1]
+    assert isinstance(norm, torch.nn.BatchNorm1d)
+    means = []
+    norm.register_forward_hook(lambda *_: means.append(norm.running_mean.clone()))
+    method(views(), at())
+    after_class_tokens, after_patches = means
+    assert after_class_tokens.any()
+    assert torch.equal(after_patches, after_class_tokens)
+    assert norm.momentum == 0.1

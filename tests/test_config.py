@@ -350,7 +350,7 @@ def test_a_method_of_your_own_is_one_python_file(study, tmp_path: Path) -> None:
 
 def test_without_the_repositorys_config_folder_nothing_resolves(study, tmp_path: Path, monkeypatch) -> None:
     path = study(PLAIN)
-    monkeypatch.setattr("hirl.config.CONFIG_ROOT", tmp_path / "config")
+    monkeypatch.setattr("hirl.config.layers.CONFIG_ROOT", tmp_path / "config")
     message = problem(lambda: resolve(path, "mocov2", "hirl"))
     assert f"{tmp_path}/config is missing: install hirl from a clone" in message
 

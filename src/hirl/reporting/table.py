@@ -25,6 +25,7 @@ class Metric:
 
 METRICS = (
     Metric("knn", "top1", "kNN top-1"),
+    Metric("probe", "top1", "Probe top-1"),
     Metric("linear", "top1", "Linear top-1"),
     Metric("finetune", "top1", "Fine-tune top-1"),
     Metric("semisup-1", "top1", "1 % labels top-1"),

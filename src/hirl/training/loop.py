@@ -41,7 +41,7 @@ def build_method(config: RunConfig, plugins: tuple[str, ...] = ()) -> Method:
     load_plugins(plugins)
     torch.manual_seed(config.seed)
     backbone = build_backbone(config.backbone, config.views.global_size)
-    method = create_method(config.method, backbone, config.model)
+    method = create_method(config.algorithm, backbone, config.model)
     return method if config.hierarchy is None else HIRL(method, config.hierarchy, config.seed)
 
 

@@ -23,7 +23,7 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> to
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, peak_lr: float, weight_decay: float) -> None:
-    """Gives every group its learning rate and weight decay; `fixed_lr` groups stay at the peak."""
+    """Gives every group its learning rate times its `lr_scale`, and its decay; `fixed_lr` groups stay at the peak."""
     for group in optimizer.param_groups:
-        group["lr"] = peak_lr if group.get("fixed_lr") else lr
+        group["lr"] = (peak_lr if group.get("fixed_lr") else lr) * group.get("lr_scale", 1.0)
         group["weight_decay"] = weight_decay if group.get("decay", True) else 0.0

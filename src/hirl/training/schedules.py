@@ -8,7 +8,7 @@ from hirl.config import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, number: int, per_epoch: int) -> float:
-    """The rate of step `number`: linear warm-up to the effective rate, then half a cosine down to min_lr.
+    """The rate of step `number`: linear warm-up to the effective rate, then half a cosine down to min_lr, or steps.
 
     With `per_epoch` the whole epoch has the rate of its first step (MoCo v2, SimSiam).
     """
@@ -18,6 +18,8 @@ def learning_rate(config: TrainingConfig, number: int, per_epoch: int) -> float:
     warmup = schedule.warmup_epochs * per_epoch
     if number < warmup:
         return schedule.start_lr + (peak - schedule.start_lr) * number / warmup
+    if schedule.milestones:
+        return peak * schedule.factor ** sum(number >= milestone * per_epoch for milestone in schedule.milestones)
     return half_cosine(peak, schedule.min_lr, (number - warmup) / (config.epochs * per_epoch - warmup))
 
 

@@ -14,20 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hirl.config import LinearConfig
+from hirl.config import ProbeConfig
 from hirl.evaluation.cache import FeatureCache, write_result
 
 SEED = 0  # of the batches' order; the classifier itself starts at zero
 
 
-def evaluate(features: Path, out: Path, run: Mapping[str, Any], config: LinearConfig) -> None:
-    """Reads a features file and writes evaluation/linear.json."""
+def evaluate(features: Path, out: Path, run: Mapping[str, Any], config: ProbeConfig) -> None:
+    """Reads a features file and writes evaluation/probe.json."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    metrics = linear(FeatureCache.load(features), config, device)
-    write_result(out, run, "linear", metrics, config.model_dump(mode="json"))
+    metrics = probe(FeatureCache.load(features), config, device)
+    write_result(out, run, "probe", metrics, config.model_dump(mode="json"))
 
 
-def linear(cache: FeatureCache, config: LinearConfig, device: str = "cpu") -> dict[str, float]:
+def probe(cache: FeatureCache, config: ProbeConfig, device: str = "cpu") -> dict[str, float]:
     """Trains softmax regression on the finest classes: SGD, the rate falling along a cosine, every step.
 
     Features are standardised with the training images' mean and deviation, as the affine-free BatchNorm of MAE's probe
@@ -45,7 +45,7 @@ def linear(cache: FeatureCache, config: LinearConfig, device: str = "cpu") -> di
     return {"top1": 100 * top[:, 0].double().mean().item(), "top5": 100 * top.any(dim=1).double().mean().item()}
 
 
-def fit(features: Tensor, labels: Tensor, classes: int, config: LinearConfig) -> Tensor:
+def fit(features: Tensor, labels: Tensor, classes: int, config: ProbeConfig) -> Tensor:
     """The weight [C, D] after `epochs` passes; the caller's features hold a one for the bias.
 
     Written out, because importing torch.optim takes longer than the training.

@@ -1,0 +1,387 @@
+"""The typed sections of a run's configuration, with their defaults and the values they allow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Variant = Literal["baseline", "hirl"]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+FrozenTask = Literal["knn", "probe", "clustering", "hierarchy"]  # on cached features
+TrainedTask = Literal["linear", "finetune", "semisup-1", "semisup-10", "transfer", "detection"]
+Task = FrozenTask | TrainedTask
+
+
+class Section(BaseModel):
+    """A block of the configuration: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# --- data and views ---------------------------------------------------------------------------------------------------
+
+
+class DataConfig(Section):
+    """Which images, and how they are held."""
+
+    name: str = "taxonomy"  # taxonomy, folder, or a torchvision data set: cifar10, cifar100, fashion_mnist, ...
+    image_size: Count = 32  # pixels; stored pictures are image_size squares where storage is "memory"
+    storage: Literal["memory", "files"] = "memory"  # decoded uint8 in memory, or read by workers at each step
+    train_images: Count | None = None  # a class-balanced, seeded subset; None takes all
+    validation_images: Count | None = None
+    class_tree: str | None = None  # CSV naming each class's ancestors; None reads nested folders
+    label_lists: dict[Literal[1, 10], str] = {}  # per cent: a file naming the labelled images; absent ones are drawn
+
+
+class ScenesConfig(Section):
+    """Pictures with boxes and masks, for detection."""
+
+    name: Literal["taxonomy", "coco"] = "taxonomy"  # drawn, or a folder in COCO's layout
+    image_size: Count = 96  # pixels a side; of drawn scenes
+    train_images: Count | None = None  # the first so many; drawn scenes need a number
+    validation_images: Count | None = None
+
+
+class JitterConfig(Section):
+    """Colour jitter: factors drawn from [1 - strength, 1 + strength] (hue: [-hue, hue]), with one probability."""
+
+    brightness: float = Field(0.4, ge=0)
+    contrast: float = Field(0.4, ge=0)
+    saturation: float = Field(0.4, ge=0)
+    hue: float = Field(0.1, ge=0, le=0.5)
+    probability: Probability = 0.8
+
+
+class ViewsConfig(Section):
+    """The random views of an image. Triples hold one value for: global view 1, global view 2, every local view."""
+
+    global_size: Count = 32  # pixels
+    global_scale: tuple[Positive, Positive] = (0.2, 1.0)  # share of the image's area
+    local_crops: int = Field(0, ge=0)
+    local_size: Count = 16  # pixels
+    local_scale: tuple[Positive, Positive] = (0.05, 0.14)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    flip: Probability = 0.5
+    jitter: JitterConfig = JitterConfig()
+    grayscale: Probability = 0.2
+    blur: tuple[Probability, Probability, Probability] = (0.5, 0.5, 0.5)
+    blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)  # pixels
+    solarize: tuple[Probability, Probability, Probability] = (0.0, 0.0, 0.0)
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> ViewsConfig:
+        for key in ("global_scale", "local_scale", "blur_sigma"):
+            low, high = getattr(self, key)
+            if low > high or (key != "blur_sigma" and high > 1):
+                raise ValueError(
+                    f"{key} is [{low}, {high}]: give it as [low, high]" + ", high at most 1" * ("scale" in key)
+                )
+        return self
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+class BackboneConfig(Section):
+    """The network that is evaluated; names are listed in hirl.backbones."""
+
+    name: str = "resnet50"
+    zero_init_residual: bool = False
+    drop_path: Probability = 0.0  # stochastic depth of the trained (student) network, rising linearly over blocks
+    position_embedding: Literal["learned", "sincos"] = "learned"  # ViT only
+
+
+class MoCoV2Config(Section):
+    """MoCo v2 (arXiv 2003.04297)."""
+
+    hidden_dim: Count = 2048
+    embedding_dim: Count = 128
+    temperature: Positive = 0.2
+    queue_size: Count = 16384
+    momentum: Probability = 0.999
+    batch_norm_groups: Count = 8  # of images that share statistics, the keys' shuffled: one per GPU in the release
+
+
+class SimSiamConfig(Section):
+    """SimSiam (arXiv 2011.10566)."""
+
+    embedding_dim: Count = 2048
+    predictor_hidden_dim: Count = 512
+
+
+class SwAVConfig(Section):
+    """SwAV (arXiv 2006.09882)."""
+
+    hidden_dim: Count = 2048
+    embedding_dim: Count = 128
+    prototypes: Count = 3000
+    temperature: Positive = 0.1
+    epsilon: Positive = 0.05
+    sinkhorn_iterations: Count = 3
+    frozen_prototype_steps: int = Field(313, ge=0)
+
+
+class MoCoV3Config(Section):
+    """MoCo v3 (arXiv 2104.02057)."""
+
+    hidden_dim: Count = 4096
+    embedding_dim: Count = 256
+    temperature: Positive = 0.2
+    momentum: Probability = 0.99  # rises to 1 along a cosine, per step
+
+
+class DINOConfig(Section):
+    """DINO (arXiv 2104.14294)."""
+
+    hidden_dim: Count = 2048
+    embedding_dim: Count = 256  # the head's bottleneck
+    batch_norm: bool = False  # in the head; the authors' use_bn_in_head
+    prototypes: Count = 65536
+    student_temperature: Positive = 0.1
+    teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)  # from, to: linear, per epoch
+    teacher_temperature_epochs: int = Field(50, ge=0)
+    center_momentum: Probability = 0.9
+    momentum: Probability = 0.996  # of the teacher; rises to 1 along a cosine, per step
+    frozen_prototype_epochs: int = Field(3, ge=0)
+
+
+class IBOTConfig(DINOConfig):
+    """iBOT (arXiv 2111.07832)."""
+
+    prototypes: Count = 8192
+    patch_teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)
+    patch_center_momentum: Probability = 0.9
+    patch_loss_weight: float = Field(1.0, ge=0)
+    mask_probability: Probability = 0.5  # the share of global views that are masked at all
+    mask_ratio: tuple[Probability, Probability] = (0.1, 0.5)  # uniform share of a masked view's patches
+    mask_aspect: Positive = 0.3  # blocks between this aspect ratio and its inverse
+
+
+MODEL_CONFIGS: dict[str, type[Section]] = {
+    "mocov2": MoCoV2Config,
+    "simsiam": SimSiamConfig,
+    "swav": SwAVConfig,
+    "mocov3": MoCoV3Config,
+    "dino": DINOConfig,
+    "ibot": IBOTConfig,
+}
+
+
+# --- hierarchy, training, evaluation ----------------------------------------------------------------------------------
+
+
+class KMeansConfig(Section):
+    """One level of k-means, as faiss runs it."""
+
+    iterations: Count = 20
+    restarts: Count = 5
+    max_points_per_centroid: Count = 1000
+    backend: Literal["auto", "faiss", "torch"] = "auto"  # auto: torch on a GPU, faiss on CPU
+
+
+class HierarchyConfig(Section):
+    """What HIRL adds to a method (paper, section 4)."""
+
+    num_clusters: tuple[Count, ...] = (30000, 10000, 1000)  # fine to coarse
+    negatives: Count | Literal["all"] = 1000  # negative paths per image
+    mlp_layers: Count = 2  # layers of each level's projection
+    start_epoch: int = Field(20, ge=0)  # image loss alone before it
+    snapshot_epochs: Count = 1  # a new tree every so many epochs
+    reassign: bool = False  # SwAV: re-assign a batch's images at every step
+    kmeans: KMeansConfig = KMeansConfig()
+
+    @model_validator(mode="after")
+    def _levels_shrink(self) -> HierarchyConfig:
+        pairs = zip(self.num_clusters, self.num_clusters[1:], strict=False)
+        if not self.num_clusters or any(fine < coarse for fine, coarse in pairs):
+            raise ValueError(f"num_clusters is {list(self.num_clusters)}: give it fine to coarse, never growing")
+        return self
+
+
+class OptimizerConfig(Section):
+    """The optimiser. base_lr is per 256 images; the effective rate is derived and never written back."""
+
+    name: Literal["sgd", "lars", "adamw"] = "sgd"  # lars without clipping is what apex calls LARC(clip=False)
+    base_lr: Positive = 0.03
+    momentum: Probability = 0.9  # sgd and lars
+    weight_decay: float = Field(1e-4, ge=0)
+    final_weight_decay: float | None = Field(None, ge=0)  # along a cosine, per step; None keeps weight_decay
+    trust_coefficient: Positive = 0.001  # lars
+    clip_norm: Positive | None = None  # global gradient norm
+
+
+class ScheduleConfig(Section):
+    """The learning rate: linear warm-up, then a cosine, or steps. start_lr and min_lr are absolute, never scaled."""
+
+    warmup_epochs: float = Field(0, ge=0)
+    start_lr: float = Field(0.0, ge=0)
+    min_lr: float = Field(0.0, ge=0)
+    milestones: tuple[Count, ...] = ()  # epochs from which the rate is multiplied by `factor`, instead of the cosine
+    factor: Positive = 0.1
+    per_epoch: bool = False  # the rate of the whole epoch, floor(epoch), as MoCo v2 and SimSiam
+
+
+class TrainingConfig(Section):
+    """The one training loop."""
+
+    epochs: Count = 200
+    batch_size: Count = 256  # images in all, over all ranks
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the processor has the instructions
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    @property
+    def effective_lr(self) -> float:
+        """The peak learning rate: base_lr * batch_size / 256."""
+        return self.optimizer.base_lr * self.batch_size / 256
+
+
+class AugmentationConfig(Section):
+    """How a labelled image is seen in training, beside a random resized crop and a flip."""
+
+    randaugment: str | None = None  # in timm's words, such as rand-m9-mstd0.5-inc1
+    random_erasing: Probability = 0.0
+    mixup: float = Field(0.0, ge=0)  # the Beta distribution's parameter
+    cutmix: float = Field(0.0, ge=0)
+    label_smoothing: Probability = 0.0
+
+
+class KNNConfig(Section):
+    """Weighted kNN (formulas: exp(cos / temperature) votes)."""
+
+    neighbours: tuple[Count, ...] = (10, 20, 100, 200)
+    temperature: Positive = 0.07
+
+
+class ProbeConfig(Section):
+    """The quick linear probe, on cached features."""
+
+    epochs: Count = 100
+    batch_size: Count = 256
+    base_lr: Positive = 0.3
+    momentum: Probability = 0.9
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class LinearConfig(TrainingConfig):
+    """Linear classification as published: a classifier on the frozen backbone's features of augmented views."""
+
+    epochs: Count = 100
+    optimizer: OptimizerConfig = OptimizerConfig(base_lr=0.3, weight_decay=0.0)
+    last_blocks: Count = 1  # of a ViT, whose class tokens are joined
+    head_std: Positive = 0.01  # of the classifier's first weights
+
+
+class FinetuneConfig(TrainingConfig):
+    """Fine-tuning of the whole network. head_lr is absolute, never scaled by the batch, and follows the schedule."""
+
+    epochs: Count = 20
+    optimizer: OptimizerConfig = OptimizerConfig(base_lr=0.1, weight_decay=0.0)
+    head_lr: Positive | None = None  # of the classifier; None gives it the backbone's
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None  # a ViT's rate shrinks by it, block by block
+    drop_path: Probability = 0.0
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
+class ClusteringConfig(Section):
+    """k-means with as many clusters as classes, on the validation features."""
+
+    kmeans: KMeansConfig = KMeansConfig()
+
+
+class DetectionConfig(TrainingConfig):
+    """Mask R-CNN on the backbone (He et al., arXiv 1703.06870): boxes and masks in COCO's measures."""
+
+    neck: Literal["fpn", "c4"] = "fpn"  # of a ResNet; a ViT has a simple feature pyramid (arXiv 2203.16527)
+    short_sides: tuple[Count, ...] = (640, 672, 704, 736, 768, 800)  # pixels, one drawn for each training image
+    long_side: Count = 1333  # at most
+    test_short_side: Count = 800
+    anchor_size: Count = 32  # pixels; of the finest level, doubled from level to level
+    warmup_steps: int = Field(0, ge=0)  # linear, from warmup_factor of the rate
+    warmup_factor: Positive = 0.001
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    drop_path: Probability = 0.0
+
+
+class EvaluationConfig(Section):
+    """The hyper-parameters of every evaluation."""
+
+    knn: KNNConfig = KNNConfig()
+    probe: ProbeConfig = ProbeConfig()
+    linear: LinearConfig = LinearConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    semisup_1: FinetuneConfig = FinetuneConfig()
+    semisup_10: FinetuneConfig = FinetuneConfig()
+    transfer: FinetuneConfig = FinetuneConfig()
+    clustering: ClusteringConfig = ClusteringConfig()
+    detection: DetectionConfig = DetectionConfig()
+
+    def of(self, task: str) -> Section | None:
+        """The settings of a task; None for one that has none."""
+        return getattr(self, task.replace("-", "_"), None)
+
+
+class RunConfig(Section):
+    """Everything that decides a run's result. `hierarchy` is None for the baseline: the only difference to hirl."""
+
+    study: str
+    method: str
+    algorithm: str  # the registered method; not the run's own where the method's file has a base
+    variant: Variant
+    seed: int = Field(0, ge=0)
+    data: DataConfig = DataConfig()
+    transfer_data: DataConfig = DataConfig(name="sketches")
+    scenes: ScenesConfig = ScenesConfig()
+    views: ViewsConfig = ViewsConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    model: Any
+    hierarchy: HierarchyConfig | None = None
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _tree_comes_before_the_end(self) -> RunConfig:
+        if self.variant == "hirl" and self.hierarchy and self.hierarchy.start_epoch >= self.training.epochs:
+            raise ValueError(
+                f"hierarchy.start_epoch is {self.hierarchy.start_epoch}, but training.epochs is "
+                f"{self.training.epochs}: hirl would be its baseline; start earlier, or train longer"
+            )
+        return self
+
+    @property
+    def name(self) -> str:
+        """The run's folder name."""
+        return f"{self.method}-{self.variant}-s{self.seed}"
+
+    @property
+    def pretraining_hash(self) -> str:
+        """Digest of all that decides the weights: evaluation settings are not in it."""
+        evaluated = {"evaluation": True, "transfer_data": True, "scenes": True, "data": {"label_lists"}}
+        return digest(self.model_dump(mode="json", exclude=evaluated))
+
+    def task_hash(self, task: str) -> str:
+        """Digest of what one evaluation adds to the weights; that of nothing for tasks without settings."""
+        settings = self.evaluation.of(task)
+        return digest(settings.model_dump(mode="json") if settings else {})
+
+
+class StudyConfig(Section):
+    """What a study runs. `all` and `methods` hold partial RunConfigs."""
+
+    methods: dict[str, dict[str, Any] | None]
+    variants: tuple[Variant, ...] = ("baseline", "hirl")
+    seeds: tuple[int, ...] = (0,)
+    tasks: tuple[Task, ...] = ("knn", "probe", "clustering", "hierarchy")
+    base: str | None = None  # a study this one starts from: its keys below those given here
+    all: dict[str, Any] = {}
+    plugins: tuple[str, ...] = ()  # Python files that register a method of your own
+
+
+def digest(value: Any) -> str:
+    """Twelve hex digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]

@@ -1,0 +1,105 @@
+"""Supervised training that can be killed: what every evaluation that trains a network shares.
+
+The caller brings a network, its batches and a loss; rates, precision, checkpoints and progress are the same for all.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hirl.config import TrainingConfig
+from hirl.files import locked
+from hirl.training.checkpoint import load_checkpoint, save_checkpoint
+from hirl.training.device import choose_precision, seed_step
+from hirl.training.optimizers import build_optimizer, set_rates
+from hirl.training.schedules import learning_rate, weight_decay
+
+
+def fit(
+    name: str,
+    network: nn.Module,
+    groups: list[dict[str, Any]],
+    batches: Callable[[int], Iterable[Any]],
+    loss: Callable[[Any], Tensor],
+    config: TrainingConfig,
+    per_epoch: int,
+    scratch: Path,
+    fingerprint: str,
+    seed: int = 0,
+) -> list[dict[str, float]]:
+    """Trains a network, or goes on with it after its last epoch, to the same bits on a CPU.
+
+    Args:
+        name: what the lines of progress call it.
+        network: already on its device; the caller decides which parts are in training mode, inside `loss`.
+        groups: for the optimiser; `decay: False`, `fixed_lr: True` and `lr_scale: float` are heeded (`set_rates`).
+        batches: epoch -> its batches; torch's default generator is seeded anew before each is drawn.
+        loss: batch -> scalar, under autocast.
+        per_epoch: batches of an epoch.
+        scratch: keeps the checkpoints, locked while training.
+        fingerprint: digest of all that decides the result.
+
+    Returns:
+        One row per epoch: epoch, loss, learning_rate, seconds.
+
+    Raises:
+        ValueError: scratch holds the state of something else, another process is at it, or the loss is not finite.
+    """
+    device = next(network.parameters()).device
+    dtype = choose_precision(config.precision, device)
+    optimizer = build_optimizer(groups, config.optimizer)
+    with locked(scratch):
+        history = _resume(scratch, fingerprint, network, optimizer)
+        if history:
+            print(f"{name}  goes on after epoch {len(history)}/{config.epochs}", flush=True)
+        for epoch in range(len(history), config.epochs):
+            started, total = time.monotonic(), torch.zeros((), device=device)
+            seed_step(seed, epoch * per_epoch)
+            for number, batch in enumerate(batches(epoch), epoch * per_epoch):
+                rate = learning_rate(config, number, per_epoch)
+                set_rates(optimizer, rate, config.effective_lr, weight_decay(config, number, per_epoch))
+                with torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext():
+                    value = loss(batch)
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()
+                if config.optimizer.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.clip_norm)
+                optimizer.step()
+                total += value.detach()
+                seed_step(seed, number + 1)
+            mean = total.item() / per_epoch
+            _check_finite(name, mean, epoch)
+            history.append({"epoch": epoch, "loss": mean, "learning_rate": rate, "seconds": time.monotonic() - started})
+            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+            save_checkpoint(scratch, epoch + 1, {"fingerprint": fingerprint} | state)
+            print(f"{name}  epoch {epoch + 1}/{config.epochs}  loss {mean:.3f}", flush=True)
+    return history
+
+
+def _resume(
+    scratch: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> list[dict[str, float]]:
+    """Takes up the newest checkpoint, if there is one; returns its history."""
+    state = load_checkpoint(scratch)
+    if state is None:
+        return []
+    if state["fingerprint"] != fingerprint:
+        raise ValueError(f"{scratch} holds another configuration or other data: remove it, or give another --scratch")
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["history"]
+
+
+def _check_finite(name: str, loss: float, epoch: int) -> None:
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"{name}: the loss is not finite in epoch {epoch}: lower its optimizer.base_lr, or set precision to fp32"
+        )

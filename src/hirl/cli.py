@@ -6,10 +6,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from hirl.config import (
+    FrozenTask,
     RunConfig,
+    TrainedTask,
     expected_runs,
     load_study,
     parse_override,
@@ -19,7 +21,11 @@ from hirl.config import (
     study_name,
 )
 
-TASKS = ("knn", "linear", "clustering", "hierarchy")
+if TYPE_CHECKING:
+    from hirl.evaluation.run import Subject
+
+FROZEN: tuple[str, ...] = get_args(FrozenTask)
+TRAINED: tuple[str, ...] = get_args(TrainedTask)
 UNTRAINED = "untrained"
 
 
@@ -61,11 +67,26 @@ def make_taxonomy(args: argparse.Namespace) -> None:
 
 
 def prepare_data(args: argparse.Namespace) -> None:
-    """Decodes and splits a study's images."""
+    """Decodes and splits a study's images, or those it is transferred to."""
     from hirl.data.images import prepare
 
-    method = next(iter(load_study(args.study).methods))
-    prepare(resolve(args.study, method, "baseline", 0, _overrides(args)).data, args.data_root, args.out)
+    config = _any_run(args)
+    prepare(config.transfer_data if args.transfer else config.data, args.data_root, args.out)
+
+
+def prepare_scenes(args: argparse.Namespace) -> None:
+    """Draws the scenes of a study's detection, or looks at a folder in COCO's layout."""
+    from hirl.data.scenes import prepare_scenes
+
+    prepare_scenes(_any_run(args).scenes, args.data_root, args.out)
+
+
+def choose_labels(args: argparse.Namespace) -> None:
+    """Writes which images keep their labels."""
+    from hirl.data.labels import choose_labels
+
+    given = _any_run(args).data.label_lists.get(args.percent)
+    choose_labels(args.data, args.percent, given, args.out)
 
 
 def pretrain_run(args: argparse.Namespace) -> None:
@@ -80,37 +101,27 @@ def pretrain_run(args: argparse.Namespace) -> None:
 
 def extract_features(args: argparse.Namespace) -> None:
     """Writes the features of a run's backbone, or of an untrained one."""
-    config = _run_config(args)
-    if (args.weights is None) != (args.method == UNTRAINED):
-        raise ValueError(f"give --weights for a trained run, and none for --method {UNTRAINED}")
-    import torch
+    subject = _subject(args)
+    from hirl.evaluation.run import extract_features
 
-    from hirl.backbones import build_backbone
-    from hirl.evaluation.features import make_cache
-    from hirl.training.device import choose_device
-    from hirl.weights import load_weights
-
-    torch.manual_seed(args.seed)
-    backbone = build_backbone(config.backbone, config.views.global_size)
-    if args.weights is not None:
-        load_weights(backbone, config.backbone, args.weights)
-    make_cache(backbone, args.data, choose_device(), config.training.batch_size).save(args.out)
+    extract_features(subject).save(args.out)
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Runs one evaluation on cached features."""
-    import importlib
+    """Runs evaluations of one network: on its frozen features, or by training it further."""
+    if args.method is None:
+        _name_by_weights(args)
+    if args.out is None and args.weights is None:
+        raise ValueError("say where the results go: --out FOLDER")
+    subject = _subject(args, features=args.features is not None and set(args.tasks) <= set(FROZEN))
+    from hirl.evaluation.run import evaluate_frozen, evaluate_trained, print_metrics
 
-    config = _run_config(args)
-    run = {"study": config.study, "dataset": config.data.name}
-    run |= {"method": args.method, "variant": args.variant, "seed": args.seed}
-    protocol = importlib.import_module(f"hirl.evaluation.{args.task}")
-    if args.task == "hierarchy":
-        if args.snapshot is None:
-            raise ValueError("evaluate hierarchy looks at a tree: give the run's with --snapshot")
-        protocol.evaluate(args.features, args.snapshot, args.out, run)
-    else:
-        protocol.evaluate(args.features, args.out, run, getattr(config.evaluation, args.task))
+    out = args.out or args.weights.parent / "evaluation"
+    if frozen := [task for task in args.tasks if task in FROZEN]:
+        evaluate_frozen(frozen, subject, out, args.features, args.snapshot)
+    if trained := [task for task in args.tasks if task in TRAINED]:
+        evaluate_trained(trained, subject, out, args.scratch or Path("scratch") / subject.config.study)
+    print_metrics(out, args.tasks)
 
 
 def summarise(args: argparse.Namespace) -> None:
@@ -165,6 +176,35 @@ def _run_config(args: argparse.Namespace) -> RunConfig:
     return resolve(args.study, args.method, args.variant, args.seed, _overrides(args))
 
 
+def _any_run(args: argparse.Namespace) -> RunConfig:
+    """The configuration of any run of a study: all have the same data."""
+    return resolve(args.study, next(iter(load_study(args.study).methods)), "baseline", 0, _overrides(args))
+
+
+def _name_by_weights(args: argparse.Namespace) -> None:
+    """Weights that say which method made them need no --method."""
+    if args.weights is None:
+        raise ValueError("say what is evaluated: --weights FILE, or --method and --variant")
+    from hirl.weights import describe_weights
+
+    known = describe_weights(args.weights)
+    if "method" not in known:
+        raise ValueError(f"{args.weights} does not say which method made it: add --method and --variant")
+    args.method, args.variant = known["method"], known["variant"]
+
+
+def _subject(args: argparse.Namespace, features: bool = False) -> Subject:
+    """The network an argument list names, and the folders it is evaluated on; cached features replace its weights."""
+    config = _run_config(args)
+    if not features and (args.weights is None) != (args.method == UNTRAINED):
+        raise ValueError(f"give --weights for a trained run, and none for --method {UNTRAINED}")
+    from hirl.evaluation.run import Subject
+
+    parts = ("data", "transfer", "scenes")
+    folders = {part: getattr(args, part, None) or Path("results") / config.study / part for part in parts}
+    return Subject(config, args.method, args.variant, args.seed, args.weights, folders)
+
+
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     return dict(map(parse_override, args.set))
 
@@ -196,8 +236,18 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--seed", type=int, default=0)
     step = _step(data, "prepare", prepare_data, "decode and split a study's images")
     _add_study(step)
+    step.add_argument("--transfer", action="store_true", help="of the images that the study's networks move on to")
     step.add_argument("--data-root", type=Path, metavar="FOLDER", help="where the images are, or are downloaded to")
     step.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    step = _step(data, "scenes", prepare_scenes, "scenes with boxes and masks: drawn, or a folder in COCO's layout")
+    _add_study(step)
+    step.add_argument("--data-root", type=Path, metavar="FOLDER", help="where annotations/ and the images are")
+    step.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    step = _step(data, "labels", choose_labels, "which images keep their labels, for semi-supervised learning")
+    _add_study(step)
+    step.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the prepared data")
+    step.add_argument("--percent", type=int, required=True, choices=(1, 10))
+    step.add_argument("--out", type=Path, required=True, metavar="FILE")
 
     step = _step(steps, "pretrain", pretrain_run, "train one run, or go on with it")
     _add_run(step)
@@ -211,16 +261,20 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--weights", type=Path, metavar="FILE", help="of a trained run; --method untrained takes none")
     step.add_argument("--out", type=Path, required=True, metavar="FILE")
 
-    step = _step(steps, "evaluate", evaluate, "one evaluation on cached features")
-    step.add_argument("task", choices=TASKS)
-    _add_run(step)
-    step.add_argument("--features", type=Path, required=True, metavar="FILE")
+    step = _step(steps, "evaluate", evaluate, "evaluations of one network")
+    step.add_argument("tasks", nargs="+", choices=(*FROZEN, *TRAINED), metavar="TASK", help=", ".join(FROZEN + TRAINED))
+    _add_run(step, required=False)
+    step.add_argument("--weights", type=Path, metavar="FILE", help="of a run, or imported; these may name the method")
+    step.add_argument("--features", type=Path, metavar="FILE", help=f"for {', '.join(FROZEN)}; else extracted now")
     step.add_argument("--snapshot", type=Path, metavar="FILE", help="the tree that `hierarchy` looks at")
-    step.add_argument("--out", type=Path, required=True, metavar="FILE")
+    for name, whose in (("data", "prepared data"), ("transfer", "transfer data"), ("scenes", "scenes")):
+        step.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=f"default: the study's {whose} in results/")
+    step.add_argument("--scratch", type=Path, metavar="FOLDER", help="keeps the resume state; default: scratch/STUDY")
+    step.add_argument("--out", type=Path, metavar="FOLDER", help="gets TASK.json; default: evaluation/ by the weights")
 
     step = _step(steps, "summarise", summarise, "the summary, tables and figures of a study")
     _add_results(step)
-    step.add_argument("--tasks", nargs="+", choices=TASKS, help="default: all of the study's")
+    step.add_argument("--tasks", nargs="+", choices=FROZEN + TRAINED, help="default: the study's")
     step = _step(steps, "report", write_report, "one self-contained page about a study")
     _add_results(step)
     step.add_argument("--out", type=Path, required=True, metavar="FILE")
@@ -257,10 +311,10 @@ def _add_study(step: argparse.ArgumentParser) -> None:
     step.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="training.epochs=15; repeatable")
 
 
-def _add_run(step: argparse.ArgumentParser) -> None:
+def _add_run(step: argparse.ArgumentParser, required: bool = True) -> None:
     _add_study(step)
-    step.add_argument("--method", required=True, help="a method's name, or `untrained`")
-    step.add_argument("--variant", required=True, help="baseline or hirl; of `untrained`, the backbone's name")
+    step.add_argument("--method", required=required, help="a method's name, or `untrained`")
+    step.add_argument("--variant", required=required, help="baseline or hirl; of `untrained`, the backbone's name")
     step.add_argument("--seed", type=int, default=0)
 
 

@@ -52,7 +52,7 @@ def test_result_is_written(make_cache, run, tmp_path):
     cache = make_cache(200, 5)
     cache.save(tmp_path / "features.safetensors")
     true_tree(cache.train_labels).save(tmp_path / "epoch007.safetensors")
-    evaluate(tmp_path / "features.safetensors", tmp_path / "epoch007.safetensors", tmp_path / "hierarchy.json", run)
+    evaluate(tmp_path / "features.safetensors", tmp_path / "hierarchy.json", run, tmp_path / "epoch007.safetensors")
     result = json.loads((tmp_path / "hierarchy.json").read_text())
     assert (result["task"], result["settings"]) == ("hierarchy", {"snapshot": "epoch007.safetensors"})
     assert result["metrics"]["nmi_level1"] == pytest.approx(100)
@@ -67,5 +67,5 @@ def test_unusable_snapshots_are_refused_in_one_line(make_cache, run, tmp_path):
     messages |= dict.fromkeys(("noise", "missing"), "no readable snapshot")
     for name, message in messages.items():
         with pytest.raises(ValueError, match=message) as error:
-            evaluate(tmp_path / "features.safetensors", tmp_path / name, tmp_path / "hierarchy.json", run)
+            evaluate(tmp_path / "features.safetensors", tmp_path / "hierarchy.json", run, tmp_path / name)
         assert "\n" not in str(error.value)

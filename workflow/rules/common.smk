@@ -6,12 +6,22 @@ import shlex
 import sys
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from hirl.config import digest, load_study, parse_override, resolve, resolve_control, study_name
+from hirl.config import (
+    FrozenTask,
+    TrainedTask,
+    digest,
+    load_study,
+    parse_override,
+    resolve,
+    resolve_control,
+    study_name,
+)
 
 # Every job calls this environment's hirl and dvc, and nothing phones home.
 os.environ.update(
@@ -55,10 +65,16 @@ def resolved_controls():
     return {f"untrained-{name}-s0": resolve_control(config["study"], name, OVERRIDES) for name in backbones}
 
 
-def check_data_root():
+def check_roots():
     """Images in a folder of the user's lie where only the user knows."""
-    if DATA.name == "folder" and "data_root" not in config:
-        raise ValueError(f"study {STUDY} reads images from a folder of yours: add data_root=FOLDER to --config")
+    yours = {"folder", "imagenet", "places205", "coco"}
+    asked = {
+        "data_root": DATA.name in yours,
+        "transfer_root": ANY_RUN.transfer_data.name in yours and "transfer" in study.tasks,
+        "scenes_root": ANY_RUN.scenes.name in yours and "detection" in study.tasks,
+    }
+    for key in (key for key in asked if asked[key] and key not in config):
+        raise ValueError(f"study {STUDY} reads images from a folder of yours: add {key}=FOLDER to --config")
 
 
 # A user's mistake is one line, without a traceback.
@@ -70,8 +86,9 @@ try:
     RUNS = resolved_runs()
     STUDY = study_name(config["study"])
     CONTROLS = resolved_controls()
-    DATA = next(iter(RUNS.values())).data
-    check_data_root()
+    ANY_RUN = next(iter(RUNS.values()))
+    DATA = ANY_RUN.data
+    check_roots()
 except ValueError as error:
     sys.exit(str(error))
 
@@ -86,7 +103,7 @@ ASKED = shlex.join(["--study", config["study"], *(word for setting in SETTINGS f
 wildcard_constraints:
     study=f"{STUDY}(-published)?",  # trained here, or the published weights
     run="|".join(map(re.escape, ALL_RUNS)),
-    task="knn|linear|clustering",
+    percent="1|10",
 
 
 def coordinates(wildcards):
@@ -99,13 +116,34 @@ def resume_folder(wildcards):
     return f"scratch/{STUDY}/{wildcards.run}-{RUNS[wildcards.run].pretraining_hash}"
 
 
-def untrained_hash(wildcards):
+def weights(wildcards):
+    """The run's weights; an untrained control has none."""
+    return [] if wildcards.run in CONTROLS else f"results/{wildcards.study}/runs/{wildcards.run}/weights.safetensors"
+
+
+def network(wildcards):
+    """The network to evaluate, in the command line's words."""
+    return " ".join([coordinates(wildcards), *(["--weights", path] if (path := weights(wildcards)) else [])])
+
+
+def network_hash(wildcards):
+    """What decides an untrained control; a run's weights are an input."""
+    if wildcards.run not in CONTROLS:
+        return ""
     control = CONTROLS[wildcards.run]
     return digest([control.backbone.model_dump(mode="json"), control.views.global_size])
 
 
-def task_hash(wildcards):
-    return (RUNS | CONTROLS)[wildcards.run].task_hash(wildcards.task)
+def settings_hash(tasks):
+    """Of a run, what its evaluations depend on beside its inputs."""
+    return lambda wildcards: [
+        network_hash(wildcards),
+        *((RUNS | CONTROLS)[wildcards.run].task_hash(task) for task in tasks),
+    ]
+
+
+def root(key):
+    return shlex.join(["--data-root", config[key]] if key in config else [])
 
 
 def print_table():

@@ -35,8 +35,58 @@ rule prepare_data:
         runtime=60,
     params:
         config=digest(DATA.model_dump(mode="json")),
-        root=shlex.join(["--data-root", config["data_root"]] if "data_root" in config else []),
+        root=root("data_root"),
     message:
         f"data: {DATA.name}, decoded and split"
     shell:
         "hirl data prepare {ASKED} {params.root} --out $(dirname {output.manifest}) > {log} 2>&1"
+
+
+# What the trained networks move on to: other pictures of classes to tell apart.
+use rule prepare_data as prepare_transfer with:
+    input:
+        [],
+    output:
+        manifest="results/{study}/transfer/manifest.json",
+    log:
+        "logs/{study}/prepare_transfer.log",
+    params:
+        config=digest(ANY_RUN.transfer_data.model_dump(mode="json")),
+        root=f"--transfer {root('transfer_root')}",
+    message:
+        f"data: {ANY_RUN.transfer_data.name}, for transfer"
+
+
+# And pictures of objects to find.
+rule prepare_scenes:
+    output:
+        manifest="results/{study}/scenes/manifest.json",
+    log:
+        "logs/{study}/prepare_scenes.log",
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        config=digest(ANY_RUN.scenes.model_dump(mode="json")),
+        root=root("scenes_root"),
+    message:
+        f"data: {ANY_RUN.scenes.name}, boxes and masks"
+    shell:
+        "hirl data scenes {ASKED} {params.root} --out $(dirname {output.manifest}) > {log} 2>&1"
+
+
+# Which images keep their labels: drawn once, the classes in balance, or the lists of the user.
+rule choose_labels:
+    input:
+        data="results/{study}/data/manifest.json",
+        given=lambda wildcards: DATA.label_lists.get(int(wildcards.percent), []),
+    output:
+        "results/{study}/data/labels-{percent}.csv",
+    log:
+        "logs/{study}/choose_labels_{percent}.log",
+    message:
+        "data: {wildcards.percent} % of the labels"
+    shell:
+        """
+        hirl data labels {ASKED} --data $(dirname {input.data}) --percent {wildcards.percent} --out {output} >{log} 2>&1
+        """

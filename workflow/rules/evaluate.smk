@@ -1,77 +1,56 @@
-"""Downstream evaluation (paper, section 5): frozen features once per run, then every protocol on them."""
+"""Downstream evaluation (paper, section 5): protocols on frozen features, and protocols that train the network on."""
+
+FROZEN = [task for task in study.tasks if task in get_args(FrozenTask) and task != "hierarchy"]
+TRAINED = [task for task in study.tasks if task in get_args(TrainedTask)]
 
 
 rule extract_features:
     input:
         data="results/{study}/data/manifest.json",
-        weights="results/{study}/runs/{run}/weights.safetensors",
+        weights=weights,
     output:
         "results/{study}/runs/{run}/features.safetensors",
     log:
         "logs/{study}/{run}/extract_features.log",
-    wildcard_constraints:
-        run="|".join(RUNS),
     threads: 1
     resources:
         mem_mb=4000,
         runtime=120,
         gpu=0,
     params:
-        run=coordinates,
+        network=network,
+        config=network_hash,
     message:
         "{wildcards.run}: features"
     shell:
-        """
-        hirl features {ASKED} {params.run} --data $(dirname {input.data}) --weights {input.weights} --out {output} \
-            >{log} 2>&1
-        """
+        "hirl features {ASKED} {params.network} --data $(dirname {input.data}) --out {output} > {log} 2>&1"
 
 
-# The control: what the evaluations say of the same network before any training.
-rule extract_untrained_features:
-    input:
-        data="results/{study}/data/manifest.json",
-    output:
-        "results/{study}/runs/{run}/features.safetensors",
-    log:
-        "logs/{study}/{run}/extract_features.log",
-    wildcard_constraints:
-        run="|".join(map(re.escape, CONTROLS)),
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=120,
-        gpu=0,
-    params:
-        run=coordinates,
-        config=untrained_hash,
-    message:
-        "{wildcards.run}: features"
-    shell:
-        "hirl features {ASKED} {params.run} --data $(dirname {input.data}) --out {output} > {log} 2>&1"
+if FROZEN:
 
-
-rule evaluate:
-    input:
-        features="results/{study}/runs/{run}/features.safetensors",
-    output:
-        "results/{study}/runs/{run}/evaluation/{task}.json",
-    log:
-        "logs/{study}/{run}/evaluate_{task}.log",
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=120,
-        gpu=0,
-    params:
-        run=coordinates,
-        config=task_hash,
-    message:
-        "{wildcards.run}: {wildcards.task}"
-    shell:
-        """
-        hirl evaluate {wildcards.task} {ASKED} {params.run} --features {input.features} --out {output} >{log} 2>&1
-        """
+    rule evaluate_frozen:
+        input:
+            features="results/{study}/runs/{run}/features.safetensors",
+        output:
+            expand("results/{{study}}/runs/{{run}}/evaluation/{task}.json", task=FROZEN),
+        log:
+            "logs/{study}/{run}/evaluate_frozen.log",
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=120,
+            gpu=0,
+        params:
+            tasks=FROZEN,
+            run=coordinates,
+            config=settings_hash(FROZEN),
+        message:
+            "{wildcards.run}: {params.tasks}"
+        shell:
+            """
+            hirl evaluate {params.tasks} {ASKED} {params.run} --features {input.features} --out $(dirname {output[0]}) \
+                >{log} 2>&1
+            """
 
 
 # How well the discovered hierarchy agrees with the true one, level by level.
@@ -94,5 +73,54 @@ rule evaluate_hierarchy:
     shell:
         """
         hirl evaluate hierarchy {ASKED} {params.run} --features {input.features} --snapshot {input.tree} \
-            --out {output} >{log} 2>&1
+            --out $(dirname {output}) >{log} 2>&1
         """
+
+
+def looked_at(tasks):
+    """The images and labels that some trainings need."""
+    needed = {
+        "semisup-1": "data/labels-1.csv",
+        "semisup-10": "data/labels-10.csv",
+        "transfer": "transfer/manifest.json",
+        "detection": "scenes/manifest.json",
+    }
+    return ["data/manifest.json", *(needed[task] for task in tasks if task in needed)]
+
+
+# Trainings of minutes or days are jobs of their own; of seconds, less than a job takes to start, they share one per run.
+JOBS = {"evaluate_trained": TRAINED} if DATA.storage == "memory" else {f"evaluate_{task}": [task] for task in TRAINED}
+
+for job, tasks in JOBS.items():
+    if not tasks:
+        continue
+
+    rule:
+        name:
+            job.replace("-", "_")
+        input:
+            data=expand("results/{{study}}/{file}", file=looked_at(tasks)),
+            weights=weights,
+        output:
+            expand("results/{{study}}/runs/{{run}}/evaluation/{task}.json", task=tasks),
+        log:
+            f"logs/{{study}}/{{run}}/{job}.log",
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=1440,
+            gpu=0,
+        params:
+            tasks=tasks,
+            network=network,
+            config=settings_hash(tasks),
+            home="results/{study}",
+            scratch=f"scratch/{STUDY}",
+        message:
+            "{wildcards.run}: {params.tasks}"
+        shell:
+            """
+            hirl evaluate {params.tasks} {ASKED} {params.network} --data {params.home}/data \
+                --transfer {params.home}/transfer --scenes {params.home}/scenes --scratch {params.scratch} \
+                --out $(dirname {output[0]}) >{log} 2>&1
+            """

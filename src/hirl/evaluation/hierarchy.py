@@ -15,7 +15,7 @@ from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_s
 from hirl.evaluation.cache import FeatureCache, write_result
 
 
-def evaluate(features: Path, snapshot: Path, out: Path, run: Mapping[str, Any]) -> None:
+def evaluate(features: Path, out: Path, run: Mapping[str, Any], snapshot: Path) -> None:
     """Reads the training labels of a features file and a snapshot, and writes evaluation/hierarchy.json."""
     labels = FeatureCache.load(features).train_labels
     assignments, num_clusters = read_snapshot(snapshot)

@@ -1,0 +1,116 @@
+"""Which protocol evaluates what: one network, its folders, its results. Import costs no torch."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hirl.config import RunConfig, digest
+from hirl.evaluation.cache import FeatureCache, Outcome, write_result
+from hirl.files import read_json, sha256, write_json
+
+FOLDERS = {"transfer": "transfer", "detection": "scenes"}  # all others look at the study's own data
+MODULES = {"linear": "linear", "detection": "detection"}  # all other trainings are fine-tuning
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to evaluate: a run's, or an untrained one (method "untrained", variant its backbone)."""
+
+    config: RunConfig
+    method: str
+    variant: str
+    seed: int
+    weights: Path | None
+    folders: dict[str, Path]  # data, transfer, scenes
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return f"{self.method}-{self.variant}-s{self.seed}"
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The coordinates that stand in each result."""
+        where = {"study": self.config.study, "dataset": self.config.data.name}
+        return where | {"method": self.method, "variant": self.variant, "seed": self.seed}
+
+
+def extract_features(subject: Subject) -> FeatureCache:
+    """The features of the backbone, for every protocol that needs no more."""
+    import torch
+
+    from hirl.backbones import build_backbone
+    from hirl.evaluation.features import make_cache
+    from hirl.training.device import choose_device
+    from hirl.weights import load_weights
+
+    config = subject.config
+    torch.manual_seed(subject.seed)
+    backbone = build_backbone(config.backbone, config.views.global_size)
+    if subject.weights is not None:
+        load_weights(backbone, config.backbone, subject.weights)
+    return make_cache(backbone, subject.folders["data"], choose_device(), config.training.batch_size)
+
+
+def evaluate_frozen(
+    tasks: Sequence[str], subject: Subject, out: Path, features: Path | None = None, snapshot: Path | None = None
+) -> None:
+    """The protocols on cached features, each into `out/{task}.json`; without a cache it is made for this call.
+
+    Raises:
+        ValueError: hierarchy is asked for, without the snapshot it looks at.
+    """
+    if "hierarchy" in tasks and snapshot is None:
+        raise ValueError("evaluate hierarchy looks at a tree: give the run's with --snapshot")
+    with tempfile.TemporaryDirectory() as folder:
+        if features is None:
+            features = Path(folder) / "features.safetensors"
+            extract_features(subject).save(features)
+        for task in tasks:
+            protocol = import_module(f"hirl.evaluation.{task}")
+            looked_at = snapshot if task == "hierarchy" else subject.config.evaluation.of(task)
+            protocol.evaluate(features, out / f"{task}.json", subject.run, looked_at)
+
+
+def evaluate_trained(tasks: Sequence[str], subject: Subject, out: Path, scratch: Path) -> None:
+    """The protocols that train the network, each into `out/{task}.json`, all at the end.
+
+    A call that was killed goes on with the task, and the epoch, it had reached: `scratch` keeps them until then.
+    """
+    homes = {task: _home(task, subject, scratch) for task in tasks}
+    outcomes = {task: _outcome(task, subject, home) for task, home in homes.items()}
+    for task, outcome in outcomes.items():
+        write_result(out / f"{task}.json", subject.run, task, outcome.metrics, outcome.settings, outcome.history)
+    for home in homes.values():
+        shutil.rmtree(home)
+
+
+def _outcome(task: str, subject: Subject, home: Path) -> Outcome:
+    """What a task finds, or has found before its call was killed."""
+    kept = home / "outcome.json"
+    if kept.exists():
+        return Outcome(**read_json(kept))
+    protocol = import_module(f"hirl.evaluation.{MODULES.get(task, 'finetune')}")
+    folder = subject.folders[FOLDERS.get(task, "data")]
+    outcome = protocol.evaluate(task, subject.config, subject.weights, folder, home, f"{subject.name}  {task}")
+    write_json(kept, vars(outcome))
+    return outcome
+
+
+def _home(task: str, subject: Subject, scratch: Path) -> Path:
+    """Where a task keeps its progress; the name says what decides its result, but for the images."""
+    start = sha256(subject.weights) if subject.weights else subject.config.backbone.model_dump(mode="json")
+    return scratch / f"{subject.name}-{task}-{digest([start, subject.config.task_hash(task)])}"
+
+
+def print_metrics(folder: Path, tasks: Sequence[str]) -> None:
+    """Prints what was found, one line a task."""
+    for task in tasks:
+        metrics = read_json(folder / f"{task}.json")["metrics"]
+        print(f"{task}  " + "  ".join(f"{name} {value:.2f}" for name, value in metrics.items()))

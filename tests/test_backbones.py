@@ -150,3 +150,13 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 def test_an_image_size_must_be_whole_patches() -> None:
     with pytest.raises(ValueError, match=r"views\.global_size 36 is no multiple of vit_narrow_patch8's patch, 8"):
         vit(36)
+
+
+def test_class_tokens_are_those_of_the_last_blocks_after_the_norm() -> None:
+    backbone, images, seen = vit(), torch.randn(2, 3, 32, 32), []
+    for block in backbone.blocks:
+        block.register_forward_hook(lambda module, inputs, output: seen.append(backbone.norm(output)[:, 0]))
+    assert torch.equal(backbone.class_tokens(images, 1), backbone(images))
+    seen.clear()
+    joined = backbone.class_tokens(images, 3)
+    torch.testing.assert_close(joined, torch.cat(seen[-3:], dim=1))

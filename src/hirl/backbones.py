@@ -137,6 +137,17 @@ class ViT(VisionTransformer):
             patches = torch.where(mask.unsqueeze(-1), mask_token.to(patches.dtype), patches)
         return self.norm(self.blocks(self._pos_embed(patches)))
 
+    def class_tokens(self, images: Tensor, last_blocks: int) -> Tensor:
+        """The class token of each of the last blocks, after the last norm, joined: [B, last_blocks * D].
+
+        Source: DINO (arXiv 2104.14294), appendix F.2.
+        """
+        tokens, kept = self.blocks[:-last_blocks](self._pos_embed(self.patch_embed(images))), []
+        for block in self.blocks[-last_blocks:]:
+            tokens = block(tokens)
+            kept.append(tokens[:, 0])
+        return self.norm(torch.stack(kept, dim=1)).flatten(1)
+
     def _pos_embed(self, patches: Tensor) -> Tensor:
         batch, height, width, dim = patches.shape
         positions = self._positions(height, width)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,28 @@ class FeatureCache:
         return cache
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation that trains a network found.
+
+    Attributes:
+        metrics: name to number; percentages are 0 to 100.
+        settings: what the numbers depend on.
+        history: one row per epoch of its training.
+    """
+
+    metrics: dict[str, float]
+    settings: dict[str, Any]
+    history: list[dict[str, float]]
+
+
 def write_result(
-    out: str | Path, run: Mapping[str, Any], task: str, metrics: Mapping[str, float], settings: Mapping[str, Any]
+    out: str | Path,
+    run: Mapping[str, Any],
+    task: str,
+    metrics: Mapping[str, float],
+    settings: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]] = (),
 ) -> None:
     """Writes one evaluation's JSON.
 
@@ -70,8 +90,10 @@ def write_result(
         task: the protocol.
         metrics: name to number; percentages are 0 to 100.
         settings: what the numbers depend on.
+        history: one row per epoch, of an evaluation that trains.
     """
-    write_json(out, {**run, "task": task, "metrics": dict(metrics), "settings": dict(settings)})
+    result = {**run, "task": task, "metrics": dict(metrics), "settings": dict(settings)}
+    write_json(out, result | ({"history": list(history)} if history else {}))
 
 
 def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:

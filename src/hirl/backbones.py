@@ -155,12 +155,19 @@ class ViT(VisionTransformer):
         return tokens + positions
 
     def _positions(self, height: int, width: int) -> Tensor:
-        rows, columns = self.patch_embed.grid_size
-        if (height, width) == (rows, columns):
-            return self.pos_embed
-        grid = self.pos_embed[:, 1:].reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
-        scale = ((height + 0.1) / rows, (width + 0.1) / columns)
-        grid = F.interpolate(
-            grid, scale_factor=scale, mode="bicubic", align_corners=False, recompute_scale_factor=False
-        )
-        return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+        return interpolate_positions(self.pos_embed, self.patch_embed.grid_size, (height, width))
+
+
+def interpolate_positions(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Position embeddings of another grid, [1, 1 + rows * columns, D]; the class token's, the first, stays.
+
+    Bicubic, with DINO's scale factor (side + 0.1) / old side taken as given.
+    """
+    if new_grid == grid:
+        return positions
+    patches = positions[:, 1:].reshape(1, *grid, -1).permute(0, 3, 1, 2)
+    scale = tuple((new + 0.1) / old for new, old in zip(new_grid, grid, strict=True))
+    patches = F.interpolate(
+        patches, scale_factor=scale, mode="bicubic", align_corners=False, recompute_scale_factor=False
+    )
+    return torch.cat([positions[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)

@@ -133,17 +133,17 @@ def test_a_run_from_images_to_its_evaluations(tiny_study, tiny_data, tmp_path, m
     short = ("--set", "training.epochs=1", "--set", "hierarchy.start_epoch=0")
     study = ("--study", tiny_study, *RUN, *short, "--seed", "2")
     out, features = tmp_path / "out", tmp_path / "features.safetensors"
-    tasks = {"knn": "top1", "linear": "top1", "clustering": "acc", "hierarchy": "nmi_level0"}
+    frozen = {"knn": "top1", "probe": "top1", "clustering": "acc", "hierarchy": "nmi_level0"}
     steps = [
         ("pretrain", *study, "--data", tiny_data, "--out", out, "--scratch", tmp_path / "scratch"),
         ("features", *study, "--data", tiny_data, "--weights", out / "weights.safetensors", "--out", features),
     ]
-    evaluate = {task: ("evaluate", task, *study, "--features", features, "--out", out / task) for task in tasks}
-    assert "give the run's with --snapshot" in refused(*evaluate["hierarchy"])
-    evaluate["hierarchy"] += ("--snapshot", out / "tree.safetensors")
-    assert {main([str(part) for part in step]) for step in [*steps, *evaluate.values()]} == {0}
-    for task, metric in tasks.items():
-        result = read_json(out / task)
+    evaluate = ("evaluate", *frozen, *study, "--features", features, "--out", out / "evaluation")
+    assert "give the run's with --snapshot" in refused(*evaluate)
+    evaluate += ("--snapshot", out / "tree.safetensors")
+    assert {main([str(part) for part in step]) for step in [*steps, evaluate]} == {0}
+    for task, metric in frozen.items():
+        result = read_json(out / "evaluation" / f"{task}.json")
         names = ("study", "dataset", "method", "variant", "seed", "task")
         assert [result[name] for name in names] == ["tiny", "taxonomy", "simsiam", "hirl", 2, task]
         assert 0 <= result["metrics"][metric] <= 100

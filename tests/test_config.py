@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from hirl.config import (
     CONFIG_ROOT,
     MODEL_CONFIGS,
+    FrozenTask,
+    TrainedTask,
     expected_runs,
     flatten,
     load_study,
@@ -25,6 +27,7 @@ from hirl.config import (
 from tests.conftest import METHODS
 
 STUDIES = sorted(path.stem for path in (CONFIG_ROOT / "studies").glob("*.yaml"))
+TRAINED = [task.replace("-", "_") for task in get_args(TrainedTask)]
 RUNS = [(study, method) for study in STUDIES for method in load_study(study).methods]
 
 
@@ -57,7 +60,7 @@ def problem(call: Callable[[], object]) -> str:
 def test_every_shipped_run_resolves(name: str, method: str) -> None:
     for variant in ("baseline", "hirl"):
         config = resolve(name, method, variant)
-        assert isinstance(config.model, MODEL_CONFIGS[method])
+        assert isinstance(config.model, MODEL_CONFIGS[config.algorithm])
         assert config.training.effective_lr > 0
 
 
@@ -73,16 +76,16 @@ def test_baseline_and_hirl_differ_in_the_hierarchy_alone(name: str, method: str)
 def test_method_files_name_their_source_and_spell_out_their_method(path: Path) -> None:
     content = read_yaml(path)
     assert content["source"]
-    assert set(content["model"]) == set(MODEL_CONFIGS[path.stem].model_fields)
+    if "base" not in content:
+        assert set(content["model"]) == set(MODEL_CONFIGS[path.stem].model_fields)
+        assert set(content["evaluation"]) == set(TRAINED)
 
 
-@pytest.mark.parametrize(
-    ("method", "rate"),
-    [("mocov2", 0.03), ("simsiam", 0.1), ("swav", 4.8), ("mocov3", 0.0016), ("dino", 0.003), ("ibot", 0.003)],
-)
-def test_published_learning_rates(study, method: str, rate: float) -> None:
-    """The method files alone, under a study that says nothing: the released effective rates."""
-    assert resolve(study(f"methods: [{method}]"), method, "hirl").training.effective_lr == pytest.approx(rate)
+def test_the_papers_study_runs_every_method_file_and_every_evaluation() -> None:
+    study = load_study("imagenet")
+    assert set(study.methods) == {path.stem for path in CONFIG_ROOT.glob("methods/*.yaml")}
+    assert set(study.tasks) == {*get_args(FrozenTask), *get_args(TrainedTask)}
+    assert study.variants == ("baseline", "hirl")
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -212,6 +215,15 @@ def test_evaluation_settings_have_hashes_of_their_own(study) -> None:
     assert first.pretraining_hash == second.pretraining_hash
     assert first.task_hash("knn") != second.task_hash("knn")
     assert first.task_hash("linear") == second.task_hash("linear")
+
+
+@pytest.mark.parametrize(
+    "key", ["evaluation.linear.epochs", "transfer_data.train_images", "scenes.train_images", "data.label_lists"]
+)
+def test_what_comes_after_the_training_does_not_decide_its_weights(study, key: str) -> None:
+    value = {1: "list.txt"} if key.endswith("lists") else 7
+    changed = resolve(study(PLAIN), "mocov2", "hirl", 0, {key: value})
+    assert changed.pretraining_hash == resolve(study(PLAIN), "mocov2", "hirl", 0).pretraining_hash
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

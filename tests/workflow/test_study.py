@@ -61,7 +61,7 @@ def test_a_comment_makes_nothing_stale(edited, pictures):
 def test_a_changed_evaluation_runs_that_evaluation_alone(edited, pictures):
     edit(edited, "neighbours: [1, 5]", "neighbours: [1]")
     planned = edited.planned(study="tiny.yaml", data_root=pictures)
-    assert planned == ONCE | {"evaluate": len(RUNS + CONTROLS)}
+    assert planned == ONCE | {"evaluate_frozen": len(RUNS + CONTROLS)}
 
 
 def test_a_changed_method_trains_that_method_alone(edited, pictures):
@@ -70,19 +70,19 @@ def test_a_changed_method_trains_that_method_alone(edited, pictures):
         "pretrain_baseline": 1,
         "pretrain_hirl": 1,
         "extract_features": 2,
-        "evaluate": 2,
+        "evaluate_frozen": 2,
         "evaluate_hierarchy": 1,
     }
 
 
 def test_a_changed_hierarchy_trains_hirl_alone(edited, pictures):
     planned = edited.planned(study="tiny.yaml", data_root=pictures, set="hierarchy.negatives=2")
-    assert planned == ONCE | {"pretrain_hirl": 2, "extract_features": 2, "evaluate": 2, "evaluate_hierarchy": 2}
+    assert planned == ONCE | {"pretrain_hirl": 2, "extract_features": 2, "evaluate_frozen": 2, "evaluate_hierarchy": 2}
 
 
 def test_a_second_seed_leaves_the_first_alone(edited, pictures):
     planned = edited.planned(study="tiny.yaml", data_root=pictures, seeds="0,1", variants="baseline")
-    assert planned == ONCE | {"pretrain_baseline": 2, "extract_features": 2, "evaluate": 2}
+    assert planned == ONCE | {"pretrain_baseline": 2, "extract_features": 2, "evaluate_frozen": 2}
 
 
 def test_losing_the_tracker_trains_nothing(edited, pictures):

@@ -34,7 +34,7 @@ rule prepare_data:
         mem_mb=4000,
         runtime=60,
     params:
-        config=digest(DATA.model_dump(mode="json")),
+        config=digest(DATA.model_dump(mode="json", exclude={"label_lists"})),
         root=root("data_root"),
     message:
         f"data: {DATA.name}, decoded and split"

@@ -142,7 +142,7 @@ def test_missing_data_are_named(tmp_path):
     assert "npz is missing: `dvc pull`" in refused(DataConfig(), tmp_path / "none", out)
     assert "none is missing" in refused(folder_config(), tmp_path / "none", out)
     assert "--data-root" in refused(folder_config(), None, out)
-    assert "'nette' is unknown: choose taxonomy, folder, cifar10," in refused(DataConfig(name="nette"), None, out)
+    assert "'nette' is unknown: choose taxonomy, sketches, folder," in refused(DataConfig(name="nette"), None, out)
     (tmp_path / "empty").mkdir()
     assert "no folder train" in refused(folder_config(), tmp_path / "empty", out)
     (tmp_path / "empty/train").mkdir()

@@ -55,7 +55,7 @@ def prepare(config: DataConfig, root: str | Path | None, out: str | Path) -> Non
         ValueError: the source is unknown, missing or broken, its classes form no tree, or more is asked than it holds.
     """
     out = Path(out)
-    source = open_source(config.name, root)
+    source = open_source(config, root)
     tree = ClassTree.of(source.classes, source.levels)
     if config.class_tree is not None:
         tree = read_class_tree(config.class_tree, tree.class_names[0])

@@ -1,4 +1,4 @@
-"""Where images come from: the taxonomy, a folder, or a data set of torchvision's."""
+"""Where images come from: the taxonomy, its sketches, a folder, ImageNet, Places205, or a data set of torchvision's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hirl.config import CONFIG_ROOT
+from hirl.config import CONFIG_ROOT, DataConfig
 from hirl.data.classes import Branch, Lineage, folder_lineages
+from hirl.data.sketches import draw_sketches, sketch_paths
 from hirl.data.taxonomy import LEVELS
 
 DOWNLOADS = Path("~/.cache/hirl").expanduser()
 VALIDATION_FOLDERS = ("val", "validation", "test")  # the first there is
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"}
+IMAGENET_FOLDERS = ("ILSVRC/Data/CLS-LOC", "ILSVRC/Data", ".")  # of the released archive, or below the root
+PLACES_IMAGES = "data/vision/torralba/deeplearning/images256"  # as released
+PLACES_LISTS = {"train": "train_places205.csv", "validation": "val_places205.csv"}
+PLACES_CLASSES = 205
+SKETCHES = {"train": 1800, "validation": 720}  # where no number is asked for
 TORCHVISION = {  # name: class, arguments of the training and of the validation split
     "cifar10": ("CIFAR10", {"train": True}, {"train": False}),
     "cifar100": ("CIFAR100", {"train": True}, {"train": False}),
@@ -48,20 +54,25 @@ class Source:
     levels: list[str] | None = None  # their names, finest first, where the source gives them
 
 
-def open_source(name: str, root: str | Path | None) -> Source:
+def open_source(config: DataConfig, root: str | Path | None) -> Source:
     """The source of a name, at its root.
 
     Raises:
         ValueError: the name is unknown, or the source is missing.
     """
+    folders = {"folder": open_folder, "imagenet": open_imagenet, "places205": open_places205}
+    name = config.name
     if name == "taxonomy":
         return open_taxonomy(Path(root or CONFIG_ROOT.parent / "data" / "taxonomy"))
-    if name == "folder":
+    if name == "sketches":
+        return open_sketches(config)
+    if name in folders:
         if root is None:
-            raise ValueError("data.name is folder: say which, with --data-root FOLDER")
-        return open_folder(Path(root))
+            raise ValueError(f"data.name is {name}: say which folder, with --data-root FOLDER")
+        return folders[name](Path(root))
     if name not in TORCHVISION:
-        raise ValueError(f"data.name {name!r} is unknown: choose {', '.join(['taxonomy', 'folder', *TORCHVISION])}")
+        known = ", ".join(["taxonomy", "sketches", *folders, *TORCHVISION])
+        raise ValueError(f"data.name {name!r} is unknown: choose {known}")
     root = Path(root or DOWNLOADS / name)
     return open_folder(root) if (root / "train").is_dir() else open_torchvision(name, root)
 
@@ -81,8 +92,22 @@ def open_taxonomy(root: Path) -> Source:
                 images, labels, classes = content["images"], content["labels"], content["classes"]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(f"{root}/{name}.npz is broken: remove it, then `dvc pull` fetches it again") from error
-        splits[name] = Split(labels, lambda index, images=images: Image.fromarray(images[index].transpose(1, 2, 0)))
+        splits[name] = _packed_split(images, labels)
     return Source([tuple(lineage) for lineage in classes.tolist()], splits, root, list(LEVELS))
+
+
+def open_sketches(config: DataConfig) -> Source:
+    """The taxonomy's sketches, drawn on the spot: as many as are asked for, in the size asked for."""
+    asked = {"train": config.train_images, "validation": config.validation_images}
+    splits = {
+        split: _packed_split(*draw_sketches(split, asked[split] or count, config.image_size))
+        for split, count in SKETCHES.items()
+    }
+    return Source(sketch_paths(), splits, Path(), list(LEVELS))
+
+
+def _packed_split(images: np.ndarray, labels: np.ndarray) -> Split:
+    return Split(labels, lambda index: Image.fromarray(images[index].transpose(1, 2, 0)))
 
 
 def open_torchvision(name: str, root: Path) -> Source:
@@ -133,9 +158,64 @@ def open_folder(root: Path) -> Source:
     return Source(folder_lineages(list(train)), splits, root)
 
 
+def open_imagenet(root: Path) -> Source:
+    """ImageNet-1k or some of its classes: train/ and val/ of wnid folders, at the root or where the archive has them.
+
+    Raises:
+        ValueError: as `open_folder`, or the validation images are not sorted into wnid folders.
+    """
+    place = next((root / folder for folder in IMAGENET_FOLDERS if (root / folder / "train").is_dir()), root)
+    if (place / "val").is_dir() and not any(entry.is_dir() for entry in os.scandir(place / "val")):
+        raise ValueError(
+            f"{place}/val has no class folders: sort its images into wnid folders, as valprep.sh of "
+            "soumith/imagenetloader.torch does"
+        )
+    return open_folder(place)
+
+
+def open_places205(root: Path) -> Source:
+    """Places205 as released: the images in their long path, and a list of paths and labels for each split.
+
+    Raises:
+        ValueError: the images or a list are missing, a line is malformed, or the classes are not the 205.
+    """
+    images = root / PLACES_IMAGES
+    if not images.is_dir():
+        raise ValueError(f"{images} is missing: unpack the released archive of Places205 in {root}")
+    listed = {split: _read_places(root / "trainvalsplit_places205" / name) for split, name in PLACES_LISTS.items()}
+    folders = {label: path.rpartition("/")[0] for path, label in listed["train"]}
+    if len(set(folders.values())) < PLACES_CLASSES:
+        raise ValueError(
+            f"{PLACES_LISTS['train']} must list a folder for each of {PLACES_CLASSES} classes: unpack it anew"
+        )
+    classes = [(folders[label].split("/", 1)[-1],) for label in range(PLACES_CLASSES)]  # a/abbey is abbey
+    splits = {
+        split: _file_split([images / path for path, _ in rows], np.array([label for _, label in rows]))
+        for split, rows in listed.items()
+    }
+    return Source(classes, splits, images)
+
+
+def _read_places(file: Path) -> list[tuple[str, int]]:
+    """Paths and labels of a list."""
+    if not file.is_file():
+        raise ValueError(f"{file} is missing: unpack trainvalsplit_places205.tar.gz of Places205 there")
+    rows = []
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        path, _, label = line.rpartition(" ")
+        if not path or not label.isdecimal() or int(label) >= PLACES_CLASSES:
+            raise ValueError(f"{file}, line {number}: {line!r} must be a path, a space and a class from 0 to 204")
+        rows.append((path, int(label)))
+    return rows
+
+
 def _folder_split(images: dict[Branch, list[Path]], number: dict[Branch, int]) -> Split:
     paths = [path for branch in images.values() for path in branch]
     labels = np.repeat([number[branch] for branch in images], [len(branch) for branch in images.values()])
+    return _file_split(paths, labels)
+
+
+def _file_split(paths: list[Path], labels: np.ndarray) -> Split:
     return Split(labels, lambda index: read_image(paths[index]), paths)
 
 
@@ -184,5 +264,7 @@ def _named(path: Path, use: Callable[[Image.Image], Image.Image | None]) -> Imag
     try:
         with Image.open(path) as image:
             return use(image)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing: put it back, or prepare the data without it") from error
     except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as an image: replace or remove it") from error

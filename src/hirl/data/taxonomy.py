@@ -251,30 +251,6 @@ class Drawing(NamedTuple):
     masks: np.ndarray  # bool [N, S, S]
 
 
-def draw(labels: np.ndarray, keys: np.ndarray, size: int, seed: int = 0) -> Drawing:
-    """One picture for each class label [N]. Its key [N] and the seed fix its chance: the batch plays no part."""
-    labels, keys = np.asarray(labels), np.asarray(keys)
-    assert labels.shape == keys.shape
-    assert np.isin(labels, range(NUM_CLASSES)).all()
-    drawing = Drawing(np.empty((len(labels), 3, size, size), np.uint8), np.empty((len(labels), size, size), bool))
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        for block in np.split(rows, range(64, len(rows), 64)):
-            drawing.images[block], drawing.masks[block] = _draw_class(int(label), keys[block], size, seed)
-    return drawing
-
-
-def _draw_class(label: int, keys: np.ndarray, size: int, seed: int) -> Drawing:
-    chance = Chance(keys, size, seed)
-    y, x = np.meshgrid(*[(np.arange(size) + 0.5) * 2 / size - 1] * 2, indexing="ij")
-    x, y = np.broadcast_to(x, chance.noise.shape), np.broadcast_to(-y, chance.noise.shape)
-    image = backdrop(x, y, chance)
-    image, seen = object_on(image, x, y, label, chance)
-    image, hidden = occluder_on(image, x, y, chance)
-    image = lit(image, x, y, chance) + chance.noise[:, None] * chance.uniform(0, 0.02)[:, None]
-    return Drawing(_quantised(image), (seen * (1 - hidden)) > 0.5)
-
-
 class Chance:
     """Each picture's own random numbers, drawn in a fixed order."""
 
@@ -292,33 +268,75 @@ class Chance:
         return np.stack([self.uniform(low, high) for _ in "rgb"], axis=1)
 
 
+Look = Callable[[Field, Field, int, Chance], Drawing]  # how pictures of one class are made, in coordinates x and y
+
+
+def painting(x: Field, y: Field, label: int, chance: Chance) -> Drawing:
+    """Pictures of a class in its colours."""
+    image = backdrop(x, y, chance)
+    image, seen = object_on(image, x, y, label, chance)
+    image, hidden = occluder_on(image, x, y, chance)
+    image = lit(image, x, y, chance) + chance.noise[:, None] * chance.uniform(0, 0.02)[:, None]
+    return Drawing(quantised(image), (seen * (1 - hidden)) > 0.5)
+
+
+def draw(labels: np.ndarray, keys: np.ndarray, size: int, seed: int = 0, look: Look = painting) -> Drawing:
+    """One picture for each class label [N]. Its key [N] and the seed fix its chance: the batch plays no part."""
+    labels, keys = np.asarray(labels), np.asarray(keys)
+    assert labels.shape == keys.shape
+    assert np.isin(labels, range(NUM_CLASSES)).all()
+    drawing = Drawing(np.empty((len(labels), 3, size, size), np.uint8), np.empty((len(labels), size, size), bool))
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        for block in np.split(rows, range(64, len(rows), 64)):
+            chance = Chance(keys[block], size, seed)
+            drawing.images[block], drawing.masks[block] = look(*coordinates(chance.noise.shape), int(label), chance)
+    return drawing
+
+
+def coordinates(shape: tuple[int, ...]) -> tuple[Field, Field]:
+    """X and y of the pixels' centres, in [-1, 1]."""
+    y, x = np.meshgrid(*[(np.arange(size) + 0.5) * 2 / size - 1 for size in shape[1:]], indexing="ij")
+    return np.broadcast_to(x, shape), np.broadcast_to(-y, shape)
+
+
 def backdrop(x: Field, y: Field, chance: Chance) -> np.ndarray:
     """Colours that run into each other along a line, crossed by waves: [N, 3, S, S]."""
     along, _ = turn(x, y, chance.uniform(0, 2 * np.pi))
-    image = _mixed(chance.colour(0, 1), chance.colour(0, 1), 0.5 + 0.5 * along)
+    image = mixed(chance.colour(0, 1), chance.colour(0, 1), 0.5 + 0.5 * along)
     for _ in range(2):
         u, v = turn(x, y, chance.uniform(0, 2 * np.pi))
         wave = np.sin(chance.uniform(2, 12) * u + chance.uniform(0, 2 * np.pi)) * np.cos(chance.uniform(0, 6) * v)
-        image = _mixed(image, chance.colour(0, 1), chance.uniform(0.2, 1) * (0.5 + 0.5 * wave))
+        image = mixed(image, chance.colour(0, 1), chance.uniform(0.2, 1) * (0.5 + 0.5 * wave))
     return image
 
 
 def object_on(image: np.ndarray, x: Field, y: Field, label: int, chance: Chance) -> tuple[np.ndarray, Field]:
     """Paints an object of a class, in a pose of its own, and tells which share of each pixel it covers."""
+    u, v, scale = posed(x, y, chance)
+    return paint(image, u, v, 2 / (image.shape[-1] * scale), label, chance)
+
+
+def posed(x: Field, y: Field, chance: Chance) -> tuple[Field, Field, np.ndarray]:
+    """Coordinates in the frame of an object in some pose, and the object's scale."""
     scale, angle = chance.uniform(0.7, 1.05), np.radians(chance.uniform(-28, 28))
     mirror = np.where(chance.uniform(0, 1) < 0.5, -1, 1)
     room = 1.25 - scale
     u, v = turn(x - room * chance.uniform(-1, 1), y - room * chance.uniform(-1, 1), angle)
-    u, v = u * mirror / scale, v * chance.uniform(0.9, 1.1) / scale
-    pixel = 2 / (image.shape[-1] * scale)
+    return u * mirror / scale, v * chance.uniform(0.9, 1.1) / scale, scale
 
+
+def paint(
+    image: np.ndarray, u: Field, v: Field, pixel: np.ndarray | float, label: int, chance: Chance
+) -> tuple[np.ndarray, Field]:
+    """Paints an object of a class in its own frame, where a pixel is so wide."""
     inks = _inks(label, chance)
     sheen = 1 + chance.uniform(0, 0.25) * turn(u, v, chance.uniform(0, 2 * np.pi))[0]
-    seen = np.zeros(x.shape)
+    seen = np.zeros(u.shape)
     for distance, ink in KINDS[label // 3](u, v, label % 3):
         cover = np.clip(0.5 - distance / pixel, 0, 1)
         rim = 1 - 0.45 * np.clip(1 + distance / 0.09, 0, 1) if ink == BODY else 1
-        image = _mixed(image, np.clip(inks[ink] * (sheen * rim)[:, None], 0, 1), cover)
+        image = mixed(image, np.clip(inks[ink] * (sheen * rim)[:, None], 0, 1), cover)
         seen = np.maximum(seen, cover)
     return image, seen
 
@@ -330,10 +348,10 @@ def _inks(label: int, chance: Chance) -> list[np.ndarray]:
     body, accent = (light, dark) if label % 2 else (dark + 0.1, light)
     saturation = chance.uniform(0.5, 0.9)
     return [
-        _rgb(hue, saturation, body),
-        _rgb(hue + (0.33, 0.5, 0.67)[label % 3], saturation, accent),
-        _rgb(hue, saturation, chance.uniform(0.05, 0.15)),
-        _rgb(hue, saturation * 0.15, chance.uniform(0.85, 1)),
+        rgb(hue, saturation, body),
+        rgb(hue + (0.33, 0.5, 0.67)[label % 3], saturation, accent),
+        rgb(hue, saturation, chance.uniform(0.05, 0.15)),
+        rgb(hue, saturation * 0.15, chance.uniform(0.85, 1)),
     ]
 
 
@@ -342,7 +360,7 @@ def occluder_on(image: np.ndarray, x: Field, y: Field, chance: Chance) -> tuple[
     u, v = turn(x, y, chance.uniform(0, 2 * np.pi))
     disc = np.hypot(u - chance.uniform(0.8, 1.2), v) - chance.uniform(0.2, 0.6)
     cover = np.clip(0.5 - disc * image.shape[-1] / 2, 0, 1) * (chance.uniform(0, 1) < 0.5)
-    return _mixed(image, chance.colour(0, 1), cover), cover
+    return mixed(image, chance.colour(0, 1), cover), cover
 
 
 def lit(image: np.ndarray, x: Field, y: Field, chance: Chance) -> np.ndarray:
@@ -352,17 +370,18 @@ def lit(image: np.ndarray, x: Field, y: Field, chance: Chance) -> np.ndarray:
     return image * strength[:, None] * chance.colour(0.75, 1.15)
 
 
-def _mixed(under: np.ndarray, over: np.ndarray, share: Field) -> np.ndarray:
+def mixed(under: np.ndarray, over: np.ndarray, share: Field) -> np.ndarray:
+    """`share` [N, S, S] of one colour, the rest of the other."""
     return under + (over - under) * np.clip(share, 0, 1)[:, None]
 
 
-def _rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
+def rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
     """HSV in [0, 1] as RGB [N, 3, 1, 1]."""
     sector = (np.stack([hue * 6 + n for n in (5, 3, 1)], axis=1)) % 6
     return value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(sector, 4 - sector), 0, 1))
 
 
-def _quantised(image: np.ndarray) -> np.ndarray:
+def quantised(image: np.ndarray) -> np.ndarray:
     """[0, 1] as bytes of 40 steps: alike to the eye, and half the size once packed."""
     return np.rint(np.rint(np.clip(image, 0, 1) * 39) * (255 / 39)).astype(np.uint8)
 

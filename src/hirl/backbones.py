@@ -1,18 +1,22 @@
 """Backbones by name: images [B, 3, H, W] -> features [B, num_features].
 
-Networks and their blocks are timm's; what is ours is the choice of sizes, the masked forward that iBOT needs, and the
-position embeddings of the papers.
+Networks and their blocks are timm's; what is ours is the choice of sizes, the masked forward that iBOT and BEiT need,
+and the positions of the papers.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import build_sincos2d_pos_embed
+from timm.layers import build_sincos2d_pos_embed, gen_relative_position_index
+from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_simple
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -88,24 +92,30 @@ class ViT(VisionTransformer):
     """timm's VisionTransformer for any image size, with a forward over partly masked patches.
 
     Position embeddings of another grid are interpolated bicubically with DINO's scale factor, (side + 0.1) / trained
-    side. `sincos` is MoCo v3's fixed embedding and initialisation.
+    side. `sincos` is MoCo v3's fixed embedding and initialisation, `relative` BEiT's: no embedding, but a bias that all
+    blocks add to their attention, one for each offset between patches.
     """
 
     def __init__(self, config: BackboneConfig, image_size: int, patch_size: int, conv_stem: bool = False, **sizes: int):
         if image_size % patch_size:
             raise ValueError(f"views.global_size {image_size} is no multiple of {config.name}'s patch, {patch_size}")
-        sincos = config.position_embedding == "sincos"
+        sincos, relative = (config.position_embedding == name for name in ("sincos", "relative"))
         super().__init__(
             img_size=image_size,
             patch_size=patch_size,
             num_classes=0,
             drop_path_rate=config.drop_path,
             dynamic_img_size=True,
+            pos_embed="none" if relative else "learn",
+            init_values=config.layer_scale,
             weight_init="moco" if sincos else "",
+            fix_init=relative,
             **sizes,
         )
         if sincos:
             self._as_mocov3()
+        if relative:
+            self._as_beit()
         if conv_stem:
             self.patch_embed.proj = _conv_stem(patch_size, self.embed_dim)
         for block in self.blocks:  # on a CPU in bf16, torch's fused attention takes twice as long as its two products
@@ -121,6 +131,13 @@ class ViT(VisionTransformer):
         nn.init.uniform_(projection.weight, -bound, bound)
         nn.init.zeros_(projection.bias)
 
+    def _as_beit(self) -> None:
+        """A bias per offset and head, three more to, from and at the class token (BEiT, modeling_pretrain.py)."""
+        rows, columns = self.patch_embed.grid_size
+        offsets = (2 * rows - 1) * (2 * columns - 1) + 3
+        self.position_bias = nn.Parameter(torch.zeros(offsets, self.blocks[0].attn.num_heads))
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+
     def forward(self, images: Tensor) -> Tensor:
         """The class token after the last norm, [B, D]."""
         return self.tokens(images)[:, 0]
@@ -132,30 +149,45 @@ class ViT(VisionTransformer):
             mask: bool [B, H/p, W/p], True where a patch is replaced by mask_token.
             mask_token: [D].
         """
-        patches = self.patch_embed(images)  # [B, H/p, W/p, D]
-        if mask is not None:
-            patches = torch.where(mask.unsqueeze(-1), mask_token.to(patches.dtype), patches)
-        return self.norm(self.blocks(self._pos_embed(patches)))
+        (tokens,) = deque(self.each_block(images, mask, mask_token), maxlen=1)
+        return self.norm(tokens)
 
     def class_tokens(self, images: Tensor, last_blocks: int) -> Tensor:
         """The class token of each of the last blocks, after the last norm, joined: [B, last_blocks * D].
 
         Source: DINO (arXiv 2104.14294), appendix F.2.
         """
-        tokens, kept = self.blocks[:-last_blocks](self._pos_embed(self.patch_embed(images))), []
-        for block in self.blocks[-last_blocks:]:
-            tokens = block(tokens)
-            kept.append(tokens[:, 0])
-        return self.norm(torch.stack(kept, dim=1)).flatten(1)
+        kept = deque((tokens[:, 0] for tokens in self.each_block(images)), maxlen=last_blocks)
+        return self.norm(torch.stack(tuple(kept), dim=1)).flatten(1)
+
+    def each_block(
+        self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """All tokens after each block, before the last norm, as `tokens` has them."""
+        patches = self.patch_embed(images)  # [B, H/p, W/p, D]
+        if mask is not None:
+            patches = torch.where(mask.unsqueeze(-1), mask_token.to(patches.dtype), patches)
+        bias = self._bias(*patches.shape[1:3])
+        tokens = self._pos_embed(patches)
+        for block in self.blocks:
+            tokens = block(tokens, bias)
+            yield tokens
 
     def _pos_embed(self, patches: Tensor) -> Tensor:
         batch, height, width, dim = patches.shape
-        positions = self._positions(height, width)
         tokens = torch.cat([self.cls_token.expand(batch, -1, -1), patches.reshape(batch, -1, dim)], dim=1)
-        return tokens + positions
+        return tokens if self.pos_embed is None else tokens + self._positions(height, width)
 
     def _positions(self, height: int, width: int) -> Tensor:
         return interpolate_positions(self.pos_embed, self.patch_embed.grid_size, (height, width))
+
+    def _bias(self, height: int, width: int) -> Tensor | None:
+        """What every block adds to its attention, [heads, 1 + P, 1 + P]; another grid's offsets are interpolated."""
+        if self.pos_embed is not None:
+            return None
+        shape = ((2 * height - 1) * (2 * width - 1) + 3, self.position_bias.shape[1])
+        table = resize_rel_pos_bias_table_simple(self.position_bias, (height, width), shape)
+        return F.embedding(_offsets(height, width, table.device), table).permute(2, 0, 1)
 
 
 def interpolate_positions(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
@@ -171,3 +203,9 @@ def interpolate_positions(positions: Tensor, grid: tuple[int, int], new_grid: tu
         patches, scale_factor=scale, mode="bicubic", align_corners=False, recompute_scale_factor=False
     )
     return torch.cat([positions[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+
+
+@lru_cache(maxsize=4)
+def _offsets(height: int, width: int, device: torch.device) -> Tensor:
+    """The row of the bias that each pair of tokens takes, [1 + P, 1 + P]."""
+    return gen_relative_position_index((height, width), class_token=True, device=device)

@@ -29,7 +29,7 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which images, and how they are held."""
 
-    name: str = "taxonomy"  # taxonomy, folder, or a torchvision data set: cifar10, cifar100, fashion_mnist, ...
+    name: str = "taxonomy"  # taxonomy, sketches, folder, imagenet, places205, or of torchvision: cifar10, stl10, ...
     image_size: Count = 32  # pixels; stored pictures are image_size squares where storage is "memory"
     storage: Literal["memory", "files"] = "memory"  # decoded uint8 in memory, or read by workers at each step
     train_images: Count | None = None  # a class-balanced, seeded subset; None takes all
@@ -60,6 +60,7 @@ class JitterConfig(Section):
 class ViewsConfig(Section):
     """The random views of an image. Triples hold one value for: global view 1, global view 2, every local view."""
 
+    global_crops: Literal[1, 2] = 2  # methods that compare views need two
     global_size: Count = 32  # pixels
     global_scale: tuple[Positive, Positive] = (0.2, 1.0)  # share of the image's area
     local_crops: int = Field(0, ge=0)
@@ -93,7 +94,8 @@ class BackboneConfig(Section):
     name: str = "resnet50"
     zero_init_residual: bool = False
     drop_path: Probability = 0.0  # stochastic depth of the trained (student) network, rising linearly over blocks
-    position_embedding: Literal["learned", "sincos"] = "learned"  # ViT only
+    position_embedding: Literal["learned", "sincos", "relative"] = "learned"  # ViT only
+    layer_scale: Positive | None = None  # ViT only: what each branch of a block is multiplied by at first
 
 
 class MoCoV2Config(Section):
@@ -150,26 +152,22 @@ class DINOConfig(Section):
     frozen_prototype_epochs: int = Field(3, ge=0)
 
 
-class IBOTConfig(DINOConfig):
+class MaskConfig(Section):
+    """Blocks of patches that are masked."""
+
+    mask_probability: Probability = 1.0  # the share of global views that are masked at all
+    mask_ratio: tuple[Probability, Probability] = (0.1, 0.5)  # uniform share of a masked view's patches
+    mask_aspect: Positive = 0.3  # blocks between this aspect ratio and its inverse
+
+
+class IBOTConfig(DINOConfig, MaskConfig):
     """iBOT (arXiv 2111.07832)."""
 
     prototypes: Count = 8192
     patch_teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)
     patch_center_momentum: Probability = 0.9
     patch_loss_weight: float = Field(1.0, ge=0)
-    mask_probability: Probability = 0.5  # the share of global views that are masked at all
-    mask_ratio: tuple[Probability, Probability] = (0.1, 0.5)  # uniform share of a masked view's patches
-    mask_aspect: Positive = 0.3  # blocks between this aspect ratio and its inverse
-
-
-MODEL_CONFIGS: dict[str, type[Section]] = {
-    "mocov2": MoCoV2Config,
-    "simsiam": SimSiamConfig,
-    "swav": SwAVConfig,
-    "mocov3": MoCoV3Config,
-    "dino": DINOConfig,
-    "ibot": IBOTConfig,
-}
+    mask_probability: Probability = 0.5
 
 
 # --- hierarchy, training, evaluation ----------------------------------------------------------------------------------
@@ -241,9 +239,40 @@ class TrainingConfig(Section):
         return self.optimizer.base_lr * self.batch_size / 256
 
 
-class AugmentationConfig(Section):
-    """How a labelled image is seen in training, beside a random resized crop and a flip."""
+class TokenizerConfig(TrainingConfig):
+    """A discrete VAE as in DALL-E (arXiv 2102.12092, appendix A), trained where no tokenizer is given."""
 
+    epochs: Count = 20
+    optimizer: OptimizerConfig = OptimizerConfig(name="adamw", base_lr=0.001)
+    vocabulary: Count = 8192
+    patch_size: Literal[2, 4, 8, 16, 32] = 8  # pixels a side of what becomes one token
+    width: Count = 256  # channels of encoder, codebook and decoder
+    temperature: tuple[Positive, Positive] = (1.0, 0.0625)  # of the Gumbel softmax: from, to, along a cosine
+    kl_weight: float = Field(0.0, ge=0)  # of the divergence of an image's tokens from uniform ones
+
+
+class BEiTConfig(MaskConfig):
+    """BEiT (arXiv 2106.08254)."""
+
+    mask_ratio: tuple[Probability, Probability] = (0.3827, 0.3827)
+    tokenizer: TokenizerConfig = TokenizerConfig()
+
+
+MODEL_CONFIGS: dict[str, type[Section]] = {
+    "mocov2": MoCoV2Config,
+    "simsiam": SimSiamConfig,
+    "swav": SwAVConfig,
+    "mocov3": MoCoV3Config,
+    "dino": DINOConfig,
+    "ibot": IBOTConfig,
+    "beit": BEiTConfig,
+}
+
+
+class AugmentationConfig(Section):
+    """How a labelled image is seen in training: cropped at random, flipped, and what is set here."""
+
+    crop_scale: tuple[Positive, Positive] = (0.08, 1.0)  # share of the image's area
     randaugment: str | None = None  # in timm's words, such as rand-m9-mstd0.5-inc1
     random_erasing: Probability = 0.0
     mixup: float = Field(0.0, ge=0)  # the Beta distribution's parameter
@@ -298,14 +327,27 @@ class DetectionConfig(TrainingConfig):
     """Mask R-CNN on the backbone (He et al., arXiv 1703.06870): boxes and masks in COCO's measures."""
 
     neck: Literal["fpn", "c4"] = "fpn"  # of a ResNet; a ViT has a simple feature pyramid (arXiv 2203.16527)
-    short_sides: tuple[Count, ...] = (640, 672, 704, 736, 768, 800)  # pixels, one drawn for each training image
+    epoch_steps: Count | None = None  # that are called an epoch, for schedules in steps; None: a pass over the images
+    warmup_steps: int = Field(0, ge=0)  # linear, from warmup_factor of the rate
+    warmup_factor: Positive = 0.001
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None  # a ViT's rate shrinks by it, block by block
+    drop_path: Probability = 0.0
+    short_sides: Annotated[tuple[Count, ...], Field(min_length=1)] = (
+        640,
+        672,
+        704,
+        736,
+        768,
+        800,
+    )  # pixels, drawn from
     long_side: Count = 1333  # at most
     test_short_side: Count = 800
     anchor_size: Count = 32  # pixels; of the finest level, doubled from level to level
-    warmup_steps: int = Field(0, ge=0)  # linear, from warmup_factor of the rate
-    warmup_factor: Positive = 0.001
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    drop_path: Probability = 0.0
+    candidates: tuple[Count, Count] = (2000, 1000)  # of each level before suppression: in training, at test
+    proposals: tuple[Count, Count] = (2000, 1000)  # of an image after it
+    regions: Count = 512  # of an image that the heads learn from, a quarter of them objects
+    channels: Count = 256  # of the pyramid and the mask head
+    box_dim: Count = 1024  # of the box head's two layers
 
 
 class EvaluationConfig(Section):
@@ -357,6 +399,11 @@ class RunConfig(Section):
     def name(self) -> str:
         """The run's folder name."""
         return f"{self.method}-{self.variant}-s{self.seed}"
+
+    @property
+    def uses_tokenizer(self) -> bool:
+        """Whether the method predicts the tokens of a tokenizer: it says how one is trained."""
+        return hasattr(self.model, "tokenizer")
 
     @property
     def pretraining_hash(self) -> str:

@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from hirl.config import IBOTConfig
+from hirl.config import MaskConfig
 
 BLOCK_ATTEMPTS = 10
 
 
-def block_masks(num_images: int, grid: int, config: IBOTConfig, device: torch.device | str = "cpu") -> Tensor:
+def block_masks(num_images: int, grid: int, config: MaskConfig, device: torch.device | str = "cpu") -> Tensor:
     """True where a patch is masked: bool [N, grid, grid].
 
     An image is masked at all with `mask_probability`; the wanted share is uniform in `mask_ratio`. Blocks are placed

@@ -25,7 +25,7 @@ LARGE = 64  # pixels: beyond it a CPU resizes image by image, as the dense produ
 
 
 class Views:
-    """Draws the views of a batch: two global ones, then the local ones.
+    """Draws the views of a batch: one or two global ones, then the local ones.
 
     Source: MoCo v2 (arXiv 2003.04297, section 3), multi-crop of SwAV (arXiv 2006.09882, section 3.2), solarising of
     BYOL (arXiv 2006.07733, appendix B).
@@ -43,7 +43,7 @@ class Views:
         """Random resized and flipped crops, float in [0, 1], of uint8 images [N, 3, H, W]."""
         c = self.config
         pixels = images.float().div_(255)
-        kinds = [(c.global_size, c.global_scale)] * 2 + [(c.local_size, c.local_scale)] * c.local_crops
+        kinds = [(c.global_size, c.global_scale)] * c.global_crops + [(c.local_size, c.local_scale)] * c.local_crops
         return [self._crop(pixels, size, scale) for size, scale in kinds]
 
     def _crop(self, pixels: Tensor, size: int, scale: tuple[float, float]) -> Tensor:
@@ -55,7 +55,8 @@ class Views:
     @torch.no_grad()
     def colour(self, crops: list[Tensor]) -> list[Tensor]:
         """Jittered, greyed, blurred, solarised and normalised copies of all crops [N, 3, size, size] of a batch."""
-        return [self._colour(crop, min(position, 2)) for position, crop in enumerate(crops)]
+        kinds = [*range(self.config.global_crops), *[2] * self.config.local_crops]
+        return [self._colour(crop, kind) for crop, kind in zip(crops, kinds, strict=True)]
 
     def _colour(self, images: Tensor, kind: int) -> Tensor:
         c, n, device = self.config, len(images), images.device
@@ -90,6 +91,12 @@ def normalize(images: Tensor) -> Tensor:
     """Images in [0, 1], less ImageNet's mean, over its standard deviation."""
     mean, std = (_constant(v, images.device).view(3, 1, 1) for v in (MEAN, STD))
     return (images - mean).div_(std)
+
+
+def denormalize(views: Tensor) -> Tensor:
+    """The pixels of normalised views, in [0, 1]."""
+    mean, std = (_constant(v, views.device).view(3, 1, 1) for v in (MEAN, STD))
+    return (views * std + mean).clamp_(0, 1)
 
 
 # --- crops ------------------------------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from hirl.record import Recorder, read_record
-from hirl.tracking import KEY, LiveRun, flatten, init, live_run, sync
+from hirl.tracking import KEY, LiveRun, flatten, init, live_run, run_tags, sync
 
 RUNS = ("mocov2-baseline-s0", "mocov2-hirl-s0", "untrained-resnet18-s0")
 EPOCHS = 3
@@ -25,7 +26,7 @@ def config_of(run: str, seed: int = 0) -> dict:
     return {"study": "demo", "method": method, "variant": variant, "seed": seed, "training": training, "evaluation": {}}
 
 
-def write_evaluation(folder: Path, task: str, metrics: dict[str, float]) -> None:
+def write_evaluation(folder: Path, task: str, metrics: dict[str, float], history: Sequence[dict] = ()) -> None:
     rest, _, seed = folder.name.rpartition("-s")
     method, variant = rest.split("-")
     found = {
@@ -38,7 +39,8 @@ def write_evaluation(folder: Path, task: str, metrics: dict[str, float]) -> None
     }
     path = folder / "evaluation" / f"{task}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**found, "task": task, "metrics": metrics, "settings": {"neighbours": [10]}}))
+    found |= {"metrics": metrics, "settings": {"neighbours": [10]}} | ({"history": history} if history else {})
+    path.write_text(json.dumps(found))
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def study(tmp_path: Path) -> Path:
         folder = study / "runs" / run
         write_evaluation(folder, "knn", {"top1": 50.0, "top5": 80.0})
         if not run.startswith("untrained"):
-            write_evaluation(folder, "linear", {"top1": 55.0})
+            write_evaluation(folder, "probe", {"top1": 55.0})
             config = config_of(run)
             (folder / "config.json").write_text(json.dumps({"hash": "0", **config}))
             (folder / "history.csv").write_text("epoch,loss\n0,1.0\n")
@@ -126,7 +128,7 @@ def test_sync_replays_each_run_with_its_evaluations_as_children(study, uri):
     runs = {run.info.run_name: run for run in stored(uri)}
     # three runs, five evaluations, one run for the study's tables and figures
     assert len(runs) == 9
-    parent, child = runs["mocov2-hirl-s0"], runs["mocov2-hirl-s0 linear"]
+    parent, child = runs["mocov2-hirl-s0"], runs["mocov2-hirl-s0 probe"]
     assert parent.data.params["config.training.optimizer.base_lr"] == "0.03"
     assert parent.data.metrics["loss"] == pytest.approx(1 / 3)  # of the last epoch; stored as a double
     assert parent.info.status == "FINISHED"
@@ -134,7 +136,7 @@ def test_sync_replays_each_run_with_its_evaluations_as_children(study, uri):
     assert wanted.items() <= parent.data.tags.items()
     assert {"config_hash", "git_commit", "processor"} <= set(parent.data.tags)
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert child.data.tags["stage"] == "linear"
+    assert child.data.tags["stage"] == "probe"
     assert child.data.metrics == {"top1": 55.0}
     assert runs["untrained-resnet18-s0 knn"].data.metrics == {"top1": 50.0, "top5": 80.0}
 
@@ -145,6 +147,35 @@ def test_every_epoch_is_there_with_the_time_of_the_record(study, uri):
     (key,) = [key for key in contents(uri) if key.startswith(RUNS[0]) and key.count("/") == 1]
     wanted = [(r["epoch"], int(r["time"] * 1000), r["values"]["loss"]) for r in records]
     assert contents(uri)[key][5]["loss"] == wanted
+
+
+def test_an_evaluation_that_trains_shows_its_epochs_as_curves(study, uri):
+    losses, seconds = [2.0, 1.0, 0.5], [60.0, 30.0, 10.0]
+    history = [
+        {"epoch": epoch, "loss": loss, "seconds": time}
+        for epoch, (loss, time) in enumerate(zip(losses, seconds, strict=True))
+    ]
+    write_evaluation(study / "runs" / RUNS[0], "finetune", {"top1": 70.0}, history)
+    path = study / "runs" / RUNS[0] / "evaluation" / "finetune.json"
+    os.utime(path, (1_700_000_100, 1_700_000_100))
+    sync(study, RUNS[:1], uri)
+    (key,) = [key for key in contents(uri) if key.endswith("/finetune")]
+    before = contents(uri)[key]
+    # it was over when its file was written, 100 s after its start: its epochs ended 60, 90 and 100 s after it
+    ends = [1_700_000_060_000, 1_700_000_090_000, 1_700_000_100_000]
+    assert before[5]["loss"] == list(zip(range(3), ends, losses, strict=True))
+    assert before[5]["top1"] == [(2, ends[-1], 70.0)]
+    (run,) = [run for run in stored(uri) if run.data.tags[KEY] == key]
+    assert (run.info.start_time, run.info.end_time) == (1_700_000_000_000, ends[-1])
+    sync(study, RUNS[:1], uri)
+    assert contents(uri)[key] == before
+
+
+def test_what_decides_no_weights_makes_no_other_run():
+    config = config_of(RUNS[0])
+    same = run_tags(RUNS[0], config | {"evaluation": {"knn": 1}, "scenes": {}, "transfer_data": {}, "hash": "1"})
+    assert same == run_tags(RUNS[0], config)
+    assert run_tags(RUNS[0], config | {"training": {}})[KEY] != same[KEY]
 
 
 def test_figures_and_tables_are_artifacts(study, uri, tmp_path):

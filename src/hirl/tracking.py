@@ -31,7 +31,9 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # not a line for every
 URI_VARIABLE = "HIRL_TRACKING_URI"
 DEFAULT_URI = "sqlite:///mlflow/mlflow.db"
 KEY = "hirl.key"  # the tag that says which of our runs this is: found again after a kill, by any process
+APART = ("evaluation", "transfer_data", "scenes", "hash")  # what of a configuration decides no weights
 CONTENT = "hirl.content"  # the tag that holds the digest of what was stored: unchanged things are not stored again
+FILES = ("summary.csv", "table.csv", "table.md", "table.tex", "paper.csv", "table-paper.tex", "report.html")
 FLUSH_SECONDS = 10.0
 MAX_PARAMS, MAX_METRICS, MAX_VALUE = 100, 1000, 6000  # what MLflow takes in one batch, and in one parameter
 
@@ -77,7 +79,7 @@ def _alone(uri: str) -> Iterator[None]:
 
 def run_tags(run: str, config: Mapping[str, Any]) -> dict[str, str]:
     """The tags of a training run; the key among them names the run and all that decides its weights."""
-    config_hash = digest({key: value for key, value in config.items() if key not in ("evaluation", "hash")})
+    config_hash = digest({key: value for key, value in config.items() if key not in APART})
     coordinates = {key: str(config[key]) for key in ("study", "method", "variant", "seed")}
     return {KEY: f"{run}/{config_hash}", **coordinates, "stage": "pretrain", "config_hash": config_hash}
 
@@ -262,17 +264,29 @@ def _sync_evaluation(client: MlflowClient, experiment: str, parent: str, tags: M
         if old.data.tags.get(CONTENT) == content:
             return
         client.delete_run(old.info.run_id)
+    history = found.get("history", [])
+    start = stamp - sum(row["seconds"] for row in history)  # its file was written when it was over
+    last = max((row["epoch"] for row in history), default=0)
     child = {**tags, KEY: key, "stage": found["task"], MLFLOW_PARENT_RUN_ID: parent}
-    run_id = _find_or_create(client, experiment, f"{path.parent.parent.name} {found['task']}", child, stamp)
+    run_id = _find_or_create(client, experiment, f"{path.parent.parent.name} {found['task']}", child, start)
     _log_params(client, run_id, found["settings"])
-    _log_metrics(client, run_id, [{"kind": "metrics", "epoch": 0, "time": stamp, "values": found["metrics"]}])
+    reached = {"kind": "metrics", "epoch": last, "time": stamp, "values": found["metrics"]}
+    _log_metrics(client, run_id, [*_epochs(history, start), reached])
     client.set_terminated(run_id, "FINISHED", int(stamp * 1000))
     client.set_tag(run_id, CONTENT, content)  # last: a child cut short by a kill has none, and is made anew
 
 
+def _epochs(history: Sequence[Mapping[str, float]], start: float) -> Iterator[Record]:
+    """The epochs of an evaluation that trains, as records: each at its end."""
+    over = start
+    for row in history:
+        over += row["seconds"]
+        yield {"kind": "metrics", "epoch": row["epoch"], "time": over, "values": row}
+
+
 def _sync_study(client: MlflowClient, experiment: str, study_folder: Path) -> None:
     """Stores the study's tables, figures and report in a run of their own."""
-    files = [study_folder / name for name in ("summary.csv", "table.csv", "table.md", "table.tex", "report.html")]
+    files = [study_folder / name for name in FILES]
     figures = sorted((study_folder / "figures").glob("*.png"))
     if not any(path.exists() for path in (*files, *figures)):
         return

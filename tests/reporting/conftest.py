@@ -14,13 +14,16 @@ from safetensors.torch import save_file
 
 from hirl.hierarchy.tree import SemanticTree
 from hirl.record import Recorder
+from hirl.reporting.figures import draw_figures
+from hirl.reporting.summary import summarise
 
-BACKBONES = {"mocov2": "resnet18", "simsiam": "resnet18", "swav": "resnet18"} | dict.fromkeys(
-    ("mocov3", "dino", "ibot"), "vit_tiny"
-)
+BACKBONES = dict.fromkeys(("mocov2", "simsiam", "swav", "swav_800"), "resnet18")
+BACKBONES |= dict.fromkeys(("mocov3", "dino", "ibot", "beit"), "vit_tiny")
 CLASSES, GROUPS, KINGDOMS, IMAGES, SIZE = 12, 6, 3, 240, 16
-TASKS = ("knn", "linear", "clustering", "hierarchy")
+TRAINED = ("linear", "finetune", "semisup-1", "semisup-10", "transfer", "detection")
+TASKS = ("knn", "probe", "clustering", "hierarchy", *TRAINED)
 EPOCHS, START = 6, 2
+TRAINING = [{"epoch": e, "loss": 3.0 - e, "learning_rate": 0.1 / (e + 1), "seconds": 30.0} for e in range(3)]
 
 
 def run_names(methods: Sequence[str], seeds: Sequence[int] = (0,)) -> list[str]:
@@ -31,13 +34,16 @@ def run_names(methods: Sequence[str], seeds: Sequence[int] = (0,)) -> list[str]:
     return [*controls, *trained]
 
 
-def write_evaluation(study: Path, run: str, task: str, metrics: dict[str, float]) -> None:
+def write_evaluation(
+    study: Path, run: str, task: str, metrics: dict[str, float], history: Sequence[dict[str, float]] = ()
+) -> None:
     rest, seed = run.rsplit("-s", 1)
     method, variant = rest.split("-")
     found = {"study": study.name, "dataset": "taxonomy", "method": method, "variant": variant, "seed": int(seed)}
     path = study / "runs" / run / "evaluation" / f"{task}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**found, "task": task, "metrics": metrics, "settings": {"neighbours": [10, 20]}}))
+    found |= {"task": task, "metrics": metrics, "settings": {"neighbours": [10, 20]}}
+    path.write_text(json.dumps(found | ({"history": history} if history else {})))
 
 
 def write_data(study: Path, seed: int = 0) -> torch.Tensor:
@@ -127,7 +133,12 @@ def make_study(folder: Path, methods: Sequence[str], seeds: Sequence[int] = (0,)
         base = 35.0 if run.startswith("untrained") else 60 + generator.normal(0, 4) + 2 * ("hirl" in run)
         knn = {"top1": base, "top5": base + 20, "top1_level1": base + 8, "top1_level2": base + 15}
         write_evaluation(folder, run, "knn", knn)
-        write_evaluation(folder, run, "linear", {"top1": base + 3 + generator.normal(0, 2), "top5": base + 25})
+        write_evaluation(folder, run, "probe", {"top1": base + 3 + generator.normal(0, 2), "top5": base + 25})
+        for task in TRAINED[:-1]:
+            top1 = base + generator.normal(0, 2) - 20 * (task == "semisup-1")
+            write_evaluation(folder, run, task, {"top1": top1, "top5": top1 + 20}, TRAINING)
+        boxes = {"ap_box": base / 2, "ap50_box": base * 0.8, "ap_mask": base / 2 - 3, "ap50_mask": base * 0.7}
+        write_evaluation(folder, run, "detection", boxes, TRAINING)
         clustering = {"acc": base - 15 + generator.normal(0, 3), "nmi": base - 10, "ami": base - 14}
         write_evaluation(folder, run, "clustering", clustering)
         if not run.startswith("untrained"):
@@ -144,6 +155,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A study of two methods of two architectures with two seeds, and its runs."""
     folder = tmp_path_factory.mktemp("results") / "demo"
     return folder, make_study(folder, ("mocov2", "ibot"), (0, 1))
+
+
+@pytest.fixture(scope="session")
+def drawn(study: tuple[Path, list[str]]) -> dict[str, Path]:
+    """The figures of that study, by name; its tables are written too."""
+    folder, runs = study
+    summarise(folder, runs, TASKS)
+    return {path.name: path for path in draw_figures(folder, runs)}
 
 
 @pytest.fixture

@@ -16,14 +16,7 @@ from hirl.reporting.figures import assignments, draw_figures, gains, hierarchy, 
 from hirl.reporting.runs import Run
 from hirl.reporting.summary import summarise
 
-TASKS = ("knn", "linear", "clustering", "hierarchy")
-
-
-@pytest.fixture(scope="module")
-def drawn(study):
-    folder, runs = study
-    summarise(folder, runs, TASKS)
-    return {path.name: path for path in draw_figures(folder, runs)}
+TASKS = ("knn", "finetune", "hierarchy")
 
 
 def test_every_figure_is_there_and_no_blank_page(drawn):

@@ -7,17 +7,13 @@ from pathlib import Path
 import pytest
 
 from hirl.record import environment
-from hirl.reporting.figures import draw_figures
-from hirl.reporting.summary import summarise
 from workflow.show_results import BLOCK, FIGURE, show
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
-def test_results_and_figures_are_put_into_the_page(study, tmp_path):
+def test_results_and_figures_are_put_into_the_page(study, drawn, tmp_path):
     folder, runs = study
-    summarise(folder, runs, ("knn", "hierarchy"))
-    draw_figures(folder, runs)
     page = tmp_path / "README.md"
     page.write_text(README)
     for _ in range(2):  # the second time replaces the first

@@ -7,11 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hirl.reporting.figures import draw_figures
 from hirl.reporting.report import CAPTIONS, caption, duration, write_report
-from hirl.reporting.summary import summarise
-
-TASKS = ("knn", "linear", "clustering", "hierarchy")
+from hirl.reporting.runs import open_runs
+from hirl.reporting.table import read_summary, tabulate
 
 
 def test_a_caption_that_is_not_there_is_named(tmp_path, monkeypatch):
@@ -36,10 +34,8 @@ class Links(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(study) -> str:
+def page(study, drawn) -> str:
     folder, runs = study
-    summarise(folder, runs, TASKS)
-    draw_figures(folder, runs)
     write_report(folder, runs, folder / "report.html")
     return (folder / "report.html").read_text()
 
@@ -55,10 +51,33 @@ def test_the_page_fetches_nothing(page):
 
 def test_the_page_holds_the_table_s_numbers(page, study):
     folder, runs = study
-    table = summarise(folder, runs, TASKS)
+    table = tabulate(folder, read_summary(folder), runs)
     for row in table.rows:
         for (_, part), cell in row.cells.items():
             assert f">{table.text(cell, part)}</td>" in page
+
+
+def test_every_family_has_its_table_and_controls_say_what_became_of_them(page):
+    section = page.split("<h2>Results</h2>")[1].split("<h2>")[0]
+    families = re.findall(r"<h3>([^<]*)</h3>", section)
+    assert families[:-1] == ["Nearest neighbours", "Linear classification", "Fine-tuning", "Clustering", "Transfer"]
+    controls = [re.findall(r'class="control"><td [^>]*>([^<]*)', table) for table in section.split("<h3>")[1:]]
+    untrained = ["Untrained ResNet-18", "Untrained ViT-tiny"]
+    scratch = ["From scratch: ResNet-18", "From scratch: ViT-tiny"]
+    assert controls == [untrained, untrained, scratch, untrained, scratch, []]
+
+
+def test_the_paper_s_numbers_stand_beside_ours(page):
+    section = page.split("The paper's numbers beside ours</h2>")[1].split("<h2>")[0]
+    assert "Ours are on taxonomy (240 training images of 16 px, 12 classes): the two are not comparable" in section
+    assert re.findall(r'class="heading"><td[^>]*>([^<]*)', section) == ["kNN top-1", "Linear top-1", "Fine-tune top-1"]
+    line = re.search(r"<tr><td>SimSiam</td>(.*)</tr>", section)[1]
+    assert re.findall(r">([^<>]*)</td>", line) == ["60.17", "62.68", "+2.51", "", "", ""]
+
+
+def test_a_trained_evaluation_says_what_it_took(page, study):
+    line = "<tr><td>finetune</td><td>3</td><td>1 min 30 s</td><td>3.000 → 1.000</td></tr>"
+    assert page.count(line) == len(open_runs(*study))
 
 
 def test_the_page_says_what_was_run_where_and_how_long(page):
@@ -83,7 +102,7 @@ def test_every_run_has_its_details(page, study):
 
 def test_every_figure_and_table_of_the_workflow_has_a_caption():
     names = {path.stem for path in CAPTIONS.glob("*.rst")}
-    assert {"workflow", "table", "summary", "report", "gains", "training", "hierarchy", "atlas"} <= names
+    assert {"workflow", "table", "paper", "summary", "report", "gains", "training", "hierarchy", "atlas"} <= names
     for name in names:
         assert "system-message" not in caption(name)  # docutils' mark of an error
 

@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import json
+import re
+from typing import get_args
 
 import pandas as pd
 import pytest
 
-from hirl.reporting.summary import summarise
-from hirl.reporting.table import COLUMNS, collect, hierarchy_table, tabulate
+from hirl.config import FrozenTask, TrainedTask
+from hirl.reporting.summary import SCRATCH_NOTE, WIDTH, print_table, summarise
+from hirl.reporting.table import COLUMNS, METRICS, collect, hierarchy_table, tabulate
 
-TASKS = ("knn", "linear")
+TASKS = ("knn", "probe", "finetune")
 
 
 def knn(value: float) -> dict[str, dict[str, float]]:
     return {"knn": {"top1": value}}
 
 
-def cell_texts(study, runs, tasks=TASKS) -> dict[str, list[str]]:
-    """The Markdown table's cells by method."""
+def cells_of(study, runs, tasks=TASKS) -> dict[str, list[str]]:
+    """The Markdown tables' cells by method, over all architectures."""
     summarise(study, runs, tasks)
-    lines = (study / "table.md").read_text().split("\n\n")[0].splitlines()[2:]
-    cells = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
-    return {line[0]: line[1:] for line in cells}
+    cells: dict[str, list[str]] = {}
+    for table in (study / "table.md").read_text().split("Baseline → hirl")[0].strip().split("\n\n"):
+        lines = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in table.splitlines()]
+        cells |= {name: texts for name, _, *texts in list(zip(*lines, strict=True))[1:]}
+    return cells
 
 
 def test_every_number_is_one_sorted_row(evaluations):
-    study = evaluations({"mocov2-hirl-s0": {"linear": {"top5": 2.0, "top1": 1.0}, "knn": {"top1": 3.0}}})
+    study = evaluations({"mocov2-hirl-s0": {"probe": {"top5": 2.0, "top1": 1.0}, "knn": {"top1": 3.0}}})
     summary = collect(study, ["mocov2-hirl-s0"], TASKS)
     assert list(summary) == COLUMNS
     assert summary.values.tolist() == [
         ["demo", "taxonomy", "mocov2", "hirl", 0, "knn", "top1", 3.0],
-        ["demo", "taxonomy", "mocov2", "hirl", 0, "linear", "top1", 1.0],
-        ["demo", "taxonomy", "mocov2", "hirl", 0, "linear", "top5", 2.0],
+        ["demo", "taxonomy", "mocov2", "hirl", 0, "probe", "top1", 1.0],
+        ["demo", "taxonomy", "mocov2", "hirl", 0, "probe", "top5", 2.0],
     ]
 
 
@@ -44,7 +49,7 @@ def test_the_csv_reads_back_as_it_was(evaluations):
 
 
 def test_folders_and_tasks_that_are_not_expected_are_not_read(evaluations):
-    study = evaluations({"mocov2-hirl-s0": {"knn": {"top1": 3.0}, "linear": {"top1": 9.0}}, "mocov2-hirl-s7": knn(8.0)})
+    study = evaluations({"mocov2-hirl-s0": {"knn": {"top1": 3.0}, "probe": {"top1": 9.0}}, "mocov2-hirl-s7": knn(8.0)})
     assert collect(study, ["mocov2-hirl-s0"], ["knn"])["value"].tolist() == [3.0]
 
 
@@ -68,47 +73,64 @@ def test_one_seed_shows_no_spread_and_bold_marks_the_better(evaluations):
         "ibot-baseline-s0": knn(70.0),
         "ibot-hirl-s0": knn(68.5),
     }
-    cells = cell_texts(evaluations(runs), runs)
-    assert cells == {"MoCo v2": ["60.0", "**61.3**", "+1.2"], "iBOT": ["**70.0**", "68.5", "-1.5"]}
+    cells = cells_of(evaluations(runs), runs)
+    assert cells == {"MoCo v2": ["60.0 → **61.3** (+1.2)"], "iBOT": ["**70.0** → 68.5 (-1.5)"]}
 
 
 def test_several_seeds_show_mean_deviation_and_the_paired_gain(evaluations):
     runs = {f"swav-baseline-s{seed}": knn(value) for seed, value in enumerate((60.0, 62.0, 64.0))}
     runs |= {f"swav-hirl-s{seed}": knn(value) for seed, value in enumerate((63.0, 61.0, 68.0))}
     # gains 3, -1, 4: mean 2, deviation sqrt(7); hirl: mean 64, deviation sqrt((1 + 9 + 16) / 2)
-    assert cell_texts(evaluations(runs), runs) == {"SwAV": ["62.0 ± 2.0", "**64.0 ± 3.6**", "+2.0 ± 2.6"]}
+    assert cells_of(evaluations(runs), runs) == {"SwAV": ["62.0 ± 2.0 → **64.0 ± 3.6** (+2.0 ± 2.6)"]}
 
 
 def test_a_gain_takes_only_seeds_that_both_sides_have(evaluations):
     runs = {f"swav-baseline-s{seed}": knn(value) for seed, value in enumerate((60.0, 62.0, 64.0))}
     runs |= {f"swav-hirl-s{seed}": knn(value) for seed, value in ((1, 63.0), (2, 67.0))}
     # seeds 1 and 2: gains 1 and 3
-    cells = cell_texts(evaluations(runs), runs)["SwAV"]
-    assert cells == ["62.0 ± 2.0", "**65.0 ± 2.8 (n=2)**", "+2.0 ± 1.4 (n=2)"]
+    cells = cells_of(evaluations(runs), runs)["SwAV"]
+    assert cells == ["62.0 ± 2.0 → **65.0 ± 2.8, n=2** (+2.0 ± 1.4, n=2)"]
 
 
-def test_a_missing_number_is_an_empty_cell(evaluations):
-    runs = {"mocov2-baseline-s0": knn(60.0), "mocov2-hirl-s0": {"linear": {"top1": 50.0}}}
-    assert cell_texts(evaluations(runs), runs) == {"MoCo v2": ["60.0", "", "", "", "50.0", ""]}
+def test_a_missing_number_is_a_dash_and_a_missing_pair_an_empty_cell(evaluations):
+    runs = {"mocov2-baseline-s0": knn(60.0), "mocov2-hirl-s0": {"probe": {"top1": 50.0}}, "swav-hirl-s0": knn(40.0)}
+    assert cells_of(evaluations(runs), runs) == {"MoCo v2": ["60.0 → –", "– → 50.0"], "SwAV": ["– → 40.0", ""]}
 
 
 def test_no_difference_is_neither_gain_nor_loss(evaluations):
     runs = {"mocov2-baseline-s0": knn(60.04), "mocov2-hirl-s0": knn(60.01)}
-    assert cell_texts(evaluations(runs), runs) == {"MoCo v2": ["60.0", "60.0", "+0.0"]}
+    assert cells_of(evaluations(runs), runs) == {"MoCo v2": ["60.0 → 60.0 (+0.0)"]}
 
 
 def test_each_control_stands_above_the_methods_of_its_architecture(evaluations):
     runs = {"untrained-vit_tiny-s0": knn(30.0), "untrained-resnet18-s0": knn(31.0)}
     runs |= {f"{method}-baseline-s0": knn(50.0) for method in ("mocov2", "swav", "dino")}
-    cells = cell_texts(evaluations(runs), runs)
-    assert list(cells) == ["Untrained ResNet-18", "MoCo v2", "SwAV", "Untrained ViT-tiny", "DINO"]
-    assert cells["Untrained ResNet-18"] == ["31.0", "", ""]
+    study = evaluations(runs)
+    table = tabulate(study, collect(study, runs, TASKS), runs)
+    titles = [row.title(table.metrics) for row in table.rows]
+    assert titles == ["Untrained ResNet-18", "MoCo v2", "SwAV", "Untrained ViT-tiny", "DINO"]
+    assert table.pair(table.rows[0], table.metrics[0]) == "31.0"
+
+
+def test_a_control_whose_network_is_trained_is_marked_as_trained_from_scratch(evaluations):
+    runs = {"untrained-resnet18-s0": {"knn": {"top1": 30.0}, "finetune": {"top1": 40.0}}}
+    runs |= {"mocov2-baseline-s0": {"finetune": {"top1": 50.0}}, "mocov2-hirl-s0": {"finetune": {"top1": 51.0}}}
+    study = evaluations(runs)
+    assert cells_of(study, runs)["Untrained"] == ["30.0", "40.0 †"]
+    assert SCRATCH_NOTE in (study / "table.md").read_text()
+    tabulars = (study / "table.tex").read_text().split(r"\medskip")
+    assert ["From scratch: ResNet-18 &" in tabular for tabular in tabulars] == [False, True]
 
 
 def test_coarser_levels_carry_the_data_s_own_names(study):
     folder, runs = study
     table = tabulate(folder, collect(folder, runs, TASKS), runs)
-    assert [metric.title for metric in table.metrics] == ["kNN top-1", "kNN group", "kNN kingdom", "Linear top-1"]
+    wanted = ["kNN top-1", "kNN group", "kNN kingdom", "Probe top-1", "Fine-tune top-1"]
+    assert [metric.title for metric in table.metrics] == wanted
+
+
+def test_every_task_of_the_command_line_but_the_tree_s_is_in_the_table():
+    assert {metric.task for metric in METRICS} == set(get_args(FrozenTask) + get_args(TrainedTask)) - {"hierarchy"}
 
 
 def test_latex_has_a_column_for_every_cell_and_escapes(evaluations):
@@ -119,6 +141,41 @@ def test_latex_has_a_column_for_every_cell_and_escapes(evaluations):
     line = next(line for line in text.splitlines() if line.startswith("my"))
     assert line == r"my\_method & \textbf{50.5 $\pm$ 0.7} & 41.5 $\pm$ 0.7 & $-$9.0 $\pm$ 0.0 \\"
     assert r"\begin{tabular}{lrrr}" in text
+
+
+def test_every_line_of_the_latex_tables_has_all_columns(study, drawn):
+    for name in ("table.tex", "table-paper.tex"):
+        tabulars = (study[0] / name).read_text().split(r"\begin{tabular}")[1:]
+        assert tabulars
+        for tabular in tabulars:
+            columns = len(tabular.split("}")[0].removeprefix("{"))
+            lines = [line for line in tabular.splitlines() if line.endswith(r"\\")]
+            spans = [sum(int(span) - 1 for span in re.findall(r"multicolumn{(\d+)}", line)) for line in lines]
+            cells = [len(re.split(r"(?<!\\)&", line)) for line in lines]
+            assert {cell + span for cell, span in zip(cells, spans, strict=True)} == {columns}
+            assert tabular.count("{") == tabular.count("}")
+
+
+def test_the_terminal_s_tables_are_no_wider_than_they_need_to_be(study, capsys):
+    folder, runs = study
+    print_table(tabulate(folder, collect(folder, runs, TASKS), runs))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    heads = [line.split() for line in lines if "MoCo v2" in line or "iBOT" in line]
+    assert heads == [["ResNet-18", "Untrained", "MoCo", "v2"], ["ViT-tiny", "Untrained", "iBOT"]]
+    assert "±" in lines[1]
+
+
+def test_methods_that_do_not_fit_side_by_side_follow_below(evaluations, capsys):
+    methods = ("mocov2", "simsiam", "swav", "swav_800", "one", "two", "three")
+    runs = {f"{method}-{variant}-s0": knn(50.0) for method in methods for variant in ("baseline", "hirl")}
+    study = evaluations(runs)
+    print_table(tabulate(study, collect(study, runs, TASKS), runs))
+    lines = capsys.readouterr().out.splitlines()
+    heads = [line.split() for line in lines if line.startswith("ResNet-18")]
+    assert len(heads) == 2
+    assert heads[1][-1] == "three"
+    assert max(map(len, lines)) <= WIDTH
 
 
 def test_the_wide_csv_holds_plain_numbers(evaluations):

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from hirl.files import atomic_path
 from hirl.reporting.runs import Run, level_names, method_title, open_runs, pairs
-from hirl.reporting.table import Metric, Row, Table, read_summary, tabulate
+from hirl.reporting.table import WHOLE_NETWORK, Metric, Row, Table, read_summary, tabulate
 
 # Blue and vermilion stay apart for every kind of colour vision; the baseline is what it is compared with: grey.
 BASELINE, HIRL, LOSS, INK, FAINT = "#8b929c", "#1f5fa8", "#cc4b1c", "#24292f", "#dfe3e8"
@@ -72,8 +72,8 @@ def figure_file(path: str | Path, **kwargs: object) -> Iterator[Figure]:
 def gains(study_folder: str | Path, runs: Sequence[str], path: str | Path) -> None:
     """Draws baseline -> hirl for every method, one panel per metric, with the untrained control as a line."""
     table = tabulate(study_folder, read_summary(study_folder), runs)
-    trained = [row for row in table.rows if row.method != "untrained"]
-    controls = {row.backbone: row for row in table.rows if row.method == "untrained"}
+    trained = [row for row in table.rows if not row.control]
+    controls = {row.backbone: row for row in table.rows if row.control}
     columns = min(len(table.metrics), min((3, 4), key=lambda count: -len(table.metrics) % count))
     lines = -(-len(table.metrics) // columns)
     size = (2.7 * columns + 0.9, lines * (0.75 + 0.3 * max(len(trained), 1)) + 0.4)
@@ -104,7 +104,7 @@ def _gain_panel(ax: Axes, metric: Metric, rows: list[Row], controls: dict[str, R
             ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", color=colour, fontsize=8)
         if (control := controls.get(row.backbone)) and (cell := control.cells.get((metric, "baseline"))):
             ax.plot([cell.mean] * 2, [y - 0.5, y + 0.5], zorder=1, **CONTROL_LINE)
-    ax.set(title=metric.title, yticks=range(len(rows)), yticklabels=[row.title for row in rows])
+    ax.set(title=metric.title, yticks=range(len(rows)), yticklabels=[row.name for row in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.spines["left"].set_visible(False)
@@ -119,7 +119,9 @@ def _gain_legend(figure: Figure, table: Table, controls: bool) -> None:
         plt.Line2D([], [], color=LOSS, alpha=0.45, linewidth=2.4, label="loss"),
     ]
     if controls:
-        marks.append(plt.Line2D([], [], label="untrained", **CONTROL_LINE))
+        scratch = any(metric.task in WHOLE_NETWORK for metric in table.metrics)
+        label = "untrained; where the whole network is trained, from scratch" if scratch else "untrained"
+        marks.append(plt.Line2D([], [], label=label, **CONTROL_LINE))
     figure.legend(handles=marks, loc="outside lower left", ncols=5, handlelength=1.6, columnspacing=1.4)
     figure.supxlabel(f"per cent, n = {table.seeds} seed{'s' * (table.seeds != 1)}", fontsize=8.5, x=0.98, ha="right")
 

@@ -15,8 +15,9 @@ from docutils.core import publish_parts
 from hirl.files import read_json, write_text
 from hirl.record import read_record
 from hirl.reporting.figures import LOOK
+from hirl.reporting.paper import compare
 from hirl.reporting.runs import Run, backbone_title, method_title, open_runs, pairs
-from hirl.reporting.table import PARTS, Cell, Row, Table, hierarchy_table, read_summary, tabulate
+from hirl.reporting.table import PARTS, Metric, Table, hierarchy_table, read_summary, tabulate
 
 CAPTIONS = Path(__file__).resolve().parents[3] / "workflow" / "report"
 TITLES = {"gains": "Gains", "training": "Training", "hierarchy": "Semantic trees"}
@@ -41,9 +42,9 @@ def write_report(study_folder: str | Path, runs: Sequence[str], out: str | Path)
         verdict=_verdict(table),
         introduction=caption("workflow"),
         table_caption=caption("table"),
-        table=table,
+        families={family: (metrics, _grid(table, metrics)) for family, metrics in table.families.items()},
         parts=PARTS,
-        grid=_grid(table),
+        paper=compare(study_folder, table),
         figures=_figures(study_folder / "figures", opened),
         trees=hierarchy_table(study_folder, summary, runs).to_dict("split", index=False),
         differences=_differences(opened),
@@ -83,11 +84,12 @@ def _facts(study_folder: Path, summary: pd.DataFrame, runs: list[Run]) -> dict[s
         "Seeds": ", ".join(str(seed) for seed in sorted({run.seed for run in trained})),
         "Training time": duration(seconds),
     }
-    manifest = study_folder / "data" / "manifest.json"
-    if manifest.exists():
-        data = read_json(manifest)
-        sizes = ", ".join(f"{count:,} {split}" for split, count in data["splits"].items())
-        facts["Data"] = f"{data['dataset']}, {data['image_size']} px: {sizes} images"
+    for title, folder in (("Data", "data"), ("Transfer to", "transfer")):
+        manifest = study_folder / folder / "manifest.json"
+        if manifest.exists():
+            data = read_json(manifest)
+            sizes = ", ".join(f"{count:,} {split}" for split, count in data["splits"].items())
+            facts[title] = f"{data['dataset']}, {data['image_size']} px: {sizes} images"
     return facts
 
 
@@ -138,33 +140,26 @@ def _verdict(table: Table) -> dict[str, int]:
     }
 
 
-def _grid(table: Table) -> list[dict[str, Any]]:
-    """The table's rows for the page: text, number to sort by, and look of every cell."""
+def _grid(table: Table, metrics: list[Metric]) -> list[dict[str, Any]]:
+    """A family's rows for the page: text, number to sort by, and look of every cell."""
     return [
         {
-            "title": row.title,
-            "control": row.method == "untrained",
+            "title": row.title(metrics),
+            "control": row.control,
             "cells": [
                 {
                     "text": table.text(cell, part),
                     "value": cell.mean if cell else "",
-                    "look": _look(row, metric, part, cell),
+                    "look": f"{part} {row.look(metric, part)}",
                 }
-                for metric in table.metrics
+                for metric in metrics
                 for part in PARTS
                 for cell in [row.cells.get((metric, part))]
             ],
         }
         for row in table.rows
+        if any(metric in metrics for metric, _ in row.cells)
     ]
-
-
-def _look(row: Row, metric: Any, part: str, cell: Cell | None) -> str:
-    """A cell's style: best of its pair, gain, loss, or none of them."""
-    if part == "gain" and cell:
-        shown = round(cell.mean, 1)
-        return "gain up" if shown > 0 else "gain down" if shown < 0 else "gain"
-    return "best" if row.best(metric) == part else part
 
 
 def _figures(folder: Path, runs: list[Run]) -> list[dict[str, Any]]:
@@ -191,7 +186,7 @@ def _notes(table: Table, summary: pd.DataFrame, runs: list[Run]) -> list[str]:
     if missing := [run.name for run in runs if run.name not in evaluated]:
         notes.append(f"Without any evaluation: {', '.join(missing)}.")
     empty = sum(row.cells.get((m, part)) is None for row in table.rows for m in table.metrics for part in PARTS[:2])
-    empty -= sum(row.method == "untrained" for row in table.rows) * len(table.metrics)
+    empty -= sum(row.control for row in table.rows) * len(table.metrics)
     if empty > 0:
         notes.append(f"{empty} cells of the table are empty: these evaluations were not made.")
     return notes
@@ -226,11 +221,25 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
+def _training(run: Run, task: str) -> dict[str, str] | None:
+    """What an evaluation that trains took, and where its loss went; None of the others."""
+    found = run.evaluation(task)
+    if not found or not (history := found.get("history")):
+        return None
+    return {
+        "Trained evaluation": task,
+        "Epochs": str(len(history)),
+        "Time": duration(sum(row["seconds"] for row in history)),
+        "Loss": f"{history[0]['loss']:.3f} → {history[-1]['loss']:.3f}",
+    }
+
+
 def _details(run: Run, summary: pd.DataFrame) -> dict[str, Any]:
     """Everything known of one run: its numbers and its configuration."""
     where = (summary["method"] == run.method) & (summary["variant"] == run.variant) & (summary["seed"] == run.seed)
     numbers: Iterable[Any] = summary[where][["task", "metric", "value"]].itertuples(index=False)
     return {
+        "trainings": [line for task in summary[where]["task"].unique() if (line := _training(run, task))],
         "name": run.name,
         "numbers": [(task, metric, f"{value:.2f}") for task, metric, value in numbers],
         "config": json.dumps(run.config, indent=2) if run.trained else "",

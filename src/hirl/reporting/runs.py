@@ -16,9 +16,11 @@ METHOD_NAMES = {
     "mocov2": "MoCo v2",
     "simsiam": "SimSiam",
     "swav": "SwAV",
+    "swav_800": "SwAV (800 epochs)",
     "mocov3": "MoCo v3",
     "dino": "DINO",
     "ibot": "iBOT",
+    "beit": "BEiT",
     "untrained": "Untrained",
 }
 BACKBONE_NAMES = {"resnet": "ResNet-", "vit_": "ViT-", "vitc_": "ViT-C-"}

@@ -1,75 +1,68 @@
-"""The tables on paper: summary.csv, and the wide table as CSV, Markdown, LaTeX and in the terminal."""
+"""The tables on paper: summary.csv, and the wide table and the paper's as CSV, Markdown, LaTeX and in the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from hirl.files import atomic_path, write_text
-from hirl.reporting.table import PARTS, Metric, Row, Table, collect, hierarchy_table, tabulate
+from hirl.reporting import paper
+from hirl.reporting.markup import bold, pipes, tabular
+from hirl.reporting.paper import Comparison, compare
+from hirl.reporting.runs import backbone_title
+from hirl.reporting.table import (
+    PARTS,
+    SCRATCH,
+    WHOLE_NETWORK,
+    Row,
+    Table,
+    collect,
+    hierarchy_table,
+    tabulate,
+)
+
+WIDTH = 120  # columns of a terminal
 
 # --- as text ----------------------------------------------------------------------------------------------------------
 
-
-def _grid(table: Table, bold: Callable[[str], str]) -> list[list[str]]:
-    """The table's body as text, the better of each pair emphasised."""
-    body = []
-    for row in table.rows:
-        line = [row.title]
-        for metric in table.metrics:
-            for part in PARTS:
-                text = table.text(row.cells.get((metric, part)), part)
-                line.append(bold(text) if row.best(metric) == part else text)
-        body.append(line)
-    return body
+SCRATCH_NOTE = "† The evaluation trains the whole network: of an untrained one this is training from scratch."
 
 
-def markdown(table: Table, hierarchy: pd.DataFrame) -> str:
-    """The tables in Markdown."""
-    heads = [f"{m.title if part == 'baseline' else ''}<br>{part}" for m in table.metrics for part in PARTS]
-    body = _grid(table, bold="**{}**".format)
-    text = f"{_pipes(['Method', *heads], body)}\n{table.note} The better of a pair is bold.\n"
+def markdown(table: Table, comparison: Comparison, hierarchy: pd.DataFrame) -> str:
+    """The tables in Markdown: one per architecture, methods as columns; the paper's numbers; the trees."""
+    text = ""
+    for backbone, rows in table.architectures.items():
+        body = [[metric.title, *(table.pair(row, metric, _stars) for row in rows)] for metric in table.metrics]
+        text += pipes([backbone_title(backbone), *(row.name for row in rows)], body) + "\n"
+    text += f"Baseline → hirl (gain), the better in bold. {table.note}\n"
+    if SCRATCH in text:
+        text += f"\n{SCRATCH_NOTE}\n"
+    text += f"\n{comparison.note}\n\n{paper.markdown(comparison)}"
     if not hierarchy.empty:
         lines = hierarchy.to_numpy().tolist()
-        text += f"\nThe last tree of every hirl run against the true classes:\n\n{_pipes(list(hierarchy), lines)}"
+        text += f"\nThe last tree of every hirl run against the true classes:\n\n{pipes(list(hierarchy), lines)}"
     return text
 
 
-def _pipes(heads: list[str], body: list[list[str]]) -> str:
-    rule = ["---", *["---:"] * (len(heads) - 1)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *body))
+def _stars(text: str, look: str) -> str:
+    return f"**{text}**" if look == "best" else text
 
 
 def latex(table: Table) -> str:
-    """The table in LaTeX with booktabs, for an input inside a table environment."""
-    groups = " & ".join(rf"\multicolumn{{3}}{{c}}{{{_tex(metric.title)}}}" for metric in table.metrics)
-    rules = "".join(rf"\cmidrule(lr){{{2 + 3 * i}-{4 + 3 * i}}}" for i in range(len(table.metrics)))
-    body = [[_tex(text) for text in line] for line in _grid(table, bold=lambda text: f"\0{text}\1")]
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{l{'rrr' * len(table.metrics)}}}",
-        r"\toprule",
-        rf" & {groups} \\",
-        rules,
-        "Method & " + " & ".join(PARTS * len(table.metrics)) + r" \\",
-        r"\midrule",
-        *(" & ".join(line) + r" \\" for line in body),
-        r"\bottomrule",
-        r"\end{tabular}",
-        f"% {table.note}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _tex(text: str) -> str:
-    """Text with LaTeX's special characters escaped, bold marks turned into commands, minus signs into real ones."""
-    for plain, escaped in (("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("±", r"$\pm$")):
-        text = text.replace(plain, escaped)
-    if text.startswith("-"):
-        text = f"${text[0]}${text[1:]}"
-    return text.replace("\0", r"\textbf{").replace("\1", "}")
+    """The table in LaTeX with booktabs, one tabular per family, for an input inside a table environment."""
+    tabulars = []
+    for metrics in table.families.values():
+        body = [
+            [row.title(metrics), *(bold(table.text(row.cells.get(key), key[1]), row.look(*key)) for key in keys)]
+            for row in table.rows
+            for keys in [[(metric, part) for metric in metrics for part in PARTS]]
+            if row.cells.keys() & set(keys)
+        ]
+        tabulars.append(tabular([(m.title, 3) for m in metrics], ["Method", *PARTS * len(metrics)], body))
+    separator = "\n\\par\\medskip\n"
+    return f"% needs \\usepackage{{booktabs}}\n{separator.join(tabulars)}% {table.note}\n"
 
 
 def wide(table: Table) -> pd.DataFrame:
@@ -89,39 +82,56 @@ def wide(table: Table) -> pd.DataFrame:
 
 
 def print_table(table: Table) -> None:
-    """Prints the table to the terminal: three lines a method, so that it stays narrow."""
+    """Prints the table to the terminal: an evaluation per line, the methods of an architecture side by side."""
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    view = RichTable(box=None, pad_edge=False, caption=table.note, caption_justify="left", header_style="bold")
-    view.add_column("Method", no_wrap=True)
-    view.add_column("", style="dim", no_wrap=True)
-    for metric in table.metrics:
-        view.add_column(metric.title.replace(" ", "\n", 1), justify="right", no_wrap=True)
-    for row in table.rows:
-        parts = PARTS if row.method != "untrained" else ("baseline",)
-        for part in parts:
-            texts = [_coloured(row, metric, part, table) for metric in table.metrics]
-            label = part if row.method != "untrained" else ""
-            view.add_row(row.title if part == "baseline" else "", label, *texts)
-    needed = Console(width=1000).measure(view).maximum  # a number cut short misleads: better wider than the window
-    Console(width=max(Console().width, needed)).print(view)
+    views = []
+    for backbone, rows in table.architectures.items():
+        for sheet in _sheets(table, rows):
+            view = RichTable(box=None, pad_edge=False, header_style="bold")
+            view.add_column(backbone_title(backbone), no_wrap=True)
+            for row in sheet:
+                view.add_column(row.name, justify="right", no_wrap=True)
+            for metric in table.metrics:
+                view.add_row(metric.title, *(table.pair(row, metric, _coloured) for row in sheet))
+            views.append(view)
+    # A number cut short misleads: better wider than the window.
+    needed = max(Console(width=1000).measure(view).maximum for view in views)
+    console = Console(width=max(Console().width, needed), highlight=False)
+    for view in views:
+        console.print(view, "")
+    scratch = any(row.control for row in table.rows) and any(m.task in WHOLE_NETWORK for m in table.metrics)
+    console.print(f"Baseline → hirl (gain). {table.note}", *[SCRATCH_NOTE] * scratch, sep="\n", style="italic")
 
 
-def _coloured(row: Row, metric: Metric, part: str, table: Table) -> str:
-    """A cell in rich's markup: the better one bold, gains green, losses red."""
-    text = table.text(row.cells.get((metric, part)), part)
-    if part == "gain" and text:
-        colour = {"+": "green", "-": "red"}[text[0]] if float(text.split()[0]) else "dim"
-        return f"[{colour}]{text}[/]"
-    return f"[bold]{text}[/]" if row.best(metric) == part else text
+def _sheets(table: Table, rows: list[Row]) -> Iterator[list[Row]]:
+    """Rows of an architecture, as many at a time as fit side by side."""
+    label = max(len(metric.title) for metric in table.metrics)
+    sheet: list[Row] = []
+    width = label
+    for row in rows:
+        own = 2 + max(len(row.name), *(len(table.pair(row, metric)) for metric in table.metrics))
+        if sheet and width + own > WIDTH:
+            yield sheet
+            sheet, width = [], label
+        sheet, width = [*sheet, row], width + own
+    yield sheet
+
+
+def _coloured(text: str, look: str) -> str:
+    """In rich's markup: the better one bold, gains green, losses red."""
+    style = {"best": "bold", "up": "green", "down": "red"}.get(look)
+    return f"[{style}]{text}[/]" if style else text
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
 def summarise(study_folder: str | Path, runs: Sequence[str], tasks: Sequence[str]) -> Table:
-    """Writes summary.csv, table.csv, table.md and table.tex of the expected runs; returns the wide table.
+    """Writes the numbers of the expected runs; returns the wide table.
+
+    The files: summary.csv, table.csv, table.md, table.tex, and, beside the paper's numbers, paper.csv, table-paper.tex.
 
     Raises:
         ValueError: no evaluation is there at all, or one speaks of another run.
@@ -129,9 +139,13 @@ def summarise(study_folder: str | Path, runs: Sequence[str], tasks: Sequence[str
     study_folder = Path(study_folder)
     summary = collect(study_folder, runs, tasks)
     table = tabulate(study_folder, summary, runs)
-    for name, frame in (("summary.csv", summary), ("table.csv", wide(table))):
+    comparison = compare(study_folder, table)
+    frames = {"summary.csv": summary, "table.csv": wide(table), "paper.csv": paper.numbers(comparison)}
+    for name, frame in frames.items():
         with atomic_path(study_folder / name) as temporary:
             frame.to_csv(temporary, index=False)
-    write_text(study_folder / "table.md", markdown(table, hierarchy_table(study_folder, summary, runs)))
+    trees = hierarchy_table(study_folder, summary, runs)
+    write_text(study_folder / "table.md", markdown(table, comparison, trees))
     write_text(study_folder / "table.tex", latex(table))
+    write_text(study_folder / "table-paper.tex", paper.latex(comparison))
     return table

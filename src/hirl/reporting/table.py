@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -14,28 +15,34 @@ COLUMNS = ["study", "dataset", "method", "variant", "seed", "task", "metric", "v
 PARTS = ("baseline", "hirl", "gain")
 
 
+# What trains the whole network: there, the untrained control is trained from scratch.
+WHOLE_NETWORK = ("finetune", "semisup-1", "semisup-10", "transfer", "detection")
+SCRATCH = " †"  # marks such a number
+
+
 @dataclass(frozen=True)
 class Metric:
-    """A column group of the table."""
+    """A number that is shown; those of a family share a table."""
 
     task: str
     name: str
     title: str
+    family: str
 
 
 METRICS = (
-    Metric("knn", "top1", "kNN top-1"),
-    Metric("probe", "top1", "Probe top-1"),
-    Metric("linear", "top1", "Linear top-1"),
-    Metric("finetune", "top1", "Fine-tune top-1"),
-    Metric("semisup-1", "top1", "1 % labels top-1"),
-    Metric("semisup-10", "top1", "10 % labels top-1"),
-    Metric("clustering", "acc", "Clustering ACC"),
-    Metric("clustering", "nmi", "Clustering NMI"),
-    Metric("clustering", "ami", "Clustering AMI"),
-    Metric("transfer", "top1", "Transfer top-1"),
-    Metric("detection", "ap_box", "Detection AP"),
-    Metric("detection", "ap_mask", "Segmentation AP"),
+    Metric("knn", "top1", "kNN top-1", "Nearest neighbours"),
+    Metric("probe", "top1", "Probe top-1", "Linear classification"),
+    Metric("linear", "top1", "Linear top-1", "Linear classification"),
+    Metric("finetune", "top1", "Fine-tune top-1", "Fine-tuning"),
+    Metric("semisup-1", "top1", "1 % labels top-1", "Fine-tuning"),
+    Metric("semisup-10", "top1", "10 % labels top-1", "Fine-tuning"),
+    Metric("clustering", "acc", "Clustering ACC", "Clustering"),
+    Metric("clustering", "nmi", "Clustering NMI", "Clustering"),
+    Metric("clustering", "ami", "Clustering AMI", "Clustering"),
+    Metric("transfer", "top1", "Transfer top-1", "Transfer"),
+    Metric("detection", "ap_box", "Detection AP", "Transfer"),
+    Metric("detection", "ap_mask", "Segmentation AP", "Transfer"),
 )
 
 
@@ -64,18 +71,32 @@ class Row:
     cells: dict[tuple[Metric, str], Cell]
 
     @property
-    def title(self) -> str:
-        """The row's first column."""
-        if self.method == "untrained":
-            return f"Untrained {backbone_title(self.backbone)}"
+    def control(self) -> bool:
+        """Whether this is an untrained network."""
+        return self.method == "untrained"
+
+    @property
+    def name(self) -> str:
+        """What it is called among rows of its architecture."""
         return method_title(self.method)
 
-    def best(self, metric: Metric) -> str | None:
-        """Which of baseline and hirl is higher as printed; None where a side is missing or they are equal."""
-        sides = {part: round(cell.mean, 1) for part in PARTS[:2] if (cell := self.cells.get((metric, part)))}
-        if len(sides) < 2 or sides["baseline"] == sides["hirl"]:
-            return None
-        return max(sides, key=lambda part: sides[part])
+    def title(self, metrics: Sequence[Metric]) -> str:
+        """What it is called in a table of these metrics; a control says its architecture, and what becomes of it."""
+        if not self.control:
+            return self.name
+        scratch = all(metric.task in WHOLE_NETWORK for metric in metrics)
+        return f"{'From scratch:' if scratch else 'Untrained'} {backbone_title(self.backbone)}"
+
+    def look(self, metric: Metric, part: str) -> str:
+        """How a cell looks, by its numbers as printed: the best of its pair, a gain up or down, or nothing special."""
+        shown = {name: round(cell.mean, 1) for name in PARTS if (cell := self.cells.get((metric, name)))}
+        if part == "gain":
+            gain = shown.get("gain", 0)
+            return "up" if gain > 0 else "down" if gain < 0 else ""
+        baseline, hirl = (shown.get(name) for name in PARTS[:2])
+        if None in (baseline, hirl) or baseline == hirl:
+            return ""
+        return "best" if shown[part] == max(baseline, hirl) else ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +105,17 @@ class Table:
 
     metrics: list[Metric]
     rows: list[Row]
+    decimals: int = 1
+
+    @property
+    def families(self) -> dict[str, list[Metric]]:
+        """The metrics by family."""
+        return {family: list(members) for family, members in groupby(self.metrics, lambda metric: metric.family)}
+
+    @property
+    def architectures(self) -> dict[str, list[Row]]:
+        """The rows by backbone."""
+        return {backbone: list(members) for backbone, members in groupby(self.rows, lambda row: row.backbone)}
 
     @property
     def seeds(self) -> int:
@@ -101,14 +133,24 @@ class Table:
         )
 
     def text(self, cell: Cell | None, part: str) -> str:
-        """A cell in words: one decimal, a sign on gains, ± where several seeds are behind it."""
+        """A cell in words: a sign on gains, ± where several seeds are behind it."""
         if cell is None:
             return ""
         # + 0.0 turns a rounded -0.0 into 0.0: nothing is not a loss.
-        text = f"{round(cell.mean, 1) + 0.0:{'+' if part == 'gain' else ''}.1f}"
+        text = f"{round(cell.mean, self.decimals) + 0.0:{'+' if part == 'gain' else ''}.{self.decimals}f}"
         if cell.std is not None:
             text += f" ± {cell.std:.1f}"
-        return f"{text} (n={cell.n})" if 1 < cell.n < self.seeds else text
+        return f"{text}, n={cell.n}" if 1 < cell.n < self.seeds else text
+
+    def pair(self, row: Row, metric: Metric, mark: Callable[[str, str], str] = lambda text, look: text) -> str:
+        """A row's numbers of a metric in one cell: `baseline → hirl (gain)`; `mark` dresses a text by its look."""
+        texts = {part: self.text(row.cells.get((metric, part)), part) for part in PARTS}
+        if row.control:
+            return texts["baseline"] + SCRATCH * (metric.task in WHOLE_NETWORK and texts["baseline"] != "")
+        if not any(texts.values()):
+            return ""
+        baseline, hirl, gain = (mark(texts[part] or "–", row.look(metric, part)) for part in PARTS)
+        return f"{baseline} → {hirl}" + (f" ({gain})" if texts["gain"] else "")
 
 
 # --- collect ----------------------------------------------------------------------------------------------------------
@@ -147,13 +189,13 @@ def read_summary(study_folder: str | Path) -> pd.DataFrame:
 
 
 def shown_metrics(summary: pd.DataFrame, levels: Sequence[str]) -> list[Metric]:
-    """The column groups that have numbers; kNN on coarser class levels follows kNN on the classes."""
+    """The metrics that have numbers; kNN on coarser class levels follows kNN on the classes."""
     present = set(zip(summary["task"], summary["metric"], strict=True))
     rank = 1
     coarser = []
     while ("knn", f"top1_level{rank}") in present:
         name = levels[rank] if rank < len(levels) else f"level {rank}"
-        coarser.append(Metric("knn", f"top1_level{rank}", f"kNN {name}"))
+        coarser.append(Metric("knn", f"top1_level{rank}", f"kNN {name}", METRICS[0].family))
         rank += 1
     return [metric for metric in (METRICS[0], *coarser, *METRICS[1:]) if (metric.task, metric.name) in present]
 
@@ -166,7 +208,7 @@ def tabulate(study_folder: str | Path, summary: pd.DataFrame, runs: Iterable[str
     for backbone, methods in _architectures(opened).items():
         control = Row("untrained", backbone, _control_cells(summary, backbone, metrics))
         rows += [control] if control.cells else []
-        rows += [Row(method, backbone, _cells(summary, method, metrics)) for method in methods]
+        rows += [Row(method, backbone, method_cells(summary, method, metrics)) for method in methods]
     return Table(metrics, rows)
 
 
@@ -192,7 +234,8 @@ def _control_cells(summary: pd.DataFrame, backbone: str, metrics: list[Metric]) 
     return {key: cell for key, cell in found.items() if cell}
 
 
-def _cells(summary: pd.DataFrame, method: str, metrics: list[Metric]) -> dict[tuple[Metric, str], Cell]:
+def method_cells(summary: pd.DataFrame, method: str, metrics: list[Metric]) -> dict[tuple[Metric, str], Cell]:
+    """What a method's two variants reached, and the gain."""
     found = {}
     for metric in metrics:
         baseline, hirl = (_values(summary, method, variant, metric) for variant in PARTS[:2])

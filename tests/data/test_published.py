@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hirl.config import DataConfig
+from hirl.data.images import load_images, prepare
+from hirl.data.sources import PLACES_IMAGES
+
+FOLDERS = [f"{'abcdefghij'[label % 10]}/place_{label}" for label in range(204)] + ["t/theatre/outdoor"]
+
+
+def save(path, grey=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8), grey).save(path)
+
+
+def prepared(root, out, name):
+    prepare(DataConfig(name=name, storage="files"), root, out)
+    return load_images(out, "train"), load_images(out, "validation")
+
+
+def refused(root, name):
+    """The one line with which the data are refused; nothing is written."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        prepare(DataConfig(name=name, storage="files"), root, root / "out")
+    assert not (root / "out").exists()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- ImageNet ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["ILSVRC/Data/CLS-LOC", "ILSVRC/Data", "."])
+def test_imagenet_is_found_in_each_of_its_layouts(tmp_path, place):
+    for wnid in ("n01440764", "n01443537"):
+        save(tmp_path / place / "train" / wnid / f"{wnid}_1.JPEG")
+        save(tmp_path / place / "val" / wnid / "ILSVRC2012_val_1.JPEG")
+    save(tmp_path / place / "test" / "ILSVRC2012_test_1.JPEG")  # unlabelled, as released
+    train, validation = prepared(tmp_path, tmp_path / "out", "imagenet")
+    assert train.class_names == [["n01440764", "n01443537"]]
+    assert [path.parent.name for path in train.paths] == [train.class_names[0][label] for label in train.labels[:, 0]]
+    assert len(validation) == 2
+
+
+def test_validation_images_as_released_are_to_be_sorted(tmp_path):
+    save(tmp_path / "train/n01440764/n01440764_1.JPEG")
+    save(tmp_path / "val/ILSVRC2012_val_1.JPEG")
+    assert f"{tmp_path}/val has no class folders: sort its images into wnid folders" in refused(tmp_path, "imagenet")
+
+
+def test_imagenet_cannot_be_anywhere(tmp_path):
+    assert f"{tmp_path} has no folder train" in refused(tmp_path, "imagenet")
+    with pytest.raises(ValueError, match=r"data\.name is imagenet: say which folder, with --data-root FOLDER"):
+        prepare(DataConfig(name="imagenet"), None, tmp_path / "out")
+
+
+# --- Places205 --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """An image of every class for training, and of every second for validation, listed as in the release."""
+    root = tmp_path_factory.mktemp("places")
+    rows = {"train": list(enumerate(FOLDERS)), "val": list(enumerate(FOLDERS))[::-2]}
+    for split, classes in rows.items():
+        for label, folder in classes:
+            save(root / PLACES_IMAGES / folder / f"{split}.png", label)
+    write_lists(root, {split: [f"{f}/{split}.png {label}" for label, f in classes] for split, classes in rows.items()})
+    return root
+
+
+def write_lists(root, lines):
+    for split, rows in lines.items():
+        file = root / "trainvalsplit_places205" / f"{split}_places205.csv"
+        file.parent.mkdir(exist_ok=True, parents=True)
+        file.write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture
+def own_lists(released, tmp_path):
+    """The released images with lists to write anew: what writes them, and the root."""
+    place = tmp_path / PLACES_IMAGES
+    place.parent.mkdir(parents=True)
+    place.symlink_to(released / PLACES_IMAGES)
+    good = [f"{folder}/train.png {label}" for label, folder in enumerate(FOLDERS)]
+
+    def write(train=good, val=("t/theatre/outdoor/val.png 204",)):
+        write_lists(tmp_path, {"train": train, "val": val})
+        return tmp_path
+
+    return write, good
+
+
+def test_places205_is_read_as_released(released, tmp_path):
+    train, validation = prepared(released, tmp_path, "places205")
+    assert (len(train), len(validation)) == (205, 103)
+    assert train.class_names[0][:2] == ["place_0", "place_1"]
+    assert train.class_names[0][204] == "theatre/outdoor"
+    for split in (train, validation):
+        assert [Image.open(path).getpixel((0, 0)) for path in split.paths] == split.labels[:, 0].tolist()
+
+
+def test_some_of_places205_fits_in_memory(released, tmp_path):
+    prepare(DataConfig(name="places205", image_size=8, train_images=20), released, tmp_path)
+    train = load_images(tmp_path, "train")
+    assert (train.images[:, 0, 0, 0] == train.labels[:, 0]).all()
+    assert len(np.unique(train.labels)) == 20
+
+
+def test_missing_parts_of_places205_are_named(released, tmp_path):
+    assert f"{PLACES_IMAGES} is missing: unpack" in refused(tmp_path, "places205")
+    (tmp_path / PLACES_IMAGES).mkdir(parents=True)
+    assert "trainvalsplit_places205/train_places205.csv is missing" in refused(tmp_path, "places205")
+
+
+def test_a_listed_image_that_is_missing_is_named(own_lists):
+    write, good = own_lists
+    message = refused(write([*good, "a/place_0/gone.png 0"]), "places205")
+    assert "a/place_0/gone.png is missing: put it back" in message
+
+
+@pytest.mark.parametrize("line", ["a/place_0/train.png 205", "a/place_0/train.png -1", "a/place_0/train.png", "", "7"])
+def test_a_wrong_line_is_named(own_lists, line):
+    write, good = own_lists
+    message = refused(write([good[0], line]), "places205")
+    assert f"train_places205.csv, line 2: {line!r} must be a path, a space and a class from 0 to 204" in message
+
+
+def test_other_classes_than_the_205_are_refused(own_lists):
+    write, good = own_lists
+    expected = "train_places205.csv must list a folder for each of 205 classes"
+    assert expected in refused(write(good[1:]), "places205")
+    assert expected in refused(write([*good[1:], "b/place_1/train.png 0"]), "places205")

@@ -170,7 +170,7 @@ def test_the_digest_follows_the_annotations(users, tmp_path):
 
 def test_missing_parts_are_named(users, tmp_path):
     out = tmp_path / "out"
-    assert "with --scenes-root FOLDER" in refused(WHOLE, None, out)
+    assert "with --data-root FOLDER" in refused(WHOLE, None, out)
     assert "annotations/instances_train2017.json is missing: unpack" in refused(WHOLE, tmp_path / "none", out)
     (users / "val2017/000000000002.png").unlink()
     assert "val2017/000000000002.png is missing, though" in refused(WHOLE, users, out)

@@ -175,7 +175,7 @@ def find_scenes(root: str | Path | None, asked: dict[str, int | None]) -> dict[s
             differ in their categories.
     """
     if root is None:
-        raise ValueError("scenes.name is coco: say which folder, with --scenes-root FOLDER")
+        raise ValueError("scenes.name is coco: say which folder, with --data-root FOLDER")
     splits = {split: _find_split(Path(root).resolve(), split, count) for split, count in asked.items()}
     train, validation = (found.content["categories"] for found in splits.values())
     if train != validation:

@@ -39,14 +39,14 @@ def show(page: Path, study: Path, images: Path) -> None:
 
 
 def cost(records: list[list[Record]]) -> str:
-    """What the trainings took, and where, in one line."""
+    """What the pre-trainings took, and where, in one line."""
     starts = [next(record for record in run if record["kind"] == "params") for run in records]
     seconds = max(run[-1]["time"] for run in records) - min(start["time"] for start in starts)
     where = [start["values"]["environment"] for start in starts]
     machines = dict.fromkeys(f"{w['cores']} cores of {w['processor']}, GPU: {w['gpu']}" for w in where)
     versions = dict.fromkeys(f"torch {w['torch']}, commit {w['git_commit'][:12]}" for w in where)
     return (
-        f"{len(records)} trainings, {duration(seconds)} from the first one's start to the last one's end, on "
+        f"{len(records)} pre-trainings, {duration(seconds)} from the first one's start to the last one's end, on "
         f"{' and '.join(machines)} ({'; '.join(versions)})."
     )
 

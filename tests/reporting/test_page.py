@@ -21,7 +21,7 @@ def test_results_and_figures_are_put_into_the_page(study, drawn, tmp_path):
     filled = BLOCK.search(page.read_text())[0]
     assert (folder / "table.md").read_text() in filled
     trained = [run for run in runs if not run.startswith("untrained")]
-    assert filled.count(f"\n{len(trained)} trainings, ") == 1
+    assert filled.count(f"\n{len(trained)} pre-trainings, ") == 1
     assert environment()["processor"] in filled
     assert {path.name for path in (tmp_path / "images").iterdir()} == {
         found["name"] for found in FIGURE.finditer(README)

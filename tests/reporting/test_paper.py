@@ -86,7 +86,7 @@ def test_latex_groups_methods_by_evaluation_and_leaves_out_empty_lines(compariso
     [
         (36, 3600, "Ours are on taxonomy (3,600 training images of 32 px, 36 classes): the two are not comparable"),
         (1000, 100_000, "Ours are on taxonomy (100,000 training images of 32 px, 1000 classes): the two are not"),
-        (1000, 1_281_167, "Ours are on as many images of as many classes."),
+        (1000, 1_281_167, "Ours are on as many training images of as many classes."),
     ],
 )
 def test_what_ours_were_measured_on_is_said(evaluations, published, classes, images, said):
@@ -98,6 +98,10 @@ def test_what_ours_were_measured_on_is_said(evaluations, published, classes, ima
     note = compare(study, tabulate(study, collect(study, runs, ["knn"]), runs), published()).note
     assert said in note
     assert "(a paper), on ImageNet-1k" in note
+
+
+def test_a_study_whose_data_is_not_at_hand_says_so(comparison):
+    assert "What ours were measured on is not known here" in comparison.note
 
 
 def test_the_published_numbers_are_whole_and_each_names_its_source():

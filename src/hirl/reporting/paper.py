@@ -90,7 +90,7 @@ def _note(study_folder: Path, sources: list[str]) -> str:
     data = read_json(manifest)
     classes, images = len(data["class_names"][0]), data["splits"]["train"]
     if (classes, images) == IMAGENET:
-        return f"{said} Ours are on as many images of as many classes."
+        return f"{said} Ours are on as many training images of as many classes."
     return (
         f"{said} Ours are on {data['dataset']} ({images:,} training images of {data['image_size']} px, {classes} "
         "classes): the two are not comparable, and the paper's stand here for orientation."

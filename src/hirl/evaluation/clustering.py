@@ -15,6 +15,7 @@ from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_s
 from hirl.config import ClusteringConfig
 from hirl.evaluation.cache import FeatureCache, unit_rows, write_result
 from hirl.hierarchy.kmeans import kmeans
+from hirl.training.device import choose_device
 
 SEED = 0  # of k-means: the same protocol for every run
 
@@ -37,9 +38,9 @@ def clustering(cache: FeatureCache, config: ClusteringConfig) -> dict[str, float
     Source: HIRL (arXiv 2205.13159)
     """
     classes = cache.validation_labels[:, 0]
-    points = torch.from_numpy(unit_rows(cache.validation))
+    points = torch.from_numpy(unit_rows(cache.validation)).to(choose_device())
     _, clusters, _ = kmeans(points, len(np.unique(classes)), config.kmeans, SEED)
-    return agreement(clusters.numpy(), classes)
+    return agreement(clusters.numpy(force=True), classes)
 
 
 def agreement(clusters: NDArray[np.int64], classes: NDArray[np.int64]) -> dict[str, float]:

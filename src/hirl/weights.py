@@ -156,7 +156,7 @@ def _fill(backbone: nn.Module, config: BackboneConfig, state: State, path: str |
 
 
 def _on_grid(state: State, backbone: nn.Module) -> State:
-    """The state with its positions on the backbone's grid; those of no square grid stay, for their shape to be named."""
+    """The state, its positions on the backbone's grid; those of no square grid stay, for their shape to be named."""
     own, positions = backbone.state_dict(), {}
     if "pos_embed" in own.keys() & state.keys() and (side := _side(state["pos_embed"].shape[1] - 1)):
         embedding, grid = state["pos_embed"].float(), backbone.patch_embed.grid_size

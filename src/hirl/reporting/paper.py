@@ -27,19 +27,19 @@ def read_paper(path: Path = PAPER) -> pd.DataFrame:
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing: install hirl from a clone of its repository, with pip install -e")
-    numbers = pd.read_csv(path)
-    if list(numbers) != COLUMNS:
-        raise ValueError(f"{path}: its columns are {', '.join(numbers)}: make them {', '.join(COLUMNS)}")
-    if not pd.api.types.is_numeric_dtype(numbers["value"]) or numbers["value"].isna().any():
+    published = pd.read_csv(path)
+    if list(published) != COLUMNS:
+        raise ValueError(f"{path}: its columns are {', '.join(published)}: make them {', '.join(COLUMNS)}")
+    if not pd.api.types.is_numeric_dtype(published["value"]) or published["value"].isna().any():
         raise ValueError(f"{path}, column value: a number is needed in each line")
     known = {(metric.task, metric.name) for metric in METRICS}
     seen: set[tuple[str, ...]] = set()
-    for number, row in enumerate(numbers.itertuples(index=False), 2):
+    for number, row in enumerate(published.itertuples(index=False), 2):
         what = (row.method, row.variant, row.task, row.metric)
         if row.variant not in PARTS[:2] or (row.task, row.metric) not in known or what in seen:
             raise ValueError(f"{path}, line {number}: {', '.join(what)} is unknown or stands twice: correct it")
         seen.add(what)
-    return numbers
+    return published
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ def compare(study_folder: str | Path, ours: Table, path: Path = PAPER) -> Compar
     Raises:
         ValueError: the published numbers cannot be read.
     """
-    numbers = read_paper(path).assign(seed=0)
-    present = set(zip(numbers["task"], numbers["metric"], strict=True))
+    published = read_paper(path).assign(seed=0)
+    present = set(zip(published["task"], published["metric"], strict=True))
     metrics = [metric for metric in METRICS if (metric.task, metric.name) in present]
-    rows = [Row(method, "", method_cells(numbers, method, metrics)) for method in numbers["method"].unique()]
-    return Comparison(Table(metrics, rows, decimals=2), ours, _note(Path(study_folder), numbers["source"].unique()))
+    rows = [Row(method, "", method_cells(published, method, metrics)) for method in published["method"].unique()]
+    return Comparison(Table(metrics, rows, decimals=2), ours, _note(Path(study_folder), published["source"].unique()))
 
 
 def _note(study_folder: Path, sources: list[str]) -> str:

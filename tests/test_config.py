@@ -24,7 +24,6 @@ from hirl.config import (
     resolve,
     resolve_control,
 )
-from tests.conftest import METHODS
 
 STUDIES = sorted(path.stem for path in (CONFIG_ROOT / "studies").glob("*.yaml"))
 TRAINED = [task.replace("-", "_") for task in get_args(TrainedTask)]
@@ -336,8 +335,9 @@ class Own(Method):
 
 @pytest.fixture
 def forget_plugins():
+    known = set(MODEL_CONFIGS)
     yield
-    for name in MODEL_CONFIGS.keys() - set(METHODS):
+    for name in MODEL_CONFIGS.keys() - known:
         del MODEL_CONFIGS[name]
 
 

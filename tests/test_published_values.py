@@ -14,7 +14,7 @@ import pytest
 from hirl.config import CONFIG_ROOT, RunConfig, resolve
 
 RESNETS = ("mocov2", "simsiam", "swav", "swav_800")
-VITS = ("mocov3", "dino", "ibot")
+VITS = ("mocov3", "dino", "ibot", "beit")
 PRETRAINING = {  # epochs, batch, rate, start, end, warm-up, optimiser, weight decay, final, clip
     "mocov2": (200, 256, 0.03, 0, 0, 0, "sgd", 1e-4, None, None),
     "simsiam": (200, 512, 0.1, 0, 0, 0, "sgd", 1e-4, None, None),
@@ -23,6 +23,7 @@ PRETRAINING = {  # epochs, batch, rate, start, end, warm-up, optimiser, weight d
     "mocov3": (400, 4096, 0.0016, 0, 0, 40, "adamw", 0.1, None, None),
     "dino": (400, 1024, 0.003, 0, 2e-6, 10, "adamw", 0.04, 0.4, 0.3),
     "ibot": (400, 1024, 0.003, 0, 2e-6, 10, "adamw", 0.04, 0.4, 0.3),
+    "beit": (400, 2048, 0.0015, 0, 1e-5, 10, "adamw", 0.05, None, 3.0),  # its runner does not scale the rate
 }
 HIERARCHY = {  # clusters, negative paths, layers of a projection, first epoch, re-assigned in every step
     "mocov2": ((30000, 10000, 1000), 1000, 2, 20, False),
@@ -32,6 +33,7 @@ HIERARCHY = {  # clusters, negative paths, layers of a projection, first epoch, 
     "mocov3": ((30000, 10000, 5000), 100, 5, 40, False),
     "dino": ((30000, 10000, 5000), 100, 2, 40, False),
     "ibot": ((30000, 10000, 1000), 100, 2, 40, False),
+    "beit": ((30000, 10000, 1000), 100, 2, 40, False),
 }
 LINEAR = {  # epochs, batch, rate, optimiser, weight decay, milestones, deviation of the head's first weights
     "mocov2": (100, 256, 30, "sgd", 0, (60, 80), 0.01),
@@ -41,6 +43,7 @@ LINEAR = {  # epochs, batch, rate, optimiser, weight decay, milestones, deviatio
     "mocov3": (90, 1024, 12, "sgd", 0, (), 2e-5),
     "dino": (100, 1024, 0.003, "sgd", 0, (), 2e-5),
     "ibot": (100, 1024, 0.04, "lars", 0, (), 0.01),
+    "beit": (100, 1024, 0.016, "sgd", 0, (), 2e-5),
 }
 RESNET_FINETUNING = {  # epochs, batch, rate, warm-up, milestones, factor; SGD without weight decay
     ("mocov2", "finetune"): (20, 1024, 0.4, 0, (12, 16), 0.2),
@@ -73,8 +76,8 @@ VIT_FINETUNING = {  # rate, end, layer decay, drop path; AdamW, decay 0.05, 100 
     ("ibot", "semisup-1"): (0.004, 1e-6, 0.65, 0.2),
     ("ibot", "semisup-10"): (0.0004, 1e-6, 0.55, 0.2),
     ("ibot", "transfer"): (0.016, 1e-6, 0.65, 0.2),
+    ("beit", "finetune"): (0.0028, 0, 0.65, 0.1),
 }
-COCO = 117_266  # training pictures with objects
 
 
 @pytest.fixture(scope="module")
@@ -168,10 +171,10 @@ def test_knn_and_clustering(published, method: str) -> None:
 
 @pytest.mark.parametrize("method", RESNETS)
 def test_detection_with_resnets(published, method: str) -> None:
-    """180,000 steps of 16 pictures, the rate divided by ten at 120,000 and 160,000: here to the nearest epoch."""
+    """180,000 steps of 16 pictures, the rate divided by ten at 120,000 and 160,000."""
     task = published(method).evaluation.of("detection")
-    epochs, first, second = (round(1000 * steps * 16 / COCO) for steps in (180, 120, 160))
-    assert (task.epochs, task.schedule.milestones, task.schedule.factor) == (epochs, (first, second), 0.1)
+    assert [epochs * task.epoch_steps for epochs in (task.epochs, *task.schedule.milestones)] == [180e3, 120e3, 160e3]
+    assert (task.schedule.factor, task.candidates, task.proposals) == (0.1, (12000, 6000), (2000, 1000))
     assert (task.batch_size, task.effective_lr, task.neck) == (16, pytest.approx(0.02), "c4")
     assert (task.optimizer.name, task.optimizer.momentum, task.optimizer.weight_decay) == ("sgd", 0.9, 1e-4)
     assert (task.warmup_steps, task.warmup_factor) == (1000, 0.001)
@@ -182,6 +185,7 @@ def test_detection_with_resnets(published, method: str) -> None:
 def test_detection_with_vits(published, method: str) -> None:
     task = published(method).evaluation.of("detection")
     assert (task.epochs, task.schedule.milestones, task.schedule.factor) == (12, (8, 11), 0.1)
+    assert (task.epoch_steps, task.candidates, task.proposals) == (None, (2000, 1000), (2000, 1000))
     assert (task.batch_size, task.effective_lr) == (16, pytest.approx(1e-4))
     assert (task.optimizer.name, task.optimizer.weight_decay) == ("adamw", 0.05)
     assert (task.layer_decay, task.drop_path) == (0.75, 0.2)

@@ -20,6 +20,8 @@ rule summarise:
         shown="results/{study}/table.txt",
         markdown="results/{study}/table.md",
         latex="results/{study}/table.tex",
+        paper=report("results/{study}/paper.csv", category="Tables", caption="../report/paper.rst"),
+        paper_latex="results/{study}/table-paper.tex",
         gains=report("results/{study}/figures/gains.png", category="Figures", caption="../report/gains.rst"),
         training=report("results/{study}/figures/training.png", category="Figures", caption="../report/training.rst"),
         hierarchy=report(

@@ -351,7 +351,7 @@ def test_a_full_checkpoint_of_another_method_is_named(tmp_path, config_of) -> No
 
 
 @pytest.mark.parametrize(
-    "content", [torch.ones(2), {"model": {"epoch": 3}}, {"epoch": 3}], ids=["tensor", "no tensors", "no state"]
+    "content", [torch.ones(2), {"model": {"epoch": 3}}, {0: torch.ones(2)}], ids=["tensor", "no tensors", "no names"]
 )
 def test_a_file_without_a_state_is_named(tmp_path, config_of, content) -> None:
     refused(tmp_path, config_of("dino"), content, "holds no network's state")

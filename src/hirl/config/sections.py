@@ -6,15 +6,25 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Variant = Literal["baseline", "hirl"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 FrozenTask = Literal["knn", "probe", "clustering", "hierarchy"]  # on cached features
 TrainedTask = Literal["linear", "finetune", "semisup-1", "semisup-10", "transfer", "detection"]
 Task = FrozenTask | TrainedTask
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("give it as [low, high]")
+    return pair
+
+
+CropScale = Annotated[tuple[Share, Share], AfterValidator(_ascending)]  # share of the image's area
 
 
 class Section(BaseModel):
@@ -302,6 +312,7 @@ class LinearConfig(TrainingConfig):
 
     epochs: Count = 100
     optimizer: OptimizerConfig = OptimizerConfig(base_lr=0.3, weight_decay=0.0)
+    crop_scale: CropScale = (0.08, 1.0)
     last_blocks: Count = 1  # of a ViT, whose class tokens are joined
     head_std: Positive = 0.01  # of the classifier's first weights
 
@@ -312,7 +323,7 @@ class FinetuneConfig(TrainingConfig):
     epochs: Count = 20
     optimizer: OptimizerConfig = OptimizerConfig(base_lr=0.1, weight_decay=0.0)
     head_lr: Positive | None = None  # of the classifier; None gives it the backbone's
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None  # a ViT's rate shrinks by it, block by block
+    layer_decay: Share | None = None  # a ViT's rate shrinks by it, block by block
     drop_path: Probability = 0.0
     augmentation: AugmentationConfig = AugmentationConfig()
 
@@ -330,7 +341,7 @@ class DetectionConfig(TrainingConfig):
     epoch_steps: Count | None = None  # that are called an epoch, for schedules in steps; None: a pass over the images
     warmup_steps: int = Field(0, ge=0)  # linear, from warmup_factor of the rate
     warmup_factor: Positive = 0.001
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None  # a ViT's rate shrinks by it, block by block
+    layer_decay: Share | None = None  # a ViT's rate shrinks by it, block by block
     drop_path: Probability = 0.0
     short_sides: Annotated[tuple[Count, ...], Field(min_length=1)] = (
         640,

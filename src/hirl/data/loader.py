@@ -36,7 +36,7 @@ def epoch_batches(
     order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(len(images)))
     batches = order.split(batch_size)[: len(images) // batch_size]
     if images.images is None:
-        return _coloured(_load(_Crops(images, views, seed, epoch), batches, device), batches, views, device)
+        return _coloured(load_in_workers(_Crops(images, views, seed, epoch), batches, device), batches, views, device)
     return ((index.to(device), views(images.images[index].to(device))) for index in batches)
 
 
@@ -49,7 +49,7 @@ def ordered_batches(images: ImageSet, batch_size: int, device: torch.device) -> 
     batches = torch.arange(len(images)).split(batch_size)
     if images.images is not None:
         return (images.images[index].to(device) for index in batches)
-    return (batch.to(device, non_blocking=True) for (batch,) in _load(_Squares(images), batches, device))
+    return (batch.to(device, non_blocking=True) for (batch,) in load_in_workers(_Squares(images), batches, device))
 
 
 class _Crops(Dataset):
@@ -84,7 +84,7 @@ def _coloured(
         yield index.to(device), views.colour([crop.to(device, non_blocking=True).float() / 255 for crop in crops])
 
 
-def _load(dataset: Dataset, batches: Sequence[Tensor], device: torch.device) -> Iterator[list[Tensor]]:
+def load_in_workers(dataset: Dataset, batches: Sequence[Tensor], device: torch.device) -> Iterator[list[Tensor]]:
     """What worker processes, as many as torch has threads, make of each batch's files."""
     loader = DataLoader(
         dataset,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ def fit(
             for number, batch in enumerate(batches(epoch), epoch * per_epoch):
                 rate = learning_rate(config, number, per_epoch)
                 set_rates(optimizer, rate, config.effective_lr, weight_decay(config, number, per_epoch))
-                with torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext():
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     value = loss(batch)
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from hirl.config import OptimizerConfig
+
+FIRST_LAYER = ("cls_token", "pos_embed", "patch_embed")
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -27,3 +30,31 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float, peak_lr: float, weigh
     for group in optimizer.param_groups:
         group["lr"] = (peak_lr if group.get("fixed_lr") else lr) * group.get("lr_scale", 1.0)
         group["weight_decay"] = weight_decay if group.get("decay", True) else 0.0
+
+
+def layer_groups(backbone: nn.Module, layer_decay: float | None) -> list[dict[str, Any]]:
+    """A backbone's parameters, their rates shrinking by `layer_decay` from each of a ViT's layers to the one below.
+
+    The first layer is the class token, positions and patches, then comes each block; the norm, and what else there is,
+    is last and has the full rate. None gives it to all. Vectors, class token and positions have no weight decay.
+
+    Raises:
+        ValueError: there is a layer decay, but the backbone has no blocks.
+
+    Source: BEiT (arXiv 2106.08254), appendix H; MAE, util/lr_decay.py.
+    """
+    blocks = len(getattr(backbone, "blocks", ()))
+    if layer_decay is not None and not blocks:
+        raise ValueError("layer_decay is for the blocks of a ViT: set it to null for a ResNet")
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in backbone.named_parameters():
+        scale = (layer_decay or 1.0) ** (blocks + 1 - _layer(name, blocks))
+        decays = parameter.ndim > 1 and name not in ("cls_token", "pos_embed")
+        groups.setdefault((scale, decays), []).append(parameter)
+    return [{"params": group, "lr_scale": scale, "decay": decays} for (scale, decays), group in groups.items()]
+
+
+def _layer(name: str, blocks: int) -> int:
+    if name.startswith("blocks."):
+        return int(name.split(".")[1]) + 1
+    return 0 if name.startswith(FIRST_LAYER) else blocks + 1

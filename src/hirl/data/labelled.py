@@ -1,0 +1,123 @@
+"""Batches of augmented views with their classes, to train a classifier on.
+
+B images of a batch, S pixels a side, C classes of the finest level.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.data.mixup import Mixup, mixup_target
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hirl.config import AugmentationConfig
+from hirl.data.images import ImageSet
+from hirl.data.loader import load_in_workers
+from hirl.data.sources import read_image
+from hirl.data.views import crop_boxes, normalize, resized_crop
+
+FLIP = 0.5
+
+
+class LabelledBatches:
+    """The training batches of any epoch: views [B, 3, S, S] and class probabilities [B, C], on the device.
+
+    An epoch's order is a permutation fixed by seed and epoch; what does not fill a batch is dropped, and a set that is
+    smaller than a batch is one. Pictures in memory that are only cropped and flipped are so all at once; all others
+    go through timm's transform one by one, in worker processes, with random numbers that depend on seed, epoch and
+    index alone. The rest is drawn as a batch is asked for, from torch's default generator.
+
+    Source: Mixup (arXiv 1710.09412), CutMix (arXiv 1905.04899), RandAugment (arXiv 1909.13719), as BEiT fine-tunes.
+    """
+
+    def __init__(
+        self, images: ImageSet, batch_size: int, augmentation: AugmentationConfig, seed: int, device: torch.device
+    ):
+        self.images, self.augmentation, self.seed, self.device = images, augmentation, seed, device
+        self.targets, self.classes = images.labels[:, 0], len(images.class_names[0])
+        self.mixup = _mixup(augmentation, self.classes)
+        self.batch_size = min(batch_size, len(images))
+        if self.mixup:
+            self.batch_size -= self.batch_size % 2  # images are mixed in pairs
+        if not self.batch_size:
+            raise ValueError("mixup and cutmix need two images at least: label more, or set them to 0")
+
+    def __len__(self) -> int:
+        """The batches of an epoch."""
+        return len(self.images) // self.batch_size
+
+    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """An epoch's batches.
+
+        Raises:
+            ValueError: a file cannot be read.
+        """
+        order = torch.from_numpy(np.random.default_rng((self.seed, epoch)).permutation(len(self.images)))
+        batches = order.split(self.batch_size)[: len(self)]
+        for index, views in zip(batches, self._views(batches, epoch), strict=True):
+            yield self._mixed(views, self.targets[index].to(self.device))
+
+    def _views(self, batches: tuple[Tensor, ...], epoch: int) -> Iterator[Tensor]:
+        simple = self.augmentation.randaugment is None and self.augmentation.random_erasing == 0
+        if self.images.images is not None and simple:
+            return map(self._crops, batches)
+        dataset = _Augmented(self.images, self.augmentation, self.seed, epoch)
+        return (views.to(self.device, non_blocking=True) for (views,) in load_in_workers(dataset, batches, self.device))
+
+    def _crops(self, index: Tensor) -> Tensor:
+        pixels = self.images.images[index].to(self.device).float().div_(255)
+        boxes = crop_boxes(*pixels.shape[::2], pixels.shape[3], self.augmentation.crop_scale, self.device)
+        flipped = (torch.rand(len(index), device=self.device) < FLIP).float()
+        return normalize(resized_crop(pixels, boxes, flipped, self.images.image_size, "bilinear"))
+
+    def _mixed(self, views: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if self.mixup is None:
+            return views, mixup_target(targets, self.classes, smoothing=self.augmentation.label_smoothing)
+        np.random.seed(int(torch.randint(2**32, ())))  # timm draws from numpy's generator
+        return self.mixup(views, targets)
+
+
+def _mixup(augmentation: AugmentationConfig, classes: int) -> Mixup | None:
+    if not augmentation.mixup and not augmentation.cutmix:
+        return None
+    smoothing = augmentation.label_smoothing
+    return Mixup(augmentation.mixup, augmentation.cutmix, label_smoothing=smoothing, num_classes=classes)
+
+
+class _Augmented(Dataset):
+    """Images under timm's transform for training; beside RandAugment it is bicubic, else bilinear, as in the release.
+
+    The release's colour jitter is not here: timm leaves it out beside RandAugment.
+    """
+
+    def __init__(self, images: ImageSet, augmentation: AugmentationConfig, seed: int, epoch: int):
+        self.images, self.entropy = images, (seed, epoch)
+        self.transform = create_transform(
+            images.image_size,
+            is_training=True,
+            scale=augmentation.crop_scale,
+            hflip=FLIP,
+            color_jitter=None,
+            auto_augment=augmentation.randaugment,
+            interpolation="bilinear" if augmentation.randaugment is None else "bicubic",
+            re_prob=augmentation.random_erasing,
+            re_mode="pixel",
+        )
+
+    def __getitem__(self, index: int) -> list[Tensor]:
+        self._seed(index)
+        if self.images.images is None:
+            return [self.transform(read_image(self.images.paths[index]))]
+        return [self.transform(Image.fromarray(self.images.images[index].permute(1, 2, 0).numpy()))]
+
+    def _seed(self, index: int) -> None:
+        """Seeds the three generators that timm's transforms draw from; the process is a worker's, not the trainer's."""
+        words = np.random.SeedSequence((*self.entropy, index)).generate_state(3)
+        for seed, word in zip((random.seed, np.random.seed, torch.manual_seed), words.tolist(), strict=True):
+            seed(word)

@@ -1,0 +1,84 @@
+"""Linear classification as published: a classifier on the frozen backbone's features of augmented views.
+
+B images of a batch, S pixels a side, D width of the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hirl.backbones import ViT
+from hirl.config import AugmentationConfig, LinearConfig, RunConfig
+from hirl.data.images import load_images
+from hirl.data.labelled import LabelledBatches
+from hirl.evaluation.cache import Outcome
+from hirl.evaluation.supervised import accuracies, check_labels, fingerprint, load_backbone
+from hirl.training.device import choose_device
+from hirl.training.fit import fit
+
+
+def evaluate(task: str, config: RunConfig, weights: Path | None, data: Path, scratch: Path, run_name: str) -> Outcome:
+    """Trains the classifier, or goes on with it, and judges it on the validation images.
+
+    Args:
+        weights: of the backbone; None leaves it as the run's seed initialises it.
+        data: the prepared data.
+        scratch: keeps the resume state.
+        run_name: what the lines of progress call it.
+
+    Raises:
+        ValueError: weights, data or settings do not fit, another process is at it, or the loss is not finite.
+
+    Source: HIRL (arXiv 2205.13159), section 5.1; MoCo (arXiv 1911.05722), section 4.1.
+    """
+    settings, device = config.evaluation.linear, choose_device()
+    train, validation = (check_labels(load_images(data, split), data) for split in ("train", "validation"))
+    backbone = load_backbone(config, weights, train.image_size).to(device, memory_format=torch.channels_last)
+    features = frozen_features(backbone, settings)
+    head = new_head(backbone, settings, len(train.class_names[0])).to(device)
+    augmentation = AugmentationConfig(crop_scale=settings.crop_scale)
+    batches = LabelledBatches(train, settings.batch_size, augmentation, config.seed, device)
+    history = fit(
+        f"{run_name} {task}",
+        head,
+        [{"params": list(head.parameters())}],
+        batches,
+        lambda batch: F.cross_entropy(head(features(batch[0])), batch[1]),
+        settings,
+        len(batches),
+        scratch,
+        fingerprint(task, config, weights, data),
+        config.seed,
+    )
+    metrics = accuracies(lambda views: head(features(views)), validation, settings.batch_size, device)
+    return Outcome(metrics, settings.model_dump(mode="json"), history)
+
+
+def frozen_features(backbone: nn.Module, settings: LinearConfig) -> Callable[[Tensor], Tensor]:
+    """Views [B, 3, S, S] -> features [B, D]; the backbone neither learns nor updates the statistics of its batch norm.
+
+    Raises:
+        ValueError: a ViT has fewer than last_blocks blocks.
+    """
+    backbone.eval().requires_grad_(False)
+    if not isinstance(backbone, ViT):
+        return lambda views: backbone(views.to(memory_format=torch.channels_last))
+    if settings.last_blocks > len(backbone.blocks):
+        raise ValueError(
+            f"evaluation.linear.last_blocks is {settings.last_blocks}, but the ViT has {len(backbone.blocks)}: lower it"
+        )
+    return lambda views: backbone.class_tokens(views, settings.last_blocks)
+
+
+def new_head(backbone: nn.Module, settings: LinearConfig, classes: int) -> nn.Linear:
+    """The classifier: weights from a normal distribution, biases zero."""
+    blocks = settings.last_blocks if isinstance(backbone, ViT) else 1
+    head = nn.Linear(blocks * backbone.num_features, classes)
+    nn.init.normal_(head.weight, std=settings.head_std)
+    nn.init.zeros_(head.bias)
+    return head

@@ -1,0 +1,76 @@
+"""What the evaluations that train a classifier have in common: what they start from, and how they are judged.
+
+B images of a batch, S pixels a side, C classes of the finest level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hirl.backbones import ViT, build_backbone
+from hirl.config import RunConfig, digest
+from hirl.data.images import ImageSet
+from hirl.data.loader import ordered_batches
+from hirl.data.views import evaluation_view
+from hirl.files import read_json, sha256
+from hirl.weights import load_weights
+
+
+def load_backbone(config: RunConfig, weights: Path | None, image_size: int, drop_path: float = 0.0) -> nn.Module:
+    """A run's backbone with its weights, or as its seed initialises it; what is built next is drawn from that seed.
+
+    Raises:
+        ValueError: the weights are missing, damaged or of another backbone, or its patches do not fit the images.
+    """
+    torch.manual_seed(config.seed)
+    network = config.backbone.model_copy(update={"drop_path": drop_path})
+    backbone = build_backbone(network, config.views.global_size)
+    if isinstance(backbone, ViT) and image_size % (patch := backbone.patch_embed.patch_size[0]):
+        raise ValueError(f"images of {image_size} pixels are no multiple of {network.name}'s patch, {patch}")
+    if weights is not None:
+        load_weights(backbone, network, weights)
+    return backbone
+
+
+def fingerprint(task: str, config: RunConfig, weights: Path | None, data: Path, *files: Path) -> str:
+    """Digest of all that decides an evaluation's result: its settings, the weights, the data and further files."""
+    content = [read_json(data / "manifest.json")["digest"], *map(sha256, [*files, *([weights] if weights else [])])]
+    return digest([task, config.pretraining_hash, config.task_hash(task), content])
+
+
+def check_labels(images: ImageSet, data: Path) -> ImageSet:
+    """The images, when their labels are those of their classes.
+
+    Raises:
+        ValueError: a label is out of range.
+    """
+    fine, classes = images.labels[:, 0], len(images.class_names[0])
+    if (stray := fine[(fine < 0) | (fine >= classes)]).numel():
+        raise ValueError(f"{data}: label {stray[0].item()} is none of its {classes} classes: prepare the data again")
+    return images
+
+
+@torch.no_grad()
+def accuracies(
+    classify: Callable[[Tensor], Tensor], images: ImageSet, batch_size: int, device: torch.device
+) -> dict[str, float]:
+    """How often the true class is the most likely one, and among the five most likely.
+
+    Args:
+        classify: views [B, 3, S, S] -> logits [B, C], in evaluation mode.
+
+    Returns:
+        Percentages top1 and top5.
+    """
+    hits = []
+    for batch, truth in zip(
+        ordered_batches(images, batch_size, device), images.labels[:, 0].split(batch_size), strict=True
+    ):
+        logits = classify(evaluation_view(batch))
+        hits.append(logits.topk(min(5, logits.shape[1])).indices.cpu() == truth[:, None])
+    best = torch.cat(hits).double()
+    return {"top1": 100 * best[:, 0].mean().item(), "top5": 100 * best.sum(dim=1).mean().item()}

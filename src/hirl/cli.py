@@ -124,6 +124,41 @@ def evaluate(args: argparse.Namespace) -> None:
     print_metrics(out, args.tasks)
 
 
+def list_weights(args: argparse.Namespace) -> None:
+    """Prints the authors' published weights."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hirl.zoo import published_weights
+
+    columns = ("name", "backbone", "epochs", "file")
+    table = Table(*columns, box=None, pad_edge=False)
+    for published in published_weights().values():
+        table.add_row(*(str(getattr(published, column)) for column in columns))
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def fetch_weights(args: argparse.Namespace) -> None:
+    """Downloads published weights, or goes on with it."""
+    from hirl.zoo import fetch_weights
+
+    print(fetch_weights(args.name, args.out))
+
+
+def import_weights(args: argparse.Namespace) -> None:
+    """Turns a checkpoint of the authors' into weights of ours."""
+    from hirl.zoo import recognise
+
+    known = recognise(args.file)
+    method, variant = (getattr(args, key) or getattr(known, key, None) for key in ("method", "variant"))
+    if method is None or variant is None:
+        raise ValueError(f"{args.file} is none of the published names: add --method and --variant")
+    config = resolve(args.study, method, variant, 0, _overrides(args))
+    from hirl.weights import import_weights
+
+    import_weights(args.file, args.out, config)
+
+
 def summarise(args: argparse.Namespace) -> None:
     """Writes the summary, the tables and the figures, and prints the table."""
     from hirl.reporting.figures import draw_figures
@@ -279,6 +314,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_results(step)
     step.add_argument("--out", type=Path, required=True, metavar="FILE")
 
+    weights = _group(steps, "weights", "the weights that the paper's authors published")
+    _step(weights, "list", list_weights, "their names")
+    step = _step(weights, "fetch", fetch_weights, "download some, or go on with it")
+    step.add_argument("name", help="such as mocov2-hirl; see `hirl weights list`")
+    step.add_argument("--out", type=Path, default=Path("scratch"), metavar="FOLDER", help="default: %(default)s")
+    step = _step(weights, "import", import_weights, "make them weights that every evaluation takes")
+    step.add_argument("file", type=Path, metavar="FILE", help="a checkpoint of theirs, backbone alone or whole")
+    _add_run(step, required=False, study="imagenet")
+    step.add_argument("--out", type=Path, required=True, metavar="FILE")
+
     track = _group(steps, "track", "show runs in MLflow")
     step = _step(track, "init", initialise_tracking, "make the store, before any job logs")
     _add_study(step)
@@ -306,13 +351,13 @@ def _step(steps: Any, name: str, function: Callable[..., None], help: str) -> ar
     return step
 
 
-def _add_study(step: argparse.ArgumentParser) -> None:
-    step.add_argument("--study", default="demo", help="a name in config/studies, or a YAML file (default %(default)s)")
+def _add_study(step: argparse.ArgumentParser, default: str = "demo") -> None:
+    step.add_argument("--study", default=default, help="a name in config/studies, or a YAML file (default %(default)s)")
     step.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="training.epochs=15; repeatable")
 
 
-def _add_run(step: argparse.ArgumentParser, required: bool = True) -> None:
-    _add_study(step)
+def _add_run(step: argparse.ArgumentParser, required: bool = True, study: str = "demo") -> None:
+    _add_study(step, study)
     step.add_argument("--method", required=required, help="a method's name, or `untrained`")
     step.add_argument("--variant", required=required, help="baseline or hirl; of `untrained`, the backbone's name")
     step.add_argument("--seed", type=int, default=0)

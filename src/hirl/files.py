@@ -25,12 +25,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
+        mode = temporary.stat().st_mode
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
     try:
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
+        temporary.chmod(mode)  # some libraries leave files that none but their owner can read
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

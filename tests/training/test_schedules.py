@@ -56,6 +56,17 @@ def test_warm_up_may_outlast_a_short_training() -> None:
     assert rates == pytest.approx([number / 80 for number in range(40)])
 
 
+def test_milestones_multiply_the_rate_instead_of_the_cosine() -> None:
+    config = training(milestones=(3, 6), factor=0.2)
+    rates = [learning_rate(config, number, PER_EPOCH) for number in range(40)]
+    assert rates == pytest.approx([1.0] * 12 + [0.2] * 12 + [0.04] * 16)
+
+
+def test_milestones_follow_a_warm_up() -> None:
+    rates = [learning_rate(training(milestones=(3,), warmup_epochs=1), number, PER_EPOCH) for number in range(13)]
+    assert rates == pytest.approx([0, 0.25, 0.5, 0.75] + [1.0] * 8 + [0.1])
+
+
 def test_weight_decay_is_constant_or_half_a_cosine() -> None:
     assert {weight_decay(training(), number, PER_EPOCH) for number in range(40)} == {0.1}
     rising = training(decay=0.04, final=0.4)

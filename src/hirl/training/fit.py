@@ -21,6 +21,8 @@ from hirl.training.device import choose_precision, seed_step
 from hirl.training.optimizers import build_optimizer, set_rates
 from hirl.training.schedules import learning_rate, weight_decay
 
+SECONDS_BETWEEN_LINES = 30  # of progress within an epoch
+
 
 def fit(
     name: str,
@@ -38,11 +40,10 @@ def fit(
 
     Args:
         name: what the lines of progress call it.
-        network: already on its device; the caller decides which parts are in training mode, inside `loss`.
+        network: already on its device; the caller decides which of its parts are in training mode.
         groups: for the optimiser; `decay: False`, `fixed_lr: True` and `lr_scale: float` are heeded (`set_rates`).
-        batches: epoch -> its batches; torch's default generator is seeded anew before each is drawn.
+        batches: epoch -> its batches, `per_epoch` of them; torch's default generator is seeded before each is drawn.
         loss: batch -> scalar, under autocast.
-        per_epoch: batches of an epoch.
         scratch: keeps the checkpoints, locked while training.
         fingerprint: digest of all that decides the result.
 
@@ -60,9 +61,9 @@ def fit(
         if history:
             print(f"{name}  goes on after epoch {len(history)}/{config.epochs}", flush=True)
         for epoch in range(len(history), config.epochs):
-            started, total = time.monotonic(), torch.zeros((), device=device)
-            seed_step(seed, epoch * per_epoch)
-            for number, batch in enumerate(batches(epoch), epoch * per_epoch):
+            progress, first = _Epoch(f"{name}  epoch {epoch + 1}/{config.epochs}"), epoch * per_epoch
+            seed_step(seed, first)
+            for number, batch in enumerate(batches(epoch), first):
                 rate = learning_rate(config, number, per_epoch)
                 set_rates(optimizer, rate, config.effective_lr, weight_decay(config, number, per_epoch))
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -72,15 +73,40 @@ def fit(
                 if config.optimizer.clip_norm is not None:
                     nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.clip_norm)
                 optimizer.step()
-                total += value.detach()
+                progress.add(value.detach())
                 seed_step(seed, number + 1)
-            mean = total.item() / per_epoch
-            _check_finite(name, mean, epoch)
-            history.append({"epoch": epoch, "loss": mean, "learning_rate": rate, "seconds": time.monotonic() - started})
+            assert progress.steps == per_epoch
+            row = {"epoch": epoch, "loss": progress.mean(), "learning_rate": rate, "seconds": progress.seconds()}
+            history.append(row)
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
             save_checkpoint(scratch, epoch + 1, {"fingerprint": fingerprint} | state)
-            print(f"{name}  epoch {epoch + 1}/{config.epochs}  loss {mean:.3f}", flush=True)
+            print(f"{progress.label}  loss {row['loss']:.3f}", flush=True)
     return history
+
+
+class _Epoch:
+    """The mean loss of an epoch so far, told now and then, with no wait for the device in between."""
+
+    def __init__(self, label: str):
+        self.label, self.steps, self.total = label, 0, 0.0
+        self.started = self.told = time.monotonic()
+
+    def add(self, loss: Tensor) -> None:
+        self.total, self.steps = self.total + loss, self.steps + 1
+        if time.monotonic() - self.told > SECONDS_BETWEEN_LINES:
+            self.told = time.monotonic()
+            print(f"{self.label}  step {self.steps}  loss {self.mean():.3f}", flush=True)
+
+    def mean(self) -> float:
+        mean = float(self.total) / self.steps
+        if not math.isfinite(mean):
+            raise ValueError(
+                f"{self.label}: the loss is not finite: lower its optimizer.base_lr, or set its precision to fp32"
+            )
+        return mean
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
 
 
 def _resume(
@@ -95,10 +121,3 @@ def _resume(
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     return state["history"]
-
-
-def _check_finite(name: str, loss: float, epoch: int) -> None:
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"{name}: the loss is not finite in epoch {epoch}: lower its optimizer.base_lr, or set precision to fp32"
-        )

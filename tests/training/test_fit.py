@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hirl.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from hirl.files import locked
+from hirl.training import fit as module
+from hirl.training.checkpoint import load_checkpoint
+from hirl.training.device import seed_step
+from hirl.training.fit import fit
+
+PER_EPOCH = 3
+CONFIG = TrainingConfig(
+    epochs=4,
+    batch_size=128,
+    precision="fp32",
+    optimizer=OptimizerConfig(base_lr=0.1, weight_decay=0.01),
+    schedule=ScheduleConfig(warmup_epochs=1),
+)
+
+
+def new_network() -> nn.Sequential:
+    """With all that a resumed training must bring back: weights, running statistics, random numbers of its own."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
+
+
+def batches(epoch: int) -> Iterator[Tensor]:
+    """Random inputs, from the default generator that `fit` seeds."""
+    return (torch.randn(16, 4) for _ in range(PER_EPOCH))
+
+
+def loss_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda batch: (network(batch)[:, 0] - batch.sum(dim=1)).square().mean()
+
+
+def train(scratch: Path, network: nn.Module, loss: Callable[[Tensor], Tensor] | None = None, **changes: Any) -> list:
+    arguments = {"config": CONFIG, "fingerprint": "f", "seed": 5} | changes
+    groups = [{"params": list(network.parameters())}]
+    return fit(
+        "run", network, groups, batches, loss or loss_of(network), per_epoch=PER_EPOCH, scratch=scratch, **arguments
+    )
+
+
+class Killed(BaseException):
+    """Ends a training with no word to it, as a signal does: what it leaves is what lies in its folder."""
+
+
+def dies_after(steps: int, loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    left = iter(range(steps))
+
+    def dying(batch: Tensor) -> Tensor:
+        if next(left, None) is None:
+            raise Killed
+        return loss(batch)
+
+    return dying
+
+
+def same_state(one: nn.Module, other: nn.Module) -> bool:
+    states = one.state_dict(), other.state_dict()
+    return all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_steps_are_those_of_a_plain_loop(tmp_path) -> None:
+    network, plain = new_network(), new_network()
+    history = train(tmp_path, network)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
+    losses = []
+    for number in range(12):
+        seed_step(5, number)
+        batch = torch.randn(16, 4)
+        rate = 0.05 * (number / 3 if number < 3 else (1 + math.cos(math.pi * (number - 3) / 9)) / 2)
+        optimizer.param_groups[0]["lr"] = rate
+        losses.append(loss_of(plain)(batch))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    for value, expected in zip(network.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-7)  # float32; the optimiser here is fused
+    assert [row["epoch"] for row in history] == [0, 1, 2, 3]
+    means = torch.stack(losses).view(4, 3).mean(dim=1).tolist()
+    assert [row["loss"] for row in history] == pytest.approx(means, rel=1e-5)
+    assert history[-1]["learning_rate"] == pytest.approx(rate)
+    assert all(row["seconds"] > 0 for row in history)
+
+
+def test_gradients_are_clipped_to_a_global_norm(tmp_path) -> None:
+    network = nn.Linear(4, 1)
+    before = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+    optimizer = OptimizerConfig(base_lr=0.5, momentum=0.0, weight_decay=0.0, clip_norm=1e-3)
+    config = TrainingConfig(epochs=1, batch_size=256, precision="fp32", optimizer=optimizer)
+    groups = [{"params": list(network.parameters())}]
+    fit("run", network, groups, lambda epoch: [torch.ones(2, 4)], loss_of(network), config, 1, tmp_path, "f")
+    after = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+    assert (after - before).norm().item() == pytest.approx(0.5 * 1e-3, rel=1e-3)  # float32 weights of size 1
+
+
+def test_precision_decides_the_autocast(tmp_path) -> None:
+    seen = {}
+    for precision in ("fp32", "bf16"):
+        network = new_network()
+
+        def loss(batch: Tensor, network: nn.Module = network, precision: str = precision) -> Tensor:
+            output = network(batch)
+            seen[precision] = output.dtype
+            return output.float().square().mean()
+
+        train(tmp_path / precision, network, loss, config=CONFIG.model_copy(update={"precision": precision}))
+    assert seen == {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def test_long_epochs_are_told_in_between(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", -1)
+    train(tmp_path, new_network())
+    first = capsys.readouterr().out.splitlines()[:4]
+    assert [line.split("  loss")[0] for line in first] == [
+        "run  epoch 1/4  step 1",
+        "run  epoch 1/4  step 2",
+        "run  epoch 1/4  step 3",
+        "run  epoch 1/4",
+    ]
+
+
+# --- going on after a kill --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+@pytest.mark.parametrize("steps", [0, 4, 6, 11])
+def test_killed_and_resumed_is_bit_equal_to_one_go(tmp_path, name: str, steps: int) -> None:
+    config = CONFIG.model_copy(update={"optimizer": OptimizerConfig(name=name, base_lr=0.1, weight_decay=0.01)})
+    whole, killed, resumed = (new_network() for _ in range(3))
+    expected = train(tmp_path / "whole", whole, config=config)
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", killed, dies_after(steps, loss_of(killed)), config=config)
+    found = train(tmp_path / "killed", resumed, config=config)
+    assert same_state(resumed, whole)
+    assert [row | {"seconds": 0} for row in found] == [row | {"seconds": 0} for row in expected]
+
+
+def test_a_finished_training_is_only_taken_up_again(tmp_path) -> None:
+    once, again = new_network(), new_network()
+    history = train(tmp_path, once)
+    assert train(tmp_path, again, lambda _: pytest.fail("there is nothing left to train")) == history
+    assert same_state(again, once)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_the_state_of_something_else_is_refused(tmp_path) -> None:
+    train(tmp_path, new_network())
+    with pytest.raises(ValueError, match="holds another configuration or other data: remove it") as caught:
+        train(tmp_path, new_network(), fingerprint="other")
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_second_process_is_refused(tmp_path) -> None:
+    with locked(tmp_path), pytest.raises(ValueError, match="is in use by another process"):
+        train(tmp_path, new_network())
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_last_good_state(tmp_path) -> None:
+    network, seen = new_network(), []
+
+    def loss(batch: Tensor) -> Tensor:
+        seen.append(batch)
+        return loss_of(network)(batch) * (math.inf if len(seen) > 2 * PER_EPOCH else 1)
+
+    with pytest.raises(ValueError, match=r"^run  epoch 3/4: the loss is not finite: lower its") as caught:
+        train(tmp_path, network, loss)
+    assert "\n" not in str(caught.value)
+    assert len(load_checkpoint(tmp_path)["history"]) == 2

@@ -98,7 +98,7 @@ def _outcome(task: str, subject: Subject, home: Path) -> Outcome:
         return Outcome(**read_json(kept))
     protocol = import_module(f"hirl.evaluation.{MODULES.get(task, 'finetune')}")
     folder = subject.folders[FOLDERS.get(task, "data")]
-    outcome = protocol.evaluate(task, subject.config, subject.weights, folder, home, f"{subject.name}  {task}")
+    outcome = protocol.evaluate(task, subject.config, subject.weights, folder, home, subject.name)
     write_json(kept, vars(outcome))
     return outcome
 

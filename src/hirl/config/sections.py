@@ -257,8 +257,8 @@ class TokenizerConfig(TrainingConfig):
     vocabulary: Count = 8192
     patch_size: Literal[2, 4, 8, 16, 32] = 8  # pixels a side of what becomes one token
     width: Count = 256  # channels of encoder, codebook and decoder
-    temperature: tuple[Positive, Positive] = (1.0, 0.0625)  # of the Gumbel softmax: from, to, along a cosine
-    kl_weight: float = Field(0.0, ge=0)  # of the divergence of an image's tokens from uniform ones
+    temperature: tuple[Positive, Positive] = (1.0, 0.25)  # of the Gumbel softmax: from, to, along a cosine
+    kl_weight: float = Field(3e-4, ge=0)  # of the divergence of a batch's mean token distribution from the uniform one
 
 
 class BEiTConfig(MaskConfig):
@@ -282,8 +282,8 @@ MODEL_CONFIGS: dict[str, type[Section]] = {
 class AugmentationConfig(Section):
     """How a labelled image is seen in training: cropped at random, flipped, and what is set here."""
 
-    crop_scale: tuple[Positive, Positive] = (0.08, 1.0)  # share of the image's area
-    randaugment: str | None = None  # in timm's words, such as rand-m9-mstd0.5-inc1
+    crop_scale: CropScale = (0.08, 1.0)
+    randaugment: str | None = Field(None, pattern=r"^rand(-[a-z]+[\d.]+)*$")  # such as rand-m9-mstd0.5-inc1
     random_erasing: Probability = 0.0
     mixup: float = Field(0.0, ge=0)  # the Beta distribution's parameter
     cutmix: float = Field(0.0, ge=0)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hirl.methods.base import Method
+    from hirl.tokenizer import Tokenizer
 
 _METHODS: dict[str, type[Method]] = {}
 
@@ -30,11 +31,11 @@ def register(name: str, config: type[Section] | None = None) -> Callable[[type[M
     return decorate
 
 
-def create_method(name: str, backbone: nn.Module, config: Section) -> Method:
-    """Builds a method around a freshly built backbone; plugins must be loaded before."""
+def create_method(name: str, backbone: nn.Module, config: Section, *parts: Tokenizer) -> Method:
+    """Builds a method around a freshly built backbone, and a tokenizer if it uses one; load plugins before."""
     if name not in _METHODS:
         importlib.import_module(f"hirl.methods.{name}")
-    return _METHODS[name](backbone, config)
+    return _METHODS[name](backbone, config, *parts)
 
 
 def load_plugins(paths: Iterable[str]) -> None:

@@ -59,11 +59,13 @@ class Method(nn.Module):
     """A self-supervised method, built from a backbone and its own typed configuration.
 
     A subclass sets `embedding_dim`, has `backbone` (what is evaluated), and defines `forward` and `embed`. All its
-    randomness comes from torch's default generators, which the loop seeds anew for every step.
+    randomness comes from torch's default generators, which the loop seeds anew for every step. Where its section has a
+    `tokenizer`, it is built with one, as third argument.
     """
 
     embedding_dim: int
     backbone: nn.Module
+    global_crops = 2  # that `forward` needs at least
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """The loss of a batch of views, each [B, 3, H, W], global ones first."""
@@ -145,12 +147,13 @@ def trainable(module: nn.Module) -> Iterator[nn.Parameter]:
     return (parameter for parameter in module.parameters() if parameter.requires_grad)
 
 
-def split_decay(module: nn.Module) -> list[dict[str, Any]]:
-    """Weight decay for matrices; none for biases, norms and other 1-D parameters (DINO, iBOT)."""
+def split_decay(module: nn.Module, without: Sequence[nn.Parameter] = ()) -> list[dict[str, Any]]:
+    """Weight decay for matrices; none for biases, norms, other vectors and those `without` (DINO, iBOT, BEiT)."""
+    free = {id(parameter) for parameter in trainable(module) if parameter.ndim <= 1} | set(map(id, without))
     parameters = list(trainable(module))
     return [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "decay": False},
+        {"params": [parameter for parameter in parameters if id(parameter) not in free]},
+        {"params": [parameter for parameter in parameters if id(parameter) in free], "decay": False},
     ]
 
 

@@ -21,11 +21,12 @@ from hirl.config import RunConfig, digest
 from hirl.data.images import load_images
 from hirl.data.loader import epoch_batches, ordered_batches
 from hirl.data.views import Views, evaluation_view
-from hirl.files import atomic_path, locked, make_folder, read_json, write_json
+from hirl.files import atomic_path, locked, make_folder, read_json, sha256, write_json
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods import create_method, load_plugins
 from hirl.methods.base import Method, Step
 from hirl.record import Follower, Recorder
+from hirl.tokenizer import load_tokenizer
 from hirl.training.checkpoint import load_checkpoint, save_checkpoint
 from hirl.training.device import choose_device, choose_precision, seed_step
 from hirl.training.optimizers import build_optimizer, set_rates
@@ -36,12 +37,19 @@ SECONDS_BETWEEN_LINES = 30  # of progress within an epoch
 FIRST_COLUMNS = ("epoch", "loss", "image_loss", "path_loss", "learning_rate", "images_per_second", "seconds")
 
 
-def build_method(config: RunConfig, plugins: tuple[str, ...] = ()) -> Method:
-    """The method of a run, with HIRL around it where the configuration has a hierarchy; initialised from its seed."""
+def build_method(config: RunConfig, plugins: tuple[str, ...] = (), tokenizer: Path | None = None) -> Method:
+    """The method of a run, with HIRL around it where the configuration has a hierarchy; initialised from its seed.
+
+    Raises:
+        ValueError: the views are too few for the method, or it uses a tokenizer, which is missing or does not fit.
+    """
     load_plugins(plugins)
+    parts = [load_tokenizer(tokenizer)] if config.uses_tokenizer else []
     torch.manual_seed(config.seed)
     backbone = build_backbone(config.backbone, config.views.global_size)
-    method = create_method(config.algorithm, backbone, config.model)
+    method = create_method(config.algorithm, backbone, config.model, *parts)
+    if config.views.global_crops < method.global_crops:
+        raise ValueError(f"views.global_crops is 1, but {config.method} compares two views: set it to 2")
     return method if config.hierarchy is None else HIRL(method, config.hierarchy, config.seed)
 
 
@@ -52,6 +60,7 @@ def pretrain(
     scratch: Path,
     follower: Follower | None = None,
     plugins: tuple[str, ...] = (),
+    tokenizer: Path | None = None,
 ) -> None:
     """Trains a run, or goes on with it, and leaves its results in `out`.
 
@@ -61,14 +70,15 @@ def pretrain(
             tree.safetensors; all at the end.
         scratch: keeps the resume state, locked while training.
         follower: hears the run's records as they are written.
+        tokenizer: the file of the tokenizer, for a method that uses one.
 
     Raises:
-        ValueError: the data do not fit, `out` cannot be written, another process trains this run, or the loss is not
-            finite.
+        ValueError: the data or the tokenizer do not fit, `out` cannot be written, another process trains this run, or
+            the loss is not finite.
     """
     make_folder(out)
     with locked(scratch):
-        trainer = Trainer(config, data, scratch, Recorder(scratch / "record.jsonl", follower), plugins)
+        trainer = Trainer(config, data, scratch, Recorder(scratch / "record.jsonl", follower), plugins, tokenizer)
         trainer.train()
         trainer.export(out)
 
@@ -76,15 +86,25 @@ def pretrain(
 class Trainer:
     """A run in training: the method, its optimiser, and what they have done so far."""
 
-    def __init__(self, config: RunConfig, data: Path, scratch: Path, recorder: Recorder, plugins: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        config: RunConfig,
+        data: Path,
+        scratch: Path,
+        recorder: Recorder,
+        plugins: tuple[str, ...] = (),
+        tokenizer: Path | None = None,
+    ):
         self.config, self.scratch, self.recorder = config, scratch, recorder
         self.images = load_images(data, "train")
         self._check_clusters()
-        self.fingerprint = digest([config.pretraining_hash, read_json(data / "manifest.json")["digest"]])
+        method = build_method(config, plugins, tokenizer)
+        decides = [config.pretraining_hash, read_json(data / "manifest.json")["digest"]]
+        self.fingerprint = digest(decides + ([sha256(tokenizer)] if config.uses_tokenizer else []))
         self.device = choose_device()
         self.dtype = choose_precision(config.training.precision, self.device)
         self.per_epoch = len(self.images) // config.training.batch_size
-        self.method = build_method(config, plugins).to(self.device, memory_format=torch.channels_last)
+        self.method = method.to(self.device, memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.method.parameter_groups(), config.training.optimizer)
         self.views = Views(config.views)
         self.history: list[dict[str, float]] = []

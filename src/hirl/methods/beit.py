@@ -1,0 +1,85 @@
+"""BEiT (Bao et al., arXiv 2106.08254).
+
+Blocks of an image's patches are hidden behind one token; what is predicted of each is not its pixels, but the visual
+token that a frozen tokenizer sees in the whole image. There is one view, and no other network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hirl.backbones import ViT
+from hirl.config import BEiTConfig
+from hirl.data.masks import block_masks
+from hirl.data.views import denormalize
+from hirl.methods import register
+from hirl.methods.base import Encoder, Method, MethodOutput, Step, in_full_precision, split_decay
+from hirl.tokenizer import Tokenizer
+
+
+@in_full_precision
+def masked_token_loss(scores: Tensor, tokens: Tensor) -> Tensor:
+    """Cross-entropy of the visual tokens [P] of all masked patches against their scores [P, V]; 0 of none."""
+    return F.cross_entropy(scores.float(), tokens, reduction="sum") / max(len(tokens), 1)
+
+
+@register("beit")
+class BEiT(Method):
+    """Masked image modelling. The embedding is the class token itself: there is no projector."""
+
+    global_crops = 1
+
+    def __init__(self, backbone: nn.Module, config: BEiTConfig, tokenizer: Tokenizer):
+        super().__init__()
+        if not isinstance(backbone, ViT):
+            raise ValueError("BEiT masks the patches of a ViT: choose one as backbone.name")
+        patch = backbone.patch_embed.patch_size[0]
+        if tokenizer.patch_size > patch:
+            raise ValueError(
+                f"the tokenizer makes one token of {tokenizer.patch_size} pixels a side, the backbone one patch of "
+                f"{patch}: give a tokenizer of at most {patch}, or a backbone with larger patches"
+            )
+        self.config, self.tokenizer = config, tokenizer
+        self.embedding_dim = dim = backbone.num_features
+        self.encoder = Encoder(backbone, nn.Identity())
+        self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, dim), std=0.02))
+        self.token_scores = nn.Linear(dim, tokenizer.vocabulary)
+        nn.init.trunc_normal_(self.token_scores.weight, std=0.02)
+        nn.init.zeros_(self.token_scores.bias)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The one backbone there is."""
+        return self.encoder.backbone
+
+    def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
+        """The loss over the masked patches of view 0; its class token has seen the others alone."""
+        images = views[0]
+        grid = images.shape[-1] // self.backbone.patch_embed.patch_size[0]
+        mask = block_masks(len(images), grid, self.config, images.device)
+        tokens = self.backbone.tokens(images, mask, self.mask_token)
+        scores = self.token_scores(tokens[:, 1:][mask.flatten(1)])
+        targets = self._visual_tokens(images, grid)[mask]
+        hits = (scores.argmax(dim=1) == targets).float().sum() / max(len(targets), 1)
+        return MethodOutput(masked_token_loss(scores, targets), tokens[:, 0].float(), {"token_accuracy": hits})
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The class token of the whole image."""
+        return self.encoder(images)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """No weight decay on biases, norms and the class token; the mask token and the position bias have it."""
+        return split_decay(self, without=[self.backbone.cls_token])
+
+    @torch.no_grad()
+    def _visual_tokens(self, views: Tensor, grid: int) -> Tensor:
+        """One token per patch, [B, grid, grid]: the tokenizer sees the view's pixels, as many as make that grid."""
+        pixels, side = denormalize(views), grid * self.tokenizer.patch_size
+        if side != pixels.shape[-1]:
+            pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        return self.tokenizer(pixels)

@@ -1,0 +1,212 @@
+"""Visual tokens: what BEiT predicts. A tokenizer is a frozen network from images to ids of a vocabulary.
+
+There are two: the encoder of OpenAI's DALL-E, which BEiT's authors use, from a file of yours; and a small discrete VAE
+that is trained here where no file is given. B images, V tokens in the vocabulary, f pixels a side to each token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hirl import dall_e
+from hirl.config import RunConfig, TokenizerConfig, digest
+from hirl.data.images import ImageSet, load_images
+from hirl.data.loader import epoch_batches, ordered_batches
+from hirl.data.views import Views, denormalize
+from hirl.files import atomic_path, read_json
+from hirl.training.device import choose_device
+from hirl.training.fit import fit
+
+
+SHARPNESS = 5  # of the discrete VAE's scores: at 1 the Gumbel noise drowns them for epochs
+
+
+class Tokenizer:
+    """A frozen network that gives every square of `patch_size` pixels one of `vocabulary` tokens.
+
+    It is no module of the method that holds it: it takes no gradients, and checkpoints are without it.
+    """
+
+    def __init__(self, network: DiscreteVAE | dall_e.Encoder):
+        self.network = network.eval().requires_grad_(False)
+        self.vocabulary, self.patch_size = network.vocabulary, network.patch_size
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """The most likely tokens, int64 [B, H/f, W/f], of images [B, 3, H, W] in [0, 1]."""
+        return self.network.to(images.device)(images).argmax(dim=1)
+
+
+def load_tokenizer(path: Path | None) -> Tokenizer:
+    """A tokenizer from a file: one that was trained here, or DALL-E's encoder as .safetensors, .pt, .pth or .pkl.
+
+    DALL-E's encoder.pkl is a pickled module; its tensors are read, nothing in it is run.
+
+    Raises:
+        ValueError: there is no file, or it holds neither of the two whole.
+    """
+    if path is None or not path.is_file():
+        raise ValueError(
+            f"there is no tokenizer {path or ''}: make it with hirl tokenizer, or give one with --tokenizer"
+        )
+    state, sizes = _read_safetensors(path) if path.suffix == ".safetensors" else (dall_e.read_state(path), {})
+    if sizes.get("tokenizer") == "dvae":
+        network = DiscreteVAE(*(int(sizes[key]) for key in ("vocabulary", "width", "patch_size")))
+    elif "blocks.input.w" in state:
+        network = dall_e.Encoder(*dall_e.sizes(state))
+    else:
+        raise ValueError(f"{path} is no tokenizer: give one that hirl trained, or DALL-E's encoder.pkl")
+    expected = {key: value.shape for key, value in network.state_dict().items()}
+    wrong = [key for key in expected.keys() | state.keys() if key not in state or state[key].shape != expected.get(key)]
+    if wrong:
+        raise ValueError(f"{path} is no whole tokenizer: {', '.join(sorted(wrong)[:3])} missing or of another shape")
+    network.load_state_dict(state)
+    return Tokenizer(network)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is no readable tokenizer ({error}): make it again, or give another") from error
+
+
+# --- a discrete VAE of our own ----------------------------------------------------------------------------------------
+
+
+class DiscreteVAE(nn.Module):
+    """Images to scores of tokens; tokens, through a codebook, to images again.
+
+    Source: DALL-E (arXiv 2102.12092, section 2.1): a Gumbel softmax relaxes the choice of a token while it is learnt.
+    The error is squared, where DALL-E has a logit-Laplace likelihood.
+    """
+
+    def __init__(self, vocabulary: int, width: int, patch_size: int):
+        super().__init__()
+        self.vocabulary, self.width, self.patch_size = vocabulary, width, patch_size
+        stages = int(math.log2(patch_size))
+        down = [_halve(before, after) for before, after in pairwise([3, *[width] * stages])]
+        up = [layer for _ in range(stages) for layer in (nn.ConvTranspose2d(width, width, 4, 2, 1), nn.ReLU())]
+        self.encoder = nn.Sequential(*down, _Residual(width), nn.Conv2d(width, vocabulary, 1))
+        self.codebook = nn.Embedding(vocabulary, width)
+        self.decoder = nn.Sequential(_Residual(width), *up, nn.Conv2d(width, 3, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores [B, V, H/f, W/f] of images in [0, 1]."""
+        return SHARPNESS * self.encoder(2 * images - 1).float()
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Images in [0, 1], about, of distributions over the vocabulary, [B, V, H/f, W/f]."""
+        return (self.decoder(torch.einsum("bvhw,vd->bdhw", tokens, self.codebook.weight)) + 1) / 2
+
+    def loss(self, images: Tensor, temperature: float, kl_weight: float) -> Tensor:
+        """The squared error of what relaxed tokens decode to, and how far the batch is from using all tokens alike.
+
+        That is the divergence of its mean distribution from the uniform one, in nats. DALL-E has that of each token's
+        distribution, which works against the choice of one.
+        """
+        scores = self(images)
+        error = F.mse_loss(self.decode(F.gumbel_softmax(scores, temperature, dim=1)), images)
+        mean = F.softmax(scores, dim=1).mean(dim=(0, 2, 3))
+        return error + kl_weight * (math.log(self.vocabulary) - torch.special.entr(mean).sum())
+
+
+def _halve(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(before, after, 4, 2, 1), nn.ReLU())
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.path = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU()
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps + self.path(maps)
+
+
+def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> dict[str, float]:
+    """Trains a discrete VAE on the views of a method that uses a tokenizer, or goes on with it; writes it to `out`.
+
+    Args:
+        config: of any run of that method; one tokenizer serves all of them.
+        data: the prepared data.
+        out: a .safetensors.
+        scratch: keeps the resume state.
+
+    Returns:
+        What `measure` says of the validation images.
+
+    Raises:
+        ValueError: the method uses none, the data do not fit, or `fit` cannot go on.
+    """
+    if not config.uses_tokenizer:
+        raise ValueError(f"method {config.method} uses no tokenizer: name one that does, such as beit")
+    settings, device = config.model.tokenizer, choose_device()
+    images = load_images(data, "train")
+    torch.manual_seed(config.seed)
+    network = DiscreteVAE(settings.vocabulary, settings.width, settings.patch_size).to(device)
+    views = Views(config.views.model_copy(update={"global_crops": 1, "local_crops": 0}))
+    per_epoch = len(images) // settings.batch_size
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, float]]:
+        drawn = epoch_batches(images, settings.batch_size, config.seed, epoch, views, device)
+        for number, (_, (view,)) in enumerate(drawn, epoch * per_epoch):
+            yield denormalize(view), _temperature(settings, number / (per_epoch * settings.epochs))
+
+    def loss(batch: tuple[Tensor, float]) -> Tensor:
+        return network.train().loss(*batch, settings.kl_weight)
+
+    decides = [settings.model_dump(mode="json"), config.views.model_dump(mode="json"), config.seed]
+    fingerprint = digest([*decides, read_json(data / "manifest.json")["digest"]])
+    groups = [{"params": list(network.parameters())}]
+    fit("tokenizer", network, groups, batches, loss, settings, per_epoch, scratch, fingerprint, config.seed)
+    gauges = measure(network, load_images(data, "validation"), settings.batch_size, device)
+    _save(network, out)
+    used, error = gauges["tokens_used"], gauges["error"]
+    print(
+        f"tokenizer  uses {used:.1f} of {settings.vocabulary} tokens, root mean squared error {error:.3f}", flush=True
+    )
+    return gauges
+
+
+def _temperature(settings: TokenizerConfig, progress: float) -> float:
+    start, end = settings.temperature
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@torch.no_grad()
+def measure(network: DiscreteVAE, images: ImageSet, batch_size: int, device: torch.device) -> dict[str, float]:
+    """How much of the vocabulary all images use, exp(entropy) in [1, V], and how well the tokens alone give them back.
+
+    Returns:
+        tokens_used, and error: the root mean square over pixels in [0, 1].
+    """
+    network.eval()
+    counts, squares, values = torch.zeros(network.vocabulary, device=device), 0.0, 0
+    for batch in ordered_batches(images, batch_size, device):
+        pixels = batch.float() / 255
+        tokens = F.one_hot(network(pixels).argmax(dim=1), network.vocabulary).movedim(-1, 1).float()
+        counts += tokens.sum(dim=(0, 2, 3))
+        squares += (network.decode(tokens) - pixels).square().sum().item()
+        values += pixels.numel()
+    used = torch.special.entr(counts / counts.sum()).sum().exp().item()
+    return {"tokens_used": used, "error": math.sqrt(squares / values)}
+
+
+def _save(network: DiscreteVAE, path: Path) -> None:
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    sizes = {key: str(getattr(network, key)) for key in ("vocabulary", "width", "patch_size")}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata={"tokenizer": "dvae"} | sizes)

@@ -89,6 +89,14 @@ def choose_labels(args: argparse.Namespace) -> None:
     choose_labels(args.data, args.percent, given, args.out)
 
 
+def train_tokenizer(args: argparse.Namespace) -> None:
+    """Trains the tokenizer whose tokens a method predicts."""
+    config = _run_config(args)
+    from hirl.tokenizer import train_tokenizer
+
+    train_tokenizer(config, args.data, args.out, args.scratch)
+
+
 def pretrain_run(args: argparse.Namespace) -> None:
     """Trains one run, or goes on with it."""
     config = _run_config(args)
@@ -96,7 +104,7 @@ def pretrain_run(args: argparse.Namespace) -> None:
     from hirl.training.loop import pretrain
 
     follower = live_run(config.name, config.model_dump(mode="json"))
-    pretrain(config, args.data, args.out, args.scratch, follower, load_study(args.study).plugins)
+    pretrain(config, args.data, args.out, args.scratch, follower, load_study(args.study).plugins, args.tokenizer)
 
 
 def extract_features(args: argparse.Namespace) -> None:
@@ -284,8 +292,15 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--percent", type=int, required=True, choices=(1, 10))
     step.add_argument("--out", type=Path, required=True, metavar="FILE")
 
+    step = _step(steps, "tokenizer", train_tokenizer, "train the tokenizer that BEiT predicts, or go on with it")
+    _add_run(step)
+    step.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the prepared data")
+    step.add_argument("--out", type=Path, required=True, metavar="FILE")
+    step.add_argument("--scratch", type=Path, required=True, metavar="FOLDER", help="keeps the resume state")
+
     step = _step(steps, "pretrain", pretrain_run, "train one run, or go on with it")
     _add_run(step)
+    step.add_argument("--tokenizer", type=Path, metavar="FILE", help="for BEiT: `hirl tokenizer`'s, or DALL-E's")
     step.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the prepared data")
     step.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets the results, at the end")
     step.add_argument("--scratch", type=Path, required=True, metavar="FOLDER", help="keeps the resume state")

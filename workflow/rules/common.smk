@@ -93,6 +93,7 @@ except ValueError as error:
     sys.exit(str(error))
 
 ALL_RUNS = [*RUNS, *CONTROLS]
+TOKENIZER = config.get("tokenizer", f"results/{STUDY}/tokenizer.safetensors")
 HIRL_RUNS = [name for name, run in RUNS.items() if run.variant == "hirl"]
 SHOWN = f"{STUDY}-published" if "pretrained" in config else STUDY  # the results folder that is asked for
 
@@ -113,7 +114,9 @@ def coordinates(wildcards):
 
 
 def resume_folder(wildcards):
-    return f"scratch/{STUDY}/{wildcards.run}-{RUNS[wildcards.run].pretraining_hash}"
+    run = RUNS[wildcards.run]
+    predicted = f"-{digest(TOKENIZER)}" if run.uses_tokenizer and "tokenizer" in config else ""
+    return f"scratch/{STUDY}/{run.name}-{run.pretraining_hash}{predicted}"
 
 
 def weights(wildcards):
@@ -140,6 +143,16 @@ def settings_hash(tasks):
         network_hash(wildcards),
         *((RUNS | CONTROLS)[wildcards.run].task_hash(task) for task in tasks),
     ]
+
+
+def tokenizer(wildcards):
+    """The tokenizer, for the methods that predict one's tokens."""
+    return TOKENIZER if RUNS[wildcards.run].uses_tokenizer else []
+
+
+def with_tokenizer(wildcards):
+    """The run to train, in the command line's words."""
+    return " ".join([coordinates(wildcards), *(["--tokenizer", path] if (path := tokenizer(wildcards)) else [])])
 
 
 def root(key):

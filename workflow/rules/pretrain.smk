@@ -6,6 +6,7 @@
 rule pretrain_baseline:
     input:
         data=f"results/{STUDY}/data/manifest.json",
+        tokenizer=tokenizer,
     output:
         weights=f"results/{STUDY}/runs/{{run}}/weights.safetensors",
         history=f"results/{STUDY}/runs/{{run}}/history.csv",
@@ -21,7 +22,7 @@ rule pretrain_baseline:
         runtime=1440,
         gpu=0,
     params:
-        run=coordinates,
+        run=with_tokenizer,
         scratch=resume_folder,
     message:
         "{wildcards.run}: pretraining"
@@ -42,3 +43,33 @@ use rule pretrain_baseline as pretrain_hirl with:
     wildcard_constraints:
         run=r".+-hirl-s\d+",
     priority: 2
+
+
+# What BEiT predicts: a tokenizer is trained once for all of its runs, where --config names none.
+TOKENIZED = next((run for run in RUNS.values() if run.uses_tokenizer), None)
+
+if TOKENIZED and "tokenizer" not in config:
+
+    rule train_tokenizer:
+        input:
+            data=f"results/{STUDY}/data/manifest.json",
+        output:
+            TOKENIZER,
+        log:
+            f"logs/{STUDY}/train_tokenizer.log",
+        priority: 3
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=1440,
+            gpu=0,
+        params:
+            run=shlex.join(["--method", TOKENIZED.method, "--variant", "baseline", "--seed", str(TOKENIZED.seed)]),
+            scratch=f"scratch/{STUDY}/tokenizer-{digest([TOKENIZED.model.tokenizer.model_dump(mode='json'), TOKENIZED.views.model_dump(mode='json')])}",
+        message:
+            "tokenizer: training"
+        shell:
+            """
+            hirl tokenizer {ASKED} {params.run} --data $(dirname {input.data}) --out {output} --scratch {params.scratch} \
+                >{log} 2>&1
+            """

@@ -139,7 +139,8 @@ class Trainer:
         if snapshots:
             with atomic_path(out / "tree.safetensors") as temporary:
                 shutil.copyfile(snapshots[-1], temporary)
-        save_weights(self.method.backbone, self.config.backbone, out / "weights.safetensors")
+        origin = {"method": self.config.method, "variant": self.config.variant}
+        save_weights(self.method.backbone, self.config.backbone, out / "weights.safetensors", **origin)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the images; returns the epoch's means."""

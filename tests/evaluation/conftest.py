@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,3 +30,69 @@ def make_cache() -> Callable[..., FeatureCache]:
 def run() -> dict[str, str | int]:
     """Where a result belongs."""
     return {"study": "demo", "dataset": "taxonomy", "method": "mocov2", "variant": "hirl", "seed": 1}
+
+
+@pytest.fixture
+def write_data() -> Callable[..., Path]:
+    """Prepared data of given pictures, uint8 [N, 3, S, S], and labels [N]; both splits are the same."""
+    import torch
+    from safetensors.torch import save_file
+
+    def write(folder: Path, images: torch.Tensor, labels: torch.Tensor, classes: int) -> Path:
+        folder.mkdir()
+        for split in ("train", "validation"):
+            save_file({"images": images, "labels": labels[:, None]}, folder / f"{split}.safetensors")
+        manifest = {
+            "dataset": "taxonomy",
+            "image_size": images.shape[2],
+            "storage": "memory",
+            "root": None,
+            "levels": ["class"],
+            "class_names": [[str(number) for number in range(classes)]],
+            "parents": [],
+            "splits": {"train": len(images), "validation": len(images)},
+            "digest": "1" * 64,
+        }
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def red_and_blue(write_data, tmp_path) -> Path:
+    """Two classes that anything can tell apart: noise in one channel."""
+    import torch
+
+    labels = torch.arange(32) % 2
+    noise = torch.randint(100, 256, (32, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images = torch.zeros(32, 3, 32, 32, dtype=torch.uint8)
+    images[torch.arange(32), 2 * labels] = noise
+    return write_data(tmp_path / "red_and_blue", images, labels, 2)
+
+
+class Killed(BaseException):
+    """Ends a training with no word to it, as a signal does."""
+
+
+@pytest.fixture
+def kill_after(monkeypatch) -> Callable[[ModuleType, int, Callable[[], Any]], None]:
+    """Runs a function in which the training of a module's `fit` is killed after so many steps."""
+
+    def run(module: ModuleType, steps: int, function: Callable[[], Any]) -> None:
+        fit, left = module.fit, iter(range(steps))
+
+        def dying(name: str, network: Any, groups: Any, batches: Any, loss: Callable[[Any], Any], *rest: Any) -> Any:
+            def step(batch: Any) -> Any:
+                if next(left, None) is None:
+                    raise Killed
+                return loss(batch)
+
+            return fit(name, network, groups, batches, step, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "fit", dying)
+            with pytest.raises(Killed):
+                function()
+
+    return run

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 TINY = Path(__file__).parent / "tiny.yaml"
-METHODS = ("mocov2", "simsiam", "swav", "mocov3", "dino", "ibot")
+METHODS = ("mocov2", "simsiam", "swav", "mocov3", "dino", "ibot", "beit")
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +28,19 @@ def tiny_run() -> Callable[..., Any]:
         return resolve(str(TINY), method, variant, 0, flatten(overrides))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A discrete VAE of 16 tokens of 4 pixels, as it is drawn; for methods that use one."""
+    import torch
+
+    from hirl.tokenizer import DiscreteVAE, save_tokenizer
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.safetensors"
+    save_tokenizer(DiscreteVAE(vocabulary=16, width=8, patch_size=4), path)
+    return path
 
 
 @pytest.fixture(scope="session")

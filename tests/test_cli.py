@@ -36,7 +36,7 @@ def test_an_unknown_study_is_answered_with_the_known_ones(refused) -> None:
 
 def test_an_unknown_method_is_answered_with_the_known_ones(refused, tiny_study) -> None:
     message = refused("config", "show", "--study", tiny_study, "--method", "moco", "--variant", "hirl")
-    assert "'moco' is unknown; known: mocov2, simsiam, swav, mocov3, dino, ibot" in message
+    assert "'moco' is unknown; known: mocov2, simsiam, swav, mocov3, dino, ibot, beit" in message
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_a_hirl_run_that_ends_before_its_first_tree_is_refused_and_its_baseline_
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("methods: [mocov4]", ["'mocov4' is unknown", "mocov2, simsiam, swav, mocov3, dino, ibot"]),
+        ("methods: [mocov4]", ["'mocov4' is unknown", "mocov2, simsiam, swav, mocov3, dino, ibot, beit"]),
         ("methods: [mocov2]\nseed: [0]", ["own.yaml", "unknown key 'seed'", "seeds"]),
         ("methods: [mocov2]\ntasks: [knm]", ["own.yaml", "tasks.0 = 'knm'", "'knn'"]),
         ("methods: [mocov2]\nvariants: [hirl, both]", ["variants.1 = 'both'"]),

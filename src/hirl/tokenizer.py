@@ -26,7 +26,6 @@ from hirl.files import atomic_path, read_json
 from hirl.training.device import choose_device
 from hirl.training.fit import fit
 
-
 SHARPNESS = 5  # of the discrete VAE's scores: at 1 the Gumbel noise drowns them for epochs
 
 
@@ -173,7 +172,7 @@ def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> 
     groups = [{"params": list(network.parameters())}]
     fit("tokenizer", network, groups, batches, loss, settings, per_epoch, scratch, fingerprint, config.seed)
     gauges = measure(network, load_images(data, "validation"), settings.batch_size, device)
-    _save(network, out)
+    save_tokenizer(network, out)
     used, error = gauges["tokens_used"], gauges["error"]
     print(
         f"tokenizer  uses {used:.1f} of {settings.vocabulary} tokens, root mean squared error {error:.3f}", flush=True
@@ -205,7 +204,8 @@ def measure(network: DiscreteVAE, images: ImageSet, batch_size: int, device: tor
     return {"tokens_used": used, "error": math.sqrt(squares / values)}
 
 
-def _save(network: DiscreteVAE, path: Path) -> None:
+def save_tokenizer(network: DiscreteVAE, path: Path) -> None:
+    """Writes a discrete VAE, with its sizes as metadata."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     sizes = {key: str(getattr(network, key)) for key in ("vocabulary", "width", "patch_size")}
     with atomic_path(path) as temporary:

@@ -1,30 +1,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from hirl.backbones import build_backbone
-from hirl.hierarchy.wrapper import HIRL
-from hirl.methods import create_method
 from hirl.methods.base import Method, Step
+from hirl.training.loop import build_method
 
 BATCH, IMAGES = 8, 40
 
 
 @pytest.fixture
-def make(tiny_run: Callable[..., Any]) -> Callable[..., Method]:
+def make(tiny_run: Callable[..., Any], tiny_tokenizer: Path) -> Callable[..., Method]:
     """Tiny methods from a fixed seed: make("dino", "hirl", model={"momentum": 0.5}); no drop path unless asked."""
 
     def build(name: str, variant: str = "baseline", **overrides: Any) -> Method:
         config = tiny_run(name, variant, **({"backbone": {"drop_path": 0.0}} | overrides))
-        torch.manual_seed(0)
-        backbone = build_backbone(config.backbone, config.views.global_size)
-        method = create_method(name, backbone, config.model)
-        return method if variant == "baseline" else HIRL(method, config.hierarchy, seed=0)
+        return build_method(config, tokenizer=tiny_tokenizer)
 
     return build
 

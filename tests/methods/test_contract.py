@@ -23,6 +23,7 @@ ONLINE = {
     "mocov3": "query_encoder",
     "dino": "student",
     "ibot": "student",
+    "beit": "encoder",
 }
 AVERAGED = {"mocov2": "key_encoder", "mocov3": "key_encoder", "dino": "teacher", "ibot": "teacher"}
 MULTI_CROP = ("swav", "dino", "ibot")
@@ -40,9 +41,9 @@ def averaged(method: Method, name: str) -> nn.Module | None:
     return getattr(getattr(method, "method", method), AVERAGED[name]) if name in AVERAGED else None
 
 
-def features() -> Tensor:
+def features(dim: int = 16) -> Tensor:
     """Stands in for the embeddings of all training images."""
-    return torch.randn(IMAGES, 16, generator=torch.Generator().manual_seed(2))
+    return torch.randn(IMAGES, dim, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def ready(make: Callable[..., Method]) -> Callable[..., Method]:
 
     def build(name: str, variant: str = "baseline", **overrides: Any) -> Method:
         method = make(name, variant, **overrides).train()
-        method.before_epoch(1, features)
+        method.before_epoch(1, lambda: features(method.embedding_dim))
         return method
 
     return build
@@ -96,7 +97,7 @@ def test_embed_gives_one_row_per_image_of_the_averaged_network(make, views, name
 
 @every_method
 def test_embedding_is_the_online_projection_of_view_0_with_gradient(make, views, at, name: str) -> None:
-    unmasked = {"model": {"mask_probability": 0.0}} if name == "ibot" else {}
+    unmasked = {"model": {"mask_probability": 0.0}} if name in ("ibot", "beit") else {}
     method = make(name, **unmasked).eval()  # without batch statistics no image depends on another
     batch = [view.requires_grad_() for view in views(local=name in MULTI_CROP)]
     output = method(batch, at())

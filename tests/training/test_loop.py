@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from hirl.files import locked
 from hirl.hierarchy import SemanticTree
+from hirl.tokenizer import DiscreteVAE, save_tokenizer
 from hirl.training import loop
 from hirl.training.checkpoint import load_checkpoint
 from hirl.training.device import seed_step
@@ -35,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def trained(
-    tiny_run: Callable[..., Any], tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_run: Callable[..., Any], tiny_data: Path, tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], Path]:
     """The results of tiny runs trained in one go, each trained once."""
     done: dict[tuple[str, str], Path] = {}
@@ -43,7 +44,8 @@ def trained(
     def train(method: str, variant: str) -> Path:
         if (method, variant) not in done:
             folder = tmp_path_factory.mktemp(f"{method}-{variant}")
-            pretrain(tiny_run(method, variant), tiny_data, folder / "out", folder / "scratch")
+            config = tiny_run(method, variant)
+            pretrain(config, tiny_data, folder / "out", folder / "scratch", tokenizer=tiny_tokenizer)
             done[method, variant] = folder / "out"
         return done[method, variant]
 
@@ -115,13 +117,13 @@ from pathlib import Path
 from hirl.config import resolve
 from hirl.training.loop import pretrain
 torch.set_num_threads(1)
-study, method, data, out, scratch = sys.argv[1:]
-pretrain(resolve(study, method, "hirl"), Path(data), Path(out), Path(scratch))
+study, method, data, tokenizer, out, scratch = sys.argv[1:]
+pretrain(resolve(study, method, "hirl"), Path(data), Path(out), Path(scratch), tokenizer=Path(tokenizer))
 """
 
 
-def train_and_kill_after(awaited: str, study: str, method: str, data: Path, folder: Path) -> None:
-    command = [sys.executable, "-c", TRAIN, study, method, data, folder / "out", folder / "scratch"]
+def train_and_kill_after(awaited: str, study: str, method: str, data: Path, tokenizer: Path, folder: Path) -> None:
+    command = [sys.executable, "-c", TRAIN, study, method, data, tokenizer, folder / "out", folder / "scratch"]
     with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if awaited in line:
@@ -130,13 +132,14 @@ def train_and_kill_after(awaited: str, study: str, method: str, data: Path, fold
     assert process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(("method", "line"), [("ibot", "epoch 1/3"), ("mocov2", "epoch 2/3")])
+@pytest.mark.parametrize(("method", "line"), [("ibot", "epoch 1/3"), ("mocov2", "epoch 2/3"), ("beit", "epoch 2/3")])
 def test_killed_and_resumed_is_bit_equal_to_one_go(
-    trained, tiny_run, tiny_study, tiny_data, tmp_path, method: str, line: str
+    trained, tiny_run, tiny_study, tiny_data, tiny_tokenizer, tmp_path, method: str, line: str
 ) -> None:
-    train_and_kill_after(line, tiny_study, method, tiny_data, tmp_path)
+    train_and_kill_after(line, tiny_study, method, tiny_data, tiny_tokenizer, tmp_path)
     assert not list((tmp_path / "out").iterdir())
-    pretrain(tiny_run(method, "hirl"), tiny_data, tmp_path / "out", tmp_path / "scratch")
+    folders = tmp_path / "out", tmp_path / "scratch"
+    pretrain(tiny_run(method, "hirl"), tiny_data, *folders, tokenizer=tiny_tokenizer)
     assert_same_results(tmp_path / "out", trained(method, "hirl"))
 
 
@@ -171,9 +174,24 @@ def test_another_configuration_is_refused(tiny_run, tiny_data, tmp_path) -> None
     folders = tiny_data, tmp_path / "out", tmp_path / "scratch"
     pretrain(tiny_run("simsiam", training={"epochs": 1}), *folders)
     before = sorted((tmp_path / "scratch").iterdir())
-    with pytest.raises(ValueError, match="holds another configuration or other data: remove it"):
+    with pytest.raises(ValueError, match="holds another configuration, other data or another tokenizer: remove it"):
         pretrain(tiny_run("simsiam", training={"epochs": 2}), *folders)
     assert sorted((tmp_path / "scratch").iterdir()) == before
+
+
+def test_another_tokenizer_is_refused(tiny_run, tiny_data, tiny_tokenizer, tmp_path) -> None:
+    config, folders = tiny_run("beit", training={"epochs": 1}), (tiny_data, tmp_path / "out", tmp_path / "scratch")
+    pretrain(config, *folders, tokenizer=tiny_tokenizer)
+    save_tokenizer(DiscreteVAE(vocabulary=16, width=8, patch_size=4), tmp_path / "another.safetensors")
+    with pytest.raises(ValueError, match="holds another configuration, other data or another tokenizer: remove it"):
+        pretrain(config, *folders, tokenizer=tmp_path / "another.safetensors")
+    state = load_checkpoint(tmp_path / "scratch")["method"]
+    assert not [key for key in state if "tokenizer" in key]
+
+
+def test_methods_that_compare_views_need_two(tiny_run) -> None:
+    with pytest.raises(ValueError, match=r"^views\.global_crops is 1, but mocov2 compares two views: set it to 2$"):
+        build_method(tiny_run("mocov2", views={"global_crops": 1}))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(

@@ -235,7 +235,8 @@ class Trainer:
         state = load_checkpoint(self.scratch)
         if state is not None and state["fingerprint"] != self.fingerprint:
             raise ValueError(
-                f"{self.scratch} holds another configuration or other data: remove it, or give another --scratch"
+                f"{self.scratch} holds another configuration, other data or another tokenizer: remove it, or give "
+                "another --scratch"
             )
         if state is None:
             self.recorder.truncate_after(-1)

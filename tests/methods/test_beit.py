@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hirl.backbones import build_backbone
+from hirl.config import BackboneConfig, BEiTConfig
+from hirl.data.masks import block_masks
+from hirl.data.views import evaluation_view
+from hirl.methods import beit
+from hirl.methods.beit import BEiT, masked_token_loss
+from hirl.tokenizer import DiscreteVAE, Tokenizer
+from tests.methods.slow import SINGLE, Array, cross_entropy, numbers
+
+
+@pytest.fixture
+def set_mask(monkeypatch: pytest.MonkeyPatch):
+    """Replaces the random masks by a given one, [B, 4, 4]."""
+    return lambda mask: monkeypatch.setattr(beit, "block_masks", lambda *_: mask)
+
+
+def random_mask(images: int = 8) -> Tensor:
+    """Every image masked its own way; the first not at all."""
+    mask = torch.rand(images, 4, 4, generator=torch.Generator().manual_seed(3)) < 0.4
+    mask[0] = False
+    return mask
+
+
+def slow_token_loss(scores: Array, tokens: Array, mask: Array) -> float:
+    """[B, P, V] scores, [B, P] tokens and mask: the mean over all masked patches of the batch."""
+    losses = []
+    for image_scores, image_tokens, image_mask in zip(scores, tokens, mask, strict=True):
+        for patch_scores, token, masked in zip(image_scores, image_tokens, image_mask, strict=True):
+            if masked:
+                target = [float(id == token) for id in range(len(patch_scores))]
+                losses.append(cross_entropy(target, patch_scores))
+    return sum(losses) / len(losses)
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+def test_loss_is_the_formula() -> None:
+    torch.manual_seed(0)
+    scores, tokens, mask = torch.randn(8, 16, 5), torch.randint(5, (8, 16)), random_mask().flatten(1)
+    expected = slow_token_loss(numbers(scores), tokens.numpy(), mask.numpy())
+    assert masked_token_loss(scores[mask], tokens[mask]).item() == pytest.approx(expected, rel=SINGLE)
+    assert masked_token_loss(scores[:0, 0], tokens[:0, 0]) == 0  # no patch is masked
+
+
+def test_step_predicts_the_whole_views_tokens_at_masked_patches(make, views, at, set_mask) -> None:
+    method, (view, *_), mask = make("beit").train(), views(), random_mask()
+    set_mask(mask)
+    every_patch = method.token_scores(method.backbone.tokens(view, mask, method.mask_token)[:, 1:])
+    tokens = method._visual_tokens(view, 4).flatten(1)
+    output = method([view], at())
+    expected = slow_token_loss(numbers(every_patch), tokens.numpy(), mask.flatten(1).numpy())
+    assert output.loss.item() == pytest.approx(expected, rel=SINGLE)
+    hit = (every_patch.argmax(dim=2) == tokens)[mask.flatten(1)].double().mean().item()
+    assert output.metrics["token_accuracy"].item() == pytest.approx(hit)
+
+
+def test_no_gradient_comes_from_patches_in_sight(make, views, at, set_mask) -> None:
+    method, mask, scored = make("beit").train(), random_mask(), []
+    set_mask(mask)
+    tokens_of = method.backbone.tokens
+
+    def watched(*args: Tensor) -> Tensor:
+        scored.append(tokens_of(*args))
+        scored[0].retain_grad()
+        return scored[0]
+
+    method.backbone.tokens = watched
+    method(views(), at()).loss.backward()
+    gradient = scored[0].grad
+    assert not gradient[:, 0].any()  # of the class token's output
+    assert not gradient[:, 1:][~mask.flatten(1)].any()
+    assert gradient[:, 1:][mask.flatten(1)].any(dim=1).all()
+
+
+def test_what_a_masked_patch_showed_decides_its_token_alone(make, views, at, set_mask) -> None:
+    """The scores do not see it, the tokenizer does."""
+    method, (view, *_) = make("beit").eval(), views()
+    mask = torch.zeros(8, 4, 4, dtype=torch.bool)
+    mask[:, 1, 2] = True
+    set_mask(mask)
+    changed = view.clone()
+    changed[:, :, 8:16, 16:24] = -view[:, :, 8:16, 16:24]
+    scores = [method.token_scores(method.backbone.tokens(v, mask, method.mask_token)) for v in (view, changed)]
+    assert torch.equal(*scores)
+    assert torch.equal(method([view], at()).embedding, method([changed], at()).embedding)
+
+
+# --- its parts --------------------------------------------------------------------------------------------------------
+
+
+def test_masks_are_75_of_196_patches() -> None:
+    """num_masking_patches of the authors, never exceeded, hardly missed."""
+    torch.manual_seed(0)
+    counts = block_masks(500, 14, BEiTConfig()).sum((1, 2))
+    assert counts.max() == 75
+    assert counts.double().mean() > 0.95 * 75  # ten attempts in a row may fail
+
+
+class Means(nn.Module):
+    """A tokenizer whose tokens tell, to a tenth, the mean of four pixels a side, and the size it saw."""
+
+    vocabulary, patch_size = 11, 4
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.side = images.shape[-1]
+        levels = torch.arange(11).view(1, -1, 1, 1) / 10
+        return -(nn.functional.avg_pool2d(images.mean(1, keepdim=True), 4) - levels).abs()
+
+
+@pytest.mark.parametrize(("patch", "side"), [(8, 16), (4, 32)])
+def test_there_is_one_token_for_every_patch_of_the_views_pixels(patch: int, side: int) -> None:
+    name = {8: "vit_narrow_patch8", 4: "vitc_narrow_patch4"}[patch]
+    method = BEiT(build_backbone(BackboneConfig(name=name), 32), BEiTConfig(), Tokenizer(Means()))
+    grid = 32 // patch
+    levels = torch.randint(11, (2, grid, grid), generator=torch.Generator().manual_seed(0))
+    pixels = (levels * 25.5).round().byte()[:, None].repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+    tokens = method._visual_tokens(evaluation_view(pixels.expand(2, 3, 32, 32)), grid)
+    assert method.tokenizer.network.side == side
+    if side == 32:
+        assert torch.equal(tokens, levels)
+    else:  # halved bicubically, neighbours reach a little into a patch
+        assert (tokens - levels).abs().max() <= 1
+
+
+def test_the_embedding_is_the_class_token_of_the_masked_view(make, views, at, set_mask) -> None:
+    method, (view, *_), mask = make("beit").eval(), views(), random_mask()
+    set_mask(mask)
+    embedding = method([view], at()).embedding
+    assert torch.equal(embedding, method.backbone.tokens(view, mask, method.mask_token)[:, 0])
+    assert torch.equal(method.embed(view), method.backbone(view))
+    assert not torch.equal(embedding[1:], method.embed(view)[1:])
+
+
+def test_weight_decay_is_the_authors(make) -> None:
+    """None on vectors and the class token; the mask token and the position bias have it (hirl/utils/misc.py)."""
+    method = make("beit")
+    names = {id(parameter): name for name, parameter in method.named_parameters()}
+    decayed, free = ({names[id(p)] for p in group["params"]} for group in method.parameter_groups())
+    assert {"mask_token", "encoder.backbone.position_bias", "token_scores.weight"} <= decayed
+    assert {"encoder.backbone.cls_token", "encoder.backbone.blocks.0.ls1.gamma", "token_scores.bias"} <= free
+    assert all(method.get_parameter(name).ndim > 1 for name in decayed)
+
+
+def test_the_tokenizer_is_no_part_of_what_is_trained_or_kept(make) -> None:
+    method = make("beit")
+    assert not [name for name, _ in method.named_parameters() if "tokenizer" in name]
+    assert not [name for name in method.state_dict() if "tokenizer" in name]
+    assert not any(parameter.requires_grad for parameter in method.tokenizer.network.parameters())
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_coarser_than_the_patches_is_refused() -> None:
+    backbone = build_backbone(BackboneConfig(name="vitc_narrow_patch4"), 32)
+    coarse = Tokenizer(DiscreteVAE(vocabulary=8, width=4, patch_size=8))
+    message = "makes one token of 8 pixels a side, the backbone one patch of 4: give a tokenizer of at most 4"
+    with pytest.raises(ValueError, match=message) as caught:
+        BEiT(backbone, BEiTConfig(), coarse)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_without_patches_is_refused() -> None:
+    tokenizer = Tokenizer(DiscreteVAE(vocabulary=8, width=4, patch_size=4))
+    with pytest.raises(ValueError, match=r"masks the patches of a ViT: choose one as backbone\.name"):
+        BEiT(build_backbone(BackboneConfig(name="resnet8"), 32), BEiTConfig(), tokenizer)

@@ -343,14 +343,7 @@ class DetectionConfig(TrainingConfig):
     warmup_factor: Positive = 0.001
     layer_decay: Share | None = None  # a ViT's rate shrinks by it, block by block
     drop_path: Probability = 0.0
-    short_sides: Annotated[tuple[Count, ...], Field(min_length=1)] = (
-        640,
-        672,
-        704,
-        736,
-        768,
-        800,
-    )  # pixels, drawn from
+    short_sides: Annotated[tuple[Count, ...], Field(min_length=1)] = tuple(range(640, 801, 32))  # pixels, drawn from
     long_side: Count = 1333  # at most
     test_short_side: Count = 800
     anchor_size: Count = 32  # pixels; of the finest level, doubled from level to level

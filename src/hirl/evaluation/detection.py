@@ -1,0 +1,152 @@
+"""Detection and instance segmentation: Mask R-CNN trained from the backbone, boxes and masks by COCO's measures."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as encoding
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
+
+from hirl.config import DetectionConfig, RunConfig
+from hirl.data.coco import Example, SceneSet, load_scenes, ordered_pictures, training_batches
+from hirl.detectors import build_detector
+from hirl.evaluation.cache import Outcome
+from hirl.evaluation.supervised import fingerprint, load_backbone
+from hirl.training.device import choose_device
+from hirl.training.fit import fit
+from hirl.training.optimizers import layer_groups
+
+METRICS = ("ap", "ap50", "ap75")  # the first three of COCO's twelve numbers
+
+
+def evaluate(task: str, config: RunConfig, weights: Path | None, data: Path, scratch: Path, run_name: str) -> Outcome:
+    """Trains a detector on the training scenes and measures what it finds in the validation ones.
+
+    Args:
+        weights: of the run's backbone; None starts from an untrained one of the run's seed.
+        data: a folder of scenes.
+        scratch: keeps the progress.
+        run_name: what the lines of progress call it.
+
+    Returns:
+        Percentages ap, ap50 and ap75, of boxes (ap_box, ...) and masks (ap_mask, ...).
+
+    Raises:
+        ValueError: weights, scenes or settings do not fit, another process is at it, or the loss is not finite.
+
+    Source: HIRL (arXiv 2205.13159), section 5.2; Mask R-CNN (arXiv 1703.06870)
+    """
+    settings, device = config.evaluation.of(task), choose_device()
+    train, validation = (load_scenes(data, split) for split in ("train", "validation"))
+    per_epoch = settings.epoch_steps or len(train.with_objects) // settings.batch_size
+    if not per_epoch:
+        raise ValueError(
+            f"evaluation.detection.batch_size is {settings.batch_size}, but {len(train.with_objects)} training images "
+            "have objects: lower it"
+        )
+    detector = start(config, weights, len(train.categories)).to(device)
+    history = fit(
+        f"{run_name} {task}",
+        detector.train(),
+        parameter_groups(detector, settings.layer_decay),
+        lambda epoch: training_batches(train, settings.batch_size, config.seed, epoch * per_epoch, per_epoch, device),
+        lambda batch: detection_loss(detector, batch, device),
+        in_epochs(settings, per_epoch),
+        per_epoch,
+        scratch,
+        fingerprint(task, config, weights, data),
+        config.seed,
+    )
+    detector.transform.min_size = (settings.test_short_side,)
+    found = detect(detector, validation, settings.batch_size, device)
+    return Outcome(average_precision(validation.annotations, found), settings.model_dump(mode="json"), history)
+
+
+def start(config: RunConfig, weights: Path | None, categories: int) -> nn.Module:
+    """The detector before its training: the run's backbone, and all else as the run's seed initialises it."""
+    settings, image_size = config.evaluation.detection, config.views.global_size
+    backbone = load_backbone(config, weights, image_size, settings.drop_path)
+    return build_detector(backbone, settings, categories, image_size)
+
+
+def detection_loss(detector: nn.Module, batch: list[Example], device: torch.device) -> Tensor:
+    """The sum of Mask R-CNN's five losses."""
+    images = [pixels.to(device).float() / 255 for pixels, _ in batch]
+    targets = [{name: value.to(device) for name, value in target.items()} for _, target in batch]
+    return sum(detector(images, targets).values())
+
+
+def in_epochs(settings: DetectionConfig, per_epoch: int) -> DetectionConfig:
+    """The settings with a warm-up told in steps put into the schedule's own words."""
+    if not settings.warmup_steps:
+        return settings
+    warmup = {
+        "warmup_epochs": settings.warmup_steps / per_epoch,
+        "start_lr": settings.warmup_factor * settings.effective_lr,
+    }
+    return settings.model_copy(update={"schedule": settings.schedule.model_copy(update=warmup)})
+
+
+def parameter_groups(detector: nn.Module, layer_decay: float | None) -> list[dict[str, Any]]:
+    """The backbone's parameters as `layer_groups` has them; all beyond it learns at the full rate.
+
+    Raises:
+        ValueError: there is a layer decay, but the backbone has no blocks.
+    """
+    body = detector.backbone.body
+    parts = (*detector.backbone.children(), detector.rpn, detector.roi_heads)
+    beyond = nn.ModuleList(part for part in parts if part is not body)
+    return [*layer_groups(body, layer_decay), *layer_groups(beyond, None)]
+
+
+@torch.no_grad()
+def detect(detector: nn.Module, scenes: SceneSet, batch_size: int, device: torch.device) -> list[dict[str, Any]]:
+    """What a detector finds in all images of a split, in COCO's form of results."""
+    detector.eval()
+    found = []
+    for batch in ordered_pictures(scenes, batch_size, device):
+        outputs = detector([pixels.to(device).float() / 255 for _, pixels in batch])
+        for (image, _), output in zip(batch, outputs, strict=True):
+            found += _in_coco_form(image, scenes.categories, {name: value.cpu() for name, value in output.items()})
+    return found
+
+
+def _in_coco_form(image: int, categories: list[int], output: dict[str, Tensor]) -> list[dict[str, Any]]:
+    boxes = output["boxes"]
+    boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
+    masks = encoding.encode(np.asfortranarray((output["masks"][:, 0] >= 0.5).byte().permute(1, 2, 0).numpy()))
+    objects = zip(output["labels"].tolist(), boxes, masks, output["scores"].tolist(), strict=True)
+    return [
+        {"image_id": image, "category_id": categories[label - 1], "bbox": box, "segmentation": mask, "score": score}
+        for label, box, mask, score in objects
+    ]
+
+
+def average_precision(truth: COCO, found: list[dict[str, Any]]) -> dict[str, float]:
+    """COCO's average precisions over all sizes of objects, at most 100 an image; crowds are neither found nor missed.
+
+    Returns:
+        Percentages ap (mean over IoU 0.5 to 0.95), ap50 and ap75, each of boxes and of masks.
+
+    Source: Microsoft COCO (arXiv 1405.0312), as pycocotools measures it
+    """
+    kinds = {"bbox": "box", "segm": "mask"}
+    if not found:  # of which pycocotools makes no results
+        return {f"{metric}_{kind}": 0.0 for kind in kinds.values() for metric in METRICS}
+    metrics = {}
+    with redirect_stdout(io.StringIO()):  # pycocotools prints how it gets on
+        results = truth.loadRes(found)
+        for kind, name in kinds.items():
+            judge = COCOeval(truth, results, kind)
+            judge.evaluate()
+            judge.accumulate()
+            judge.summarize()
+            metrics |= {f"{metric}_{name}": 100 * float(s) for metric, s in zip(METRICS, judge.stats, strict=False)}
+    return metrics

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.workflow.conftest import Project
+from tests.workflow.conftest import ROOT, Project
 
 METHODS, BACKBONES = 8, 2  # SwAV twice; ResNet-50 and ViT-B/16
 NETWORKS = 2 * METHODS + BACKBONES
+PAGE = (ROOT / "docs" / "imagenet.md").read_text()
 TRAINED = ("linear", "finetune", "semisup_1", "semisup_10", "transfer", "detection")
 
 
@@ -60,13 +62,22 @@ def roots(tmp_path_factory) -> dict[str, Path]:
     return {f"{key}_root": folder / name for key, name in FOLDERS.items()}
 
 
-@pytest.mark.parametrize("profile", [[], ["--workflow-profile", "slurm"]], ids=["one machine", "slurm"])
-def test_every_run_and_every_evaluation_is_planned(project: Project, roots, profile):
-    planned = project.planned(*profile, study="imagenet", **roots)
+def test_every_run_and_every_evaluation_is_planned(project: Project, roots):
+    planned = project.planned(study="imagenet", **roots)
     expected = {f"evaluate_{task}": NETWORKS for task in (*TRAINED, "frozen")}
     expected |= {"pretrain_baseline": METHODS, "pretrain_hirl": METHODS, "evaluate_hierarchy": METHODS}
     expected |= {"prepare_data": 1, "prepare_transfer": 1, "prepare_scenes": 1, "choose_labels": 2, "summarise": 1}
     assert expected.items() <= planned.items()
+
+
+@pytest.mark.parametrize("command", re.findall(r"^snakemake .*", PAGE, re.MULTILINE))
+def test_the_pages_commands_make_plans(project: Project, tmp_path, command):
+    options, config = (part.split() for part in command.removeprefix("snakemake ").split(" --config "))
+    named = dict(word.split("=", 1) for word in config)
+    if "tokenizer" in named:  # a file that exists
+        named["tokenizer"] = tmp_path / "encoder.pkl"
+        named["tokenizer"].touch()
+    assert project.planned(*[option for option in options if option != "--dry-run"], **named)
 
 
 def test_the_images_are_found_where_the_archives_have_them(project: Project, roots):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from hirl.evaluation.cache import FeatureCache, unit_rows, write_result
+from hirl.evaluation.cache import FeatureCache, Outcome, unit_rows, write_result
 
 
 @pytest.fixture
@@ -54,3 +54,10 @@ def test_result_names_its_run_and_task(tmp_path):
 def test_unit_rows_keep_zero_rows():
     rows = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]], dtype=np.float32))
     assert np.allclose(rows, [[0.6, 0.8], [0.0, 0.0]])  # float32
+
+
+def test_a_training_leaves_its_history(run, tmp_path):
+    rows = [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "loss": 0.5}]
+    outcome = Outcome({"top1": 50.0}, {"epochs": 2}, rows)
+    write_result(tmp_path / "linear.json", run, "linear", outcome.metrics, outcome.settings, outcome.history)
+    assert json.loads((tmp_path / "linear.json").read_text())["history"] == rows

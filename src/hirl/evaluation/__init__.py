@@ -1,1 +1,1 @@
-"""How good the representation is: one file per protocol, all on the same cached features of the frozen backbone."""
+"""How good the representation is: one file per protocol, on cached features of the frozen backbone or by training."""

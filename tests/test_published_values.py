@@ -63,6 +63,13 @@ RESNET_FINETUNING = {  # epochs, batch, rate, warm-up, milestones, factor; SGD w
     ("swav_800", "semisup-10"): (20, 256, 0.1, 0, (12, 16), 0.2),
     ("swav_800", "transfer"): (20, 1024, 0.4, 0, (12, 16), 0.2),
 }
+HEAD_LR = {  # lr_last_layer
+    **{(method, task): 1.0 for method in RESNETS for task in ("finetune", "transfer")},
+    ("mocov2", "semisup-1"): 0.2,
+    ("mocov2", "semisup-10"): 0.1,
+    **{("simsiam", task): 0.2 for task in ("semisup-1", "semisup-10")},
+    **{(method, task): 5.0 for method in ("swav", "swav_800") for task in ("semisup-1", "semisup-10")},
+}
 VIT_FINETUNING = {  # rate, end, layer decay, drop path; AdamW, decay 0.05, 100 epochs of 1024, 20 of warm-up from 1e-6
     ("mocov3", "finetune"): (0.016, 1e-6, 0.65, 0.2),
     ("mocov3", "semisup-1"): (0.004, 1e-6, 0.65, 0.2),
@@ -142,7 +149,7 @@ def test_finetuning_of_resnets(published, method: str, name: str) -> None:
     assert same(found, RESNET_FINETUNING[method, name])
     assert (task.optimizer.name, task.optimizer.momentum, task.optimizer.weight_decay) == ("sgd", 0.9, 0)
     assert (schedule.start_lr, schedule.min_lr) == (0, 0)
-    assert (task.head_lr, task.layer_decay, task.drop_path) == (None, None, 0)
+    assert (task.head_lr, task.layer_decay, task.drop_path) == (HEAD_LR[method, name], None, 0)
     augmentation = task.augmentation
     assert (augmentation.mixup, augmentation.cutmix, augmentation.label_smoothing) == (0.8, 1.0, 0.1)
     assert (augmentation.randaugment, augmentation.random_erasing) == (None, 0)

@@ -93,6 +93,7 @@ except ValueError as error:
     sys.exit(str(error))
 
 ALL_RUNS = [*RUNS, *CONTROLS]
+MEMORY = 4000 if DATA.storage == "memory" else 64000  # MB, of a job that holds images, or features of all of them
 TOKENIZER = config.get("tokenizer", f"results/{STUDY}/tokenizer.safetensors")
 HIRL_RUNS = [name for name, run in RUNS.items() if run.variant == "hirl"]
 SHOWN = f"{STUDY}-published" if "pretrained" in config else STUDY  # the results folder that is asked for

@@ -31,7 +31,7 @@ rule prepare_data:
     log:
         "logs/{study}/prepare_data.log",
     resources:
-        mem_mb=4000,
+        mem_mb=MEMORY,
         runtime=60,
     params:
         config=digest(DATA.model_dump(mode="json", exclude={"label_lists"})),
@@ -64,7 +64,7 @@ rule prepare_scenes:
     log:
         "logs/{study}/prepare_scenes.log",
     resources:
-        mem_mb=4000,
+        mem_mb=MEMORY,
         runtime=60,
     params:
         config=digest(ANY_RUN.scenes.model_dump(mode="json")),

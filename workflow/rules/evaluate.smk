@@ -14,7 +14,7 @@ rule extract_features:
         "logs/{study}/{run}/extract_features.log",
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=MEMORY,
         runtime=120,
         gpu=0,
     params:
@@ -37,7 +37,7 @@ if FROZEN:
             "logs/{study}/{run}/evaluate_frozen.log",
         threads: 1
         resources:
-            mem_mb=4000,
+            mem_mb=MEMORY,
             runtime=120,
             gpu=0,
         params:
@@ -64,7 +64,7 @@ rule evaluate_hierarchy:
         "logs/{study}/{run}/evaluate_hierarchy.log",
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=MEMORY,
         runtime=60,
     params:
         run=coordinates,
@@ -107,7 +107,7 @@ for job, tasks in JOBS.items():
             f"logs/{{study}}/{{run}}/{job}.log",
         threads: 1
         resources:
-            mem_mb=4000,
+            mem_mb=MEMORY,
             runtime=1440,
             gpu=0,
         params:

@@ -18,7 +18,7 @@ rule pretrain_baseline:
     priority: 1
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=MEMORY,
         runtime=1440,
         gpu=0,
     params:
@@ -60,7 +60,7 @@ if TOKENIZED and "tokenizer" not in config:
         priority: 3
         threads: 1
         resources:
-            mem_mb=4000,
+            mem_mb=MEMORY,
             runtime=1440,
             gpu=0,
         params:

@@ -141,6 +141,74 @@ def test_sincos_brings_moco_v3s_initialisation() -> None:
     assert all(not layer.bias.any() for layer in backbone.modules() if isinstance(layer, nn.Linear))
 
 
+def relative(image_size: int = 32) -> ViT:
+    """BEiT's ViT, with biases that tell every offset apart."""
+    backbone = vit(image_size, position_embedding="relative", layer_scale=0.1)
+    torch.nn.init.normal_(backbone.position_bias)
+    return backbone
+
+
+def test_relative_positions_are_one_bias_for_each_offset() -> None:
+    backbone = relative()
+    table, bias = backbone.position_bias, backbone._bias(4, 4)
+    assert table.shape == (7 * 7 + 3, 3)
+    patches = [(row, column) for row in range(4) for column in range(4)]
+    for i, (row, column) in enumerate(patches, 1):
+        for j, (other_row, other_column) in enumerate(patches, 1):
+            offset = (row - other_row + 3) * 7 + column - other_column + 3
+            assert torch.equal(bias[:, i, j], table[offset])
+        assert torch.equal(bias[:, 0, i], table[-3])  # from the class token, to it, and at it
+        assert torch.equal(bias[:, i, 0], table[-2])
+    assert torch.equal(bias[:, 0, 0], table[-1])
+
+
+def test_every_block_adds_the_bias_to_its_attention() -> None:
+    backbone, images = relative(), torch.randn(2, 3, 32, 32)
+    patches = F.conv2d(images, backbone.patch_embed.proj.weight, backbone.patch_embed.proj.bias, stride=8)
+    tokens = torch.cat([backbone.cls_token.expand(2, -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+    bias = backbone._bias(4, 4)
+    for block in backbone.blocks:
+        query, key, value = block.attn.qkv(block.norm1(tokens)).view(2, 17, 3, 3, 32).permute(2, 0, 3, 1, 4)
+        attention = torch.softmax(query @ key.mT / 32**0.5 + bias, dim=-1)
+        tokens = tokens + block.ls1.gamma * block.attn.proj((attention @ value).transpose(1, 2).flatten(2))
+        tokens = tokens + block.ls2.gamma * block.mlp(block.norm2(tokens))
+    torch.testing.assert_close(backbone.tokens(images), backbone.norm(tokens), rtol=1e-4, atol=1e-5)  # other products
+    torch.testing.assert_close(backbone.class_tokens(images, 1), backbone.norm(tokens)[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_without_a_bias_patches_have_no_places() -> None:
+    backbone = vit(position_embedding="relative")
+    assert not backbone.position_bias.any()
+    images = torch.randn(1, 3, 32, 32)
+    # float32 sums in another order
+    torch.testing.assert_close(backbone(images), backbone(images.roll(8, 3)), rtol=1e-4, atol=1e-5)
+    torch.nn.init.normal_(backbone.position_bias)
+    assert not torch.allclose(backbone(images), backbone(images.roll(8, 3)), rtol=1e-2)
+
+
+def test_offsets_of_another_grid_are_interpolated() -> None:
+    backbone = relative()
+    wide = backbone._bias(4, 6)
+    assert wide.shape == (3, 25, 25)
+    assert torch.equal(wide[:, 0, 0], backbone.position_bias[-1])
+    middle = backbone._bias(4, 4)[:, 1, 1]
+    assert torch.equal(wide[:, 3, 3], wide[:, 1, 1])  # the same offset
+    torch.testing.assert_close(wide[:, 1, 1], middle)  # rows stay, and the middle column is where it was
+    assert backbone(torch.randn(2, 3, 32, 48)).isfinite().all()
+
+
+def test_beits_initialisation() -> None:
+    """Residual branches shrink with depth: deviations 0.02 / sqrt(2 layer); layer scale starts where told."""
+    backbone = vit(position_embedding="relative", layer_scale=0.1)
+    for number, block in enumerate(backbone.blocks, 1):
+        for weight in (block.attn.proj.weight, block.mlp.fc2.weight):
+            # of some thousand draws
+            assert weight.std().item() == pytest.approx(0.02 / math.sqrt(2 * number), rel=0.05)
+        assert (block.ls1.gamma == 0.1).all()
+        assert (block.ls2.gamma == 0.1).all()
+    assert backbone.cls_token.std().item() == pytest.approx(0.02, rel=0.3)  # of 96 draws
+
+
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"backbone\.name 'resnet51' is unknown; known: resnet50, ") as caught:
         build_backbone(BackboneConfig(name="resnet51"), 32)

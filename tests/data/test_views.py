@@ -149,6 +149,11 @@ def test_the_central_box_is_torchvisions(height, width):
     assert v.crop_boxes(1, height, width, impossible).tolist() == [list(expected)]
 
 
+def test_pixels_come_back_from_views():
+    images = pictures(2)
+    torch.testing.assert_close(v.denormalize(v.normalize(images)), images, **EXACT)
+
+
 def test_jitter_parameters_are_uniform_and_every_order_is_as_likely():
     n = 6000
     views = v.Views(ViewsConfig(jitter=JitterConfig(probability=0.8)))
@@ -185,6 +190,14 @@ def test_each_kind_of_view_has_its_own_probabilities():
     images = bytes_of(4, 16, 16)
     solarized = [not torch.allclose(view, v.evaluation_view(images), atol=1e-4) for view in v.Views(config)(images)]
     assert solarized == [False, True, False, False]
+
+
+def test_the_one_global_view_has_the_first_ones_probabilities():
+    local = {"local_crops": 1, "local_size": 16, "local_scale": (1.0, 1.0)}
+    config = STILL.model_copy(update=local | {"global_crops": 1, "solarize": (0, 0, 1)})
+    images = bytes_of(4, 16, 16)
+    solarized = [not torch.allclose(view, v.evaluation_view(images), atol=1e-4) for view in v.Views(config)(images)]
+    assert solarized == [False, True]
 
 
 def deviation(share: float, n: int) -> float:

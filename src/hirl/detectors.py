@@ -113,6 +113,7 @@ class SimplePyramid(nn.Module):
     def __init__(self, backbone: ViT, channels: int):
         super().__init__()
         patch, dim = backbone.patch_embed.patch_size[0], backbone.embed_dim
+        assert patch in (4, 8, 16), "maps are doubled and halved"
         backbone.norm = nn.Identity()
         self.body = backbone
         self.strides = [stride for stride in (patch // 4, patch // 2, patch, 2 * patch) if stride > 1]

@@ -99,6 +99,17 @@ def test_half_of_the_examples_are_flipped(folder):
     assert 80 < flips < 160  # of 240: five deviations of a fair coin
 
 
+def test_workers_beside_a_gpu_read_the_same(folder):
+    scenes = load_scenes(folder, "train")
+    here, there = (training_batches(scenes, 4, 0, 0, 2, torch.device(kind)) for kind in ("cpu", "cuda"))
+    for batch, same in zip(here, there, strict=True):
+        assert all(torch.equal(pixels, again) for (pixels, _), (again, _) in zip(batch, same, strict=True))
+    (folder / "train/4.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"4\.png") as caught:
+        list(training_batches(scenes, 6, 0, 0, 1, torch.device("cuda")))
+    assert "\n" not in str(caught.value)
+
+
 def test_every_picture_once_in_order(folder):
     batches = list(ordered_pictures(load_scenes(folder, "validation"), 2, CPU))
     assert [[image for image, _ in batch] for batch in batches] == [[1, 2], [3]]

@@ -114,14 +114,15 @@ def detect(detector: nn.Module, scenes: SceneSet, batch_size: int, device: torch
     for batch in ordered_pictures(scenes, batch_size, device):
         outputs = detector([pixels.to(device).float() / 255 for _, pixels in batch])
         for (image, _), output in zip(batch, outputs, strict=True):
-            found += _in_coco_form(image, scenes.categories, {name: value.cpu() for name, value in output.items()})
+            found += _in_coco_form(image, scenes.categories, output)
     return found
 
 
 def _in_coco_form(image: int, categories: list[int], output: dict[str, Tensor]) -> list[dict[str, Any]]:
     boxes = output["boxes"]
     boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
-    masks = encoding.encode(np.asfortranarray((output["masks"][:, 0] >= 0.5).byte().permute(1, 2, 0).numpy()))
+    masks = (output["masks"][:, 0] >= 0.5).byte().permute(1, 2, 0).cpu().numpy()
+    masks = encoding.encode(np.asfortranarray(masks))
     objects = zip(output["labels"].tolist(), boxes, masks, output["scores"].tolist(), strict=True)
     return [
         {"image_id": image, "category_id": categories[label - 1], "bbox": box, "segmentation": mask, "score": score}

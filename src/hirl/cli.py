@@ -31,7 +31,7 @@ UNTRAINED = "untrained"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one step; a user's mistake is one line on stderr and exit code 2."""
-    args = _parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     try:
         args.step(args)
     except ValueError as error:
@@ -260,7 +260,8 @@ def _tasks(args: argparse.Namespace) -> Sequence[str]:
     return args.tasks or load_study(args.study).tasks
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
     parser = argparse.ArgumentParser(
         prog="hirl", description="Hierarchical image representation learning, step by step."
     )

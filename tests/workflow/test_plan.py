@@ -7,7 +7,7 @@ import yaml
 
 from tests.workflow.conftest import ROOT
 
-METHODS, BACKBONES = 6, 2  # of the demo; a convolutional network and a transformer
+METHODS, BACKBONES = 7, 2  # of the demo; a convolutional network and a transformer
 ONCE = {"summarise": 1, "write_report": 1, "sync_tracking": 1, "all": 1}
 
 
@@ -19,6 +19,7 @@ def test_the_demo_trains_and_evaluates_every_method_in_both_variants(project):
         "prepare_transfer": 1,
         "prepare_scenes": 1,
         "choose_labels": 2,
+        "train_tokenizer": 1,
         "pretrain_baseline": METHODS,
         "pretrain_hirl": METHODS,
         "extract_features": networks,
@@ -36,6 +37,13 @@ def test_config_narrows_a_study(project):
         "extract_features": 2 * 3 + 1,
         "evaluate_frozen": 2 * 3 + 1,
     }
+
+
+def test_a_tokenizer_of_the_users_is_not_trained(project):
+    (project.folder / "encoder.pkl").touch()
+    planned = project.planned(methods="beit", tasks="knn", tokenizer="encoder.pkl")
+    assert planned["pretrain_baseline"] == planned["pretrain_hirl"] == 1
+    assert "train_tokenizer" not in planned
 
 
 def test_published_weights_need_no_training(project):
@@ -81,9 +89,9 @@ def test_a_mistake_in_config_is_one_line_that_names_it(project, config, named):
 @pytest.mark.parametrize("profile", ["gpu", "slurm"])
 @pytest.mark.parametrize("storage", ["memory", "files"])
 def test_a_profile_gives_a_gpu_to_every_job_that_runs_a_network(project, profile, storage):
-    planned = project.planned("--workflow-profile", profile, methods="dino", set=f"data.storage={storage}")
+    planned = project.planned("--workflow-profile", profile, methods="beit", set=f"data.storage={storage}")
     without = {"evaluate_frozen", "evaluate_hierarchy"}
-    networks = {rule for rule in planned if rule.startswith(("pretrain", "extract", "evaluate"))} - without
+    networks = {rule for rule in planned if rule.startswith(("train", "pretrain", "extract", "evaluate"))} - without
     settings = yaml.safe_load((ROOT / "workflow" / "profiles" / profile / "profile.yaml").read_text())
     with_gpu = {rule for rule, resources in settings["set-resources"].items() if resources["gpu"] == 1}
     assert networks <= with_gpu

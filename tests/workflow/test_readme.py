@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import torch
 
-from hirl.cli import main
+from hirl.cli import parser
 from hirl.config import MODEL_CONFIGS, resolve
 from tests.conftest import METHODS
 from tests.workflow.conftest import ROOT, Project
@@ -54,10 +54,8 @@ def test_every_snakemake_command_makes_a_plan(clone, command):
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if words_of(c)[0] == "hirl"])
-def test_every_step_is_one_that_the_command_line_takes(command, monkeypatch):
-    for step in ("show_config", "sync_tracking"):
-        monkeypatch.setattr(f"hirl.cli.{step}", lambda args: None)
-    assert main(words_of(command)[1:]) == 0
+def test_every_step_is_one_that_the_command_line_takes(command):
+    assert callable(parser().parse_args(words_of(command)[1:]).step)
 
 
 def test_every_make_target_is_one():

@@ -156,6 +156,17 @@ def with_tokenizer(wildcards):
     return " ".join([coordinates(wildcards), *(["--tokenizer", path] if (path := tokenizer(wildcards)) else [])])
 
 
+def looked_at(tasks):
+    """The images and labels that some trainings need beside the study's own."""
+    needed = {
+        "semisup-1": "data/labels-1.csv",
+        "semisup-10": "data/labels-10.csv",
+        "transfer": "transfer/manifest.json",
+        "detection": "scenes/manifest.json",
+    }
+    return [f"results/{{study}}/{needed[task]}" for task in tasks if task in needed]
+
+
 def root(key):
     return shlex.join(["--data-root", config[key]] if key in config else [])
 

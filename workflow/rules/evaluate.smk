@@ -32,7 +32,7 @@ if FROZEN:
         input:
             features="results/{study}/runs/{run}/features.safetensors",
         output:
-            expand("results/{{study}}/runs/{{run}}/evaluation/{task}.json", task=FROZEN),
+            evaluations=expand("results/{{study}}/runs/{{run}}/evaluation/{task}.json", task=FROZEN),
         log:
             "logs/{study}/{run}/evaluate_frozen.log",
         threads: 1
@@ -48,7 +48,7 @@ if FROZEN:
             "{wildcards.run}: {params.tasks}"
         shell:
             """
-            hirl evaluate {params.tasks} {ASKED} {params.run} --features {input.features} --out $(dirname {output[0]}) \
+            hirl evaluate {params.tasks} {ASKED} {params.run} --features {input.features} --out $(dirname {output.evaluations[0]}) \
                 >{log} 2>&1
             """
 
@@ -77,17 +77,6 @@ rule evaluate_hierarchy:
         """
 
 
-def looked_at(tasks):
-    """The images and labels that some trainings need."""
-    needed = {
-        "semisup-1": "data/labels-1.csv",
-        "semisup-10": "data/labels-10.csv",
-        "transfer": "transfer/manifest.json",
-        "detection": "scenes/manifest.json",
-    }
-    return ["data/manifest.json", *(needed[task] for task in tasks if task in needed)]
-
-
 # Trainings of minutes or days are jobs of their own; of seconds, less than a job takes to start, they share one per run.
 JOBS = {"evaluate_trained": TRAINED} if DATA.storage == "memory" else {f"evaluate_{task}": [task] for task in TRAINED}
 
@@ -99,10 +88,11 @@ for job, tasks in JOBS.items():
         name:
             job.replace("-", "_")
         input:
-            data=expand("results/{{study}}/{file}", file=looked_at(tasks)),
+            data="results/{study}/data/manifest.json",
+            further=looked_at(tasks),
             weights=weights,
         output:
-            expand("results/{{study}}/runs/{{run}}/evaluation/{task}.json", task=tasks),
+            evaluations=expand("results/{{study}}/runs/{{run}}/evaluation/{task}.json", task=tasks),
         log:
             f"logs/{{study}}/{{run}}/{job}.log",
         threads: 1
@@ -114,13 +104,12 @@ for job, tasks in JOBS.items():
             tasks=tasks,
             network=network,
             config=settings_hash(tasks),
-            home="results/{study}",
             scratch=f"scratch/{STUDY}",
         message:
             "{wildcards.run}: {params.tasks}"
         shell:
             """
-            hirl evaluate {params.tasks} {ASKED} {params.network} --data {params.home}/data \
-                --transfer {params.home}/transfer --scenes {params.home}/scenes --scratch {params.scratch} \
-                --out $(dirname {output[0]}) >{log} 2>&1
+            hirl evaluate {params.tasks} {ASKED} {params.network} --data $(dirname {input.data}) \
+                --transfer results/{wildcards.study}/transfer --scenes results/{wildcards.study}/scenes \
+                --scratch {params.scratch} --out $(dirname {output.evaluations[0]}) >{log} 2>&1
             """

@@ -123,6 +123,7 @@ def test_a_configuration_is_shown_with_the_origin_of_every_value(tiny_study, cap
     assert rows["training.batch_size"] == ["16", "studies/tiny.yaml", "all"]
     assert rows["training.optimizer.base_lr"] == ["0.05", "methods/simsiam.yaml"]
     assert rows["training.effective_lr"][0] == "0.003125"
+    assert rows["evaluation.semisup_10.optimizer.final_weight_decay"] == ["None", "default"]  # a long key is not cut
 
 
 def test_a_run_from_images_to_its_evaluations(tiny_study, tiny_data, tmp_path, monkeypatch, refused) -> None:

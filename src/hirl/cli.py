@@ -22,6 +22,8 @@ from hirl.config import (
 )
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from hirl.evaluation.run import Subject
 
 FROZEN: tuple[str, ...] = get_args(FrozenTask)
@@ -45,7 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def show_config(args: argparse.Namespace) -> None:
     """Prints a run's configuration, and where each value came from."""
-    from rich.console import Console
     from rich.table import Table
 
     config = _run_config(args)
@@ -56,7 +57,7 @@ def show_config(args: argparse.Namespace) -> None:
         table.add_row(key, str(value), origin)
     table.add_row("training.effective_lr", f"{config.training.effective_lr:g}", "base_lr * batch_size / 256")
     table.add_row("hash", config.pretraining_hash, "all that decides the weights")
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    _print(table)
 
 
 def make_taxonomy(args: argparse.Namespace) -> None:
@@ -134,7 +135,6 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def list_weights(args: argparse.Namespace) -> None:
     """Prints the authors' published weights."""
-    from rich.console import Console
     from rich.table import Table
 
     from hirl.zoo import published_weights
@@ -143,7 +143,7 @@ def list_weights(args: argparse.Namespace) -> None:
     table = Table(*columns, box=None, pad_edge=False)
     for published in published_weights().values():
         table.add_row(*(str(getattr(published, column)) for column in columns))
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    _print(table)
 
 
 def fetch_weights(args: argparse.Namespace) -> None:
@@ -207,6 +207,14 @@ def publish(args: argparse.Namespace) -> None:
         "unpack": publishing.unpack,
     }[args.action]
     action(args.source, args.runs, args.out)
+
+
+def _print(table: Table) -> None:
+    """Prints a table, each row on one line: better wider than the window than cut."""
+    from rich.console import Console
+
+    needed = Console(width=1000).measure(table).maximum
+    Console(width=max(Console().width, needed)).print(table)
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------

@@ -275,6 +275,7 @@ def test_a_hirl_run_that_ends_before_its_first_tree_is_refused_and_its_baseline_
         ("methods: [mocov2]\ntasks: [knm]", ["own.yaml", "tasks.0 = 'knm'", "'knn'"]),
         ("methods: [mocov2]\nvariants: [hirl, both]", ["variants.1 = 'both'"]),
         ("- mocov2", ["own.yaml must hold a mapping"]),
+        ("methods: 3", ["own.yaml", "methods = 3"]),
         ("methods: [mocov2", ["own.yaml is not valid YAML"]),
         ("methods: {mocov2: {data: {image_size: 8}}}", ["methods.mocov2.data is not possible", "all.data"]),
         ("methods: [mocov2]\nall: {trainig: {epochs: 3}}", ["unknown key 'trainig'"]),
@@ -384,6 +385,12 @@ def test_a_study_may_start_from_another(study) -> None:
     config = resolve(path, "dino", "baseline")
     assert (config.training.epochs, config.training.batch_size, config.data.image_size) == (4, 32, 8)
     assert load_study(path).seeds == (7,)
+
+
+def test_a_method_named_without_settings_keeps_those_of_the_base(study) -> None:
+    base = study("methods: {dino: {training: {epochs: 50}}}", "base")
+    for named in ("{dino: }", "[dino]"):
+        assert resolve(study(f"base: {base}\nmethods: {named}"), "dino", "hirl").training.epochs == 50
 
 
 def test_a_base_stands_alone(study) -> None:

@@ -74,10 +74,13 @@ def load_study(study: str, overrides: Mapping[str, Any] | None = None) -> StudyC
 
 
 def _read_study(path: Path, is_base: bool = False) -> dict[str, Any]:
-    """A study file, merged over its base; methods given as a list have no settings of their own."""
+    """A study file, merged over its base; methods given as a list, or empty, have no settings of their own."""
     content = read_yaml(path)
     methods = content.get("methods") or {}
-    content["methods"] = dict.fromkeys(methods) if isinstance(methods, list) else methods
+    methods = dict.fromkeys(methods) if isinstance(methods, list) else methods
+    if isinstance(methods, Mapping):
+        methods = {name: {} if block is None else block for name, block in methods.items()}
+    content["methods"] = methods
     if (base := content.get("base")) is None:
         return content
     if is_base:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from hirl.record import environment
-from workflow.show_results import BLOCK, FIGURE, show
+from workflow.show_results import BLOCK, FIGURE, chance, show
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -34,3 +35,17 @@ def test_an_unfinished_study_leaves_the_page_alone(tmp_path):
     with pytest.raises(ValueError, match="holds no finished study: run `make reproduce` first"):
         show(page, tmp_path / "demo", tmp_path / "images")
     assert page.read_text() == README
+
+
+def test_chance_is_the_largest_difference_of_each_number_over_the_trained_runs():
+    columns = ["method", "variant", "seed", "task", "metric", "value"]
+    trained = [
+        ["dino", "baseline", 0, "knn", "top1", 20.0],
+        ["dino", "hirl", 0, "knn", "top1", 30.0],
+        ["dino", "hirl", 0, "detection", "ap_box", 9.0],
+        ["dino", "hirl", 0, "knn", "top1_k10", 0.0],  # no column of the table
+        ["untrained", "resnet8", 0, "knn", "top1", 10.0],
+    ]
+    rounded = [[*row[:5], row[5] + moved] for row, moved in zip(trained, (0.5, -1.5, 2.0, 50.0, 60.0), strict=True)]
+    said = chance(*(pd.DataFrame(rows, columns=columns) for rows in (trained, rounded)), Path("weights/summary.csv"))
+    assert "(`weights/summary.csv`, 2 runs), differ by at most: kNN top-1 1.5, Detection AP 2.0." in said

@@ -36,13 +36,7 @@ MIXED = BRIEF["augmentation"] | {"mixup": 0.8, "cutmix": 1.0, "label_smoothing":
 STRONG = BRIEF["augmentation"] | {"randaugment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums in one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

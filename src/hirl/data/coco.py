@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hirl.data.images import to_tensor
+from hirl.data.loader import in_one_line
 from hirl.data.sources import read_image
 from hirl.files import read_json
 
@@ -209,7 +210,4 @@ def _load(dataset: Dataset, keys: Sequence[Any], batch_size: int, device: torch.
         collate_fn=list,
         generator=torch.Generator(),  # else it would draw from the default one, which belongs to the network
     )
-    try:
-        yield from loader
-    except ValueError as error:  # of a worker, wrapped in its traceback
-        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+    return in_one_line(loader)

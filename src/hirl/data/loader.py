@@ -6,6 +6,7 @@ B images of a batch, S pixels a side.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +94,16 @@ def load_in_workers(dataset: Dataset, batches: Sequence[Tensor], device: torch.d
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else it would draw from the default one, which belongs to the views
     )
+    return in_one_line(loader)
+
+
+def in_one_line(loader: DataLoader) -> Iterator[Any]:
+    """What a loader gives; a user's mistake that a worker met is said in its own words, without its traceback.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
     try:
         yield from loader
-    except ValueError as error:  # of a worker, wrapped in its traceback
+    except ValueError as error:
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error

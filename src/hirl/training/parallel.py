@@ -1,0 +1,82 @@
+"""A network on several ranks: averaged gradients, statistics of the whole batch."""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
+
+from hirl.ranks import share, world_size
+
+
+def parallel(network: nn.Module) -> nn.Module:
+    """The network with its gradients averaged over the ranks; its parameters must be those that ever take gradients.
+
+    Buffers stay each rank's own: those of batch norm agree, as the ranks' statistics do (`synchronise`).
+    """
+    if world_size() == 1:
+        return network
+    return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def synchronise(network: nn.Module) -> nn.Module:
+    """Statistics of batch norm over the batch of all ranks, and paths dropped independently on each; in place."""
+    if world_size() == 1:
+        return network
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, DropPath):
+                setattr(parent, name, _DropPath(child.drop_prob, child.scale_by_keep))
+            elif isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+                setattr(parent, name, _synchronised(child))
+    return network
+
+
+def _synchronised(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> nn.Module:
+    """The norm with its own parameters and buffers; torch's is for GPUs only."""
+    kind = nn.SyncBatchNorm if torch.cuda.is_available() else _SyncBatchNorm
+    replaced = kind(norm.num_features, norm.eps, norm.momentum, norm.affine)
+    replaced.weight, replaced.bias = norm.weight, norm.bias
+    for name, buffer in norm.named_buffers():
+        setattr(replaced, name, buffer)
+    return replaced.train(norm.training)
+
+
+class _SyncBatchNorm(nn.SyncBatchNorm):
+    """Batch norm over all ranks on a CPU; as torch's, it keeps the unbiased variance of the whole batch."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(values)
+        self.num_batches_tracked.add_(1)
+        dims = [0, *range(2, values.ndim)]
+        number = values.numel() // values.shape[1] * world_size()
+        centre = _global_mean(values.float().mean(dims, keepdim=True))
+        centred = values.float() - centre
+        variance = _global_mean(centred.square().mean(dims, keepdim=True))
+        with torch.no_grad():
+            self.running_mean.lerp_(centre.flatten(), self.momentum)
+            self.running_var.lerp_(variance.flatten() * number / (number - 1), self.momentum)
+        normalised = centred * (variance + self.eps).rsqrt()
+        if self.affine:
+            weight, bias = (part.view(-1, *[1] * len(dims[1:])) for part in (self.weight, self.bias))
+            normalised = normalised * weight + bias
+        return normalised.to(values.dtype)
+
+
+def _global_mean(values: Tensor) -> Tensor:
+    """The mean over the ranks, with gradient."""
+    return all_reduce(values) / world_size()
+
+
+class _DropPath(DropPath):
+    """timm's, drawn for the batch of all ranks: generators stay in step, and no two images share their draws."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        if not self.training or not self.drop_prob:
+            return values
+        keep = 1 - self.drop_prob
+        kept = values.new_empty(world_size() * len(values), *[1] * (values.ndim - 1)).bernoulli_(keep)
+        return values * share(kept.div_(keep) if self.scale_by_keep else kept)

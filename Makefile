@@ -45,8 +45,13 @@ mlflow: $(VENV)/.synced
 publish: $(VENV)/.synced
 	snakemake --cores $(CORES) --config study=$(STUDY) -- publish
 
+# docs/performance.md, from every benchmark.
+BENCHMARKS := $(filter-out %/common.py %/page.py,$(wildcard benchmarks/*.py))
 bench: $(VENV)/.synced
-	for script in benchmarks/*.py; do echo "== $$script"; python $$script; done
+	rm -rf scratch/benchmarks
+	for script in $(BENCHMARKS); do \
+		echo "== $$script"; python $$script --json scratch/benchmarks/$$(basename $$script .py).json; done
+	python benchmarks/page.py scratch/benchmarks docs/performance.md
 
 lock: $(VENV)/.synced
 	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --universal --python-version 3.11 \

@@ -1,34 +1,36 @@
-"""Images x views per CPU second: ours on a batch, torchvision image by image, on PIL images and on tensors.
+"""How fast are augmented views made: on a whole batch, or image by image with torchvision?
 
     python benchmarks/views.py [--images 128] [--size 32] [--rounds 10]
 
-The three take turns on one thread, so that a busy machine slows all of them, and the best round of each counts. PIL
-images are blurred by PIL, as in the papers' code, tensors by torchvision. Batches are timed as they run in training,
-where large blocks of memory have been freed before: until then, malloc hands a batch's memory back to the system at
-every operation.
+Ours makes the views of a batch at once; the peer is torchvision's transforms, on PIL images and on tensors. The three
+take turns on one thread, and the best round of each counts, in seconds of CPU. PIL images are blurred by PIL, as in the
+papers' code, tensors by torchvision. Batches are timed as they run in training, where large blocks of memory have been
+freed before: until then, malloc hands a batch's memory back to the system at every operation.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from collections.abc import Callable
 
 import torch
+from common import Report, best_times, parser
 from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 
 from hirl.config import ViewsConfig
 from hirl.data.views import MEAN, STD, Views
 
+OURS = "ours, batch"
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--size", type=int, default=32, help="pixels, of the images and of their views")
-    parser.add_argument("--rounds", type=int, default=10)
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=128)
+    options.add_argument("--size", type=int, default=32, help="pixels, of the images and of their views")
+    options.add_argument("--rounds", type=int, default=10)
+    args = options.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.empty(2**23 - 2**10)  # just under the 32 MiB to which glibc's malloc adapts, and freed at once
@@ -40,17 +42,19 @@ def main() -> None:
     on_tensors = per_image(config, v2.GaussianBlur(17, config.blur_sigma))
     best = best_times(
         {
-            "hirl, batch": lambda: views(batch),
+            OURS: lambda: views(batch),
             "torchvision, PIL": lambda: [on_pil(image) for _ in range(2) for image in pil_images],
             "torchvision, tensors": lambda: [on_tensors(image) for _ in range(2) for image in batch],
         },
         args.rounds,
+        clock=time.process_time,
     )
-    print(f"{args.images} images of {args.size} x {args.size}, two views of each, one thread\n")
-    print(f"{'':22}{'us/view':>10}{'views/s':>10}{'time ratio':>12}")
+    rows = []
     for way, seconds in best.items():
         view = seconds / (2 * args.images)
-        print(f"{way:22}{view * 1e6:10.1f}{1 / view:10.0f}{seconds / best['hirl, batch']:12.1f}")
+        rows.append({"": way, "us/view": view * 1e6, "views/s": 1 / view, "ours is faster": seconds / best[OURS]})
+    what = f"{args.images} images of {args.size} x {args.size}, two views of each, best of {args.rounds} rounds"
+    Report(args).table(rows, what)
 
 
 def pictures(n: int, size: int) -> torch.Tensor:
@@ -79,17 +83,6 @@ def per_image(config: ViewsConfig, blur: Callable) -> v2.Compose:
 
 def pil_blur(image: Image.Image, sigma: tuple[float, float]) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(random.uniform(*sigma)))
-
-
-def best_times(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The shortest of so many rounds of each way, in CPU seconds; a first one does not count."""
-    times = {name: [] for name in ways}
-    for _ in range(1 + rounds):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            times[name].append(time.process_time() - start)
-    return {name: min(seconds[1:]) for name, seconds in times.items()}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 PATIENCE = timedelta(hours=4)  # the others wait while the first rank clusters
 
@@ -23,8 +24,8 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """How many ranks there are."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """How many ranks there are; a loader's worker, though forked from a rank, works alone."""
+    return dist.get_world_size() if dist.is_initialized() and get_worker_info() is None else 1
 
 
 def rank() -> int:
@@ -61,9 +62,9 @@ def share(rows: Tensor, dim: int = 0) -> Tensor:
 
 
 def shard(count: int) -> range:
-    """This rank's part of `count` items: contiguous, as even as can be, each item on one rank."""
-    bounds = [count * position // world_size() for position in (rank(), rank() + 1)]
-    return range(*bounds)
+    """This rank's part of `count` items: contiguous, each item on one rank; the last may have fewer."""
+    longest = -(-count // world_size())
+    return range(count)[rank() * longest : (rank() + 1) * longest]
 
 
 @torch.no_grad()
@@ -82,14 +83,13 @@ def gather_shards(rows: Tensor, count: int) -> Tensor | None:
     if world_size() == 1:
         return rows
     longest = -(-count // world_size())
-    padded = rows.new_zeros(longest, *rows.shape[1:])
-    padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in range(world_size())] if is_first() else None
-    dist.gather(padded, parts)
-    if parts is None:
+    padded = torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])])
+    if not is_first():
+        dist.gather(padded)
         return None
-    ends = [count * position // world_size() for position in range(world_size() + 1)]
-    return torch.cat([part[: end - start] for part, start, end in zip(parts, ends, ends[1:], strict=False)])
+    gathered = rows.new_empty(world_size() * longest, *rows.shape[1:])
+    dist.gather(padded, list(gathered.split(longest)))
+    return gathered[:count]
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from hirl.data.images import ImageSet, square, to_tensor
 from hirl.data.sources import read_image
 from hirl.data.views import Views
+from hirl.ranks import shard, share, world_size
 
 SHORTER_SIDE = 256 / 224  # of an evaluated image, over the side of its central square
 
@@ -23,31 +24,33 @@ SHORTER_SIDE = 256 / 224  # of an evaluated image, over the side of its central 
 def epoch_batches(
     images: ImageSet, batch_size: int, seed: int, epoch: int, views: Views, device: torch.device
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """One epoch of training batches: indices [B] and the list of views [B, 3, size, size], on the device.
+    """One epoch of training batches, this rank's share: indices [B] and views [B, 3, size, size] each, on the device.
 
     The order is a permutation fixed by seed and epoch; what does not fill a batch is dropped. Views are drawn as a
     batch is asked for, from torch's default generator; the crops of files, made ahead by workers, depend on seed, epoch
     and index alone.
 
     Raises:
-        ValueError: there are fewer images than one batch, or a file cannot be read.
+        ValueError: there are fewer images than one batch, the ranks cannot share it evenly, or a file cannot be read.
     """
+    if batch_size % world_size():
+        raise ValueError(f"training.batch_size {batch_size} is no multiple of the {world_size()} ranks: change either")
     if len(images) < batch_size:
         raise ValueError(f"training.batch_size is {batch_size}, but there are {len(images)} images: lower it")
     order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(len(images)))
-    batches = order.split(batch_size)[: len(images) // batch_size]
+    batches = [share(batch) for batch in order.split(batch_size)[: len(images) // batch_size]]
     if images.images is None:
         return _coloured(load_in_workers(_Crops(images, views, seed, epoch), batches, device), batches, views, device)
     return ((index.to(device), views(images.images[index].to(device))) for index in batches)
 
 
 def ordered_batches(images: ImageSet, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-    """Every image once, in order of its index: uint8 [B, 3, S, S] on the device.
+    """Every image of this rank's shard once, in order of its index: uint8 [B, 3, S, S] on the device.
 
     Raises:
         ValueError: a file cannot be read.
     """
-    batches = torch.arange(len(images)).split(batch_size)
+    batches = torch.arange(len(images))[shard(len(images))].split(batch_size)
     if images.images is not None:
         return (images.images[index].to(device) for index in batches)
     return (batch.to(device, non_blocking=True) for (batch,) in load_in_workers(_Squares(images), batches, device))

@@ -2,7 +2,8 @@
 
 Every operation is one expression over the whole batch, on the batch's device and without waiting for it: crops and
 blurs are two small matrix products per image, blends and grey an affine map of its colours. Random numbers come from
-the default generator of that device. Call it outside autocast, which would round pixels to bfloat16.
+the default generator of that device, for the batch of all ranks. Call it outside autocast, which would round pixels to
+bfloat16.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hirl.config import ViewsConfig
+from hirl.ranks import share, world_size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 GREY = (0.2989, 0.587, 0.114)
@@ -48,9 +50,9 @@ class Views:
 
     def _crop(self, pixels: Tensor, size: int, scale: tuple[float, float]) -> Tensor:
         n, _, height, width = pixels.shape
-        boxes = crop_boxes(n, height, width, scale, pixels.device)
-        flipped = _chosen(n, self.config.flip, pixels.device)
-        return resized_crop(pixels, boxes, flipped, size, self.config.interpolation)
+        boxes = crop_boxes(n * world_size(), height, width, scale, pixels.device)
+        flipped = _chosen(n * world_size(), self.config.flip, pixels.device)
+        return resized_crop(pixels, share(boxes), share(flipped), size, self.config.interpolation)
 
     @torch.no_grad()
     def colour(self, crops: list[Tensor]) -> list[Tensor]:
@@ -59,16 +61,16 @@ class Views:
         return [self._colour(crop, kind) for crop, kind in zip(crops, kinds, strict=True)]
 
     def _colour(self, images: Tensor, kind: int) -> Tensor:
-        c, n, device = self.config, len(images), images.device
+        c, n, device = self.config, len(images) * world_size(), images.device
         if c.jitter.probability:
-            images = jitter(images, *self._draw_jitter(n, device))
+            images = jitter(images, *map(share, self._draw_jitter(n, device)))
         if c.grayscale:
-            images = grey(images, _chosen(n, c.grayscale, device))
+            images = grey(images, share(_chosen(n, c.grayscale, device)))
         if c.blur[kind]:
             sigma = torch.empty(n, device=device).uniform_(*c.blur_sigma)
-            images = blur(images, sigma * _chosen(n, c.blur[kind], device), c.blur_sigma[1])
+            images = blur(images, share(sigma * _chosen(n, c.blur[kind], device)), c.blur_sigma[1])
         if c.solarize[kind]:
-            images = solarize(images, _chosen(n, c.solarize[kind], device))
+            images = solarize(images, share(_chosen(n, c.solarize[kind], device)))
         return normalize(images)
 
     def _draw_jitter(self, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,24 +11,30 @@ from hirl.data.images import ImageSet, load_images
 from hirl.data.loader import ordered_batches
 from hirl.data.views import evaluation_view
 from hirl.evaluation.cache import FeatureCache
+from hirl.ranks import gather_shards, is_first, world_size
 
 
 @torch.no_grad()
-def extract_features(backbone: nn.Module, images: ImageSet, device: torch.device, batch_size: int) -> Tensor:
+def extract_features(backbone: nn.Module, images: ImageSet, device: torch.device, batch_size: int) -> Tensor | None:
     """The backbone's outputs for every image once, float32 [N, D] in main memory, in the images' order.
 
-    The backbone runs in evaluation mode and is left in the mode it had.
+    Each rank sees its shard of the images; the first gets all features, the others None. The backbone runs in
+    evaluation mode and is left in the mode it had.
     """
     was_training = backbone.training
     backbone.to(device).eval()
     batches = ordered_batches(images, batch_size, device)
     features = torch.cat([backbone(evaluation_view(batch)).float().cpu() for batch in batches])
     backbone.train(was_training)
-    return features
+    if world_size() > 1:  # GPUs exchange what lies on GPUs
+        features = gather_shards(features.to(device), len(images))
+    return features.cpu() if is_first() else None
 
 
-def make_cache(backbone: nn.Module, data: str | Path, device: torch.device, batch_size: int) -> FeatureCache:
-    """The features and labels of both splits of prepared data."""
+def make_cache(backbone: nn.Module, data: str | Path, device: torch.device, batch_size: int) -> FeatureCache | None:
+    """The features and labels of both splits of prepared data, for the first rank; None for the others."""
     splits = [load_images(data, split) for split in ("train", "validation")]
-    features = [extract_features(backbone, images, device, batch_size).numpy() for images in splits]
-    return FeatureCache(*features, *(images.labels.numpy() for images in splits))
+    features = [extract_features(backbone, images, device, batch_size) for images in splits]
+    if not is_first():
+        return None
+    return FeatureCache(*(rows.numpy() for rows in features), *(images.labels.numpy() for images in splits))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hirl.hierarchy.tree import SemanticTree
+from hirl.ranks import share, world_size
 
 EPSILON = 1e-6
 
@@ -61,9 +62,10 @@ def path_loss(embeddings: Tensor, tree: SemanticTree, own_paths: Tensor, negativ
 def sample_negative_paths(tree: SemanticTree, index: Tensor, num: int) -> Tensor:
     """Paths int64 [N, num, L] of finest clusters drawn uniformly, with replacement; the loss leaves out an image's own.
 
-    The draws come from the default generator of the tree's device.
+    The draws come from the default generator of the tree's device, for the batch of all ranks.
     """
-    return tree.paths[torch.randint(tree.num_clusters[0], (len(index), num), device=tree.device)]
+    clusters = torch.randint(tree.num_clusters[0], (len(index) * world_size(), num), device=tree.device)
+    return tree.paths[share(clusters)]
 
 
 def _in_dtype(centroids: Tensor, dtype: torch.dtype) -> Tensor:

@@ -20,6 +20,7 @@ from hirl.hierarchy.kmeans import hierarchical_kmeans
 from hirl.hierarchy.path_loss import path_loss, sample_negative_paths
 from hirl.hierarchy.tree import SemanticTree
 from hirl.methods.base import Method, MethodOutput, Step, full_precision, split_decay, trainable
+from hirl.ranks import from_first, gather
 
 
 class HIRL(Method):
@@ -55,15 +56,22 @@ class HIRL(Method):
         """The method's own embedding: what is clustered has not passed the projections."""
         return self.method.embed(images)
 
-    def before_epoch(self, epoch: int, embed_all: Callable[[], Tensor]) -> dict[str, float] | None:
+    def before_epoch(self, epoch: int, embed_all: Callable[[], Tensor | None]) -> dict[str, float] | None:
         """The method's own; then takes a snapshot where the schedule asks for one, and returns its diagnostics."""
         self.method.before_epoch(epoch, embed_all)
         since_start = epoch - self.config.start_epoch
         if since_start < 0 or since_start % self.config.snapshot_epochs:
             return None
-        previous = self.tree
-        self.tree = hierarchical_kmeans(embed_all(), self.config.num_clusters, self.config.kmeans, self.seed)
+        previous, self.tree = self.tree, self._cluster(embed_all())
         return snapshot_metrics(self.tree, previous)
+
+    def _cluster(self, embeddings: Tensor | None) -> SemanticTree:
+        """A new tree: the first rank, which alone has the embeddings, clusters them and tells the others."""
+        config, device = self.config, next(self.parameters()).device
+        tree = from_first(
+            lambda: hierarchical_kmeans(embeddings, config.num_clusters, config.kmeans, self.seed).to("cpu")
+        )
+        return tree.to(device)
 
     def before_step(self, step: Step) -> None:
         """The method's own."""
@@ -103,7 +111,8 @@ class HIRL(Method):
                 raise ValueError("hierarchy.reassign needs a method that embeds view 1 online: set it to false")
             with full_precision():
                 similarity = F.normalize(output.second_embedding, dim=1) @ self.tree.centroids[0].T
-            self.tree.assignments[images] = self.tree.paths[similarity.argmax(dim=1)]
+            paths = self.tree.paths[similarity.argmax(dim=1)]
+            self.tree.assignments[gather(images)] = gather(paths)
         return self.tree.assignments[images]
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class Method(nn.Module):
     embedding_dim: int
     backbone: nn.Module
     global_crops = 2  # that `forward` needs at least
+    norms_in_groups = False  # else batch norm is over the whole batch, on any number of ranks
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """The loss of a batch of views, each [B, 3, H, W], global ones first."""
@@ -75,8 +76,8 @@ class Method(nn.Module):
         """The [B, D] projections that are clustered: of the momentum or teacher network where there is one."""
         raise NotImplementedError
 
-    def before_epoch(self, epoch: int, embed_all: Callable[[], Tensor]) -> dict[str, float] | None:
-        """Called before each epoch; `embed_all` gives the [N, D] embeddings of all training images."""
+    def before_epoch(self, epoch: int, embed_all: Callable[[], Tensor | None]) -> dict[str, float] | None:
+        """Called before each epoch; `embed_all` gives the first rank the [N, D] embeddings of all training images."""
 
     def before_step(self, step: Step) -> None:
         """Called before the forward pass: momentum updates, freezing."""

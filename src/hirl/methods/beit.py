@@ -19,13 +19,18 @@ from hirl.data.masks import block_masks
 from hirl.data.views import denormalize
 from hirl.methods import register
 from hirl.methods.base import Encoder, Method, MethodOutput, Step, in_full_precision, split_decay
+from hirl.ranks import mean, share, world_size
 from hirl.tokenizer import Tokenizer
 
 
 @in_full_precision
 def masked_token_loss(scores: Tensor, tokens: Tensor) -> Tensor:
-    """Cross-entropy of the visual tokens [P] of all masked patches against their scores [P, V]; 0 of none."""
-    return F.cross_entropy(scores.float(), tokens, reduction="sum") / max(len(tokens), 1)
+    """Cross-entropy of the visual tokens [P] of all masked patches against their scores [P, V]; 0 of none.
+
+    The mean is over the patches of all ranks, which hold different numbers of them.
+    """
+    count = mean(torch.tensor(float(len(tokens)), device=scores.device)).clamp(min=1)
+    return F.cross_entropy(scores.float(), tokens, reduction="sum") / count
 
 
 @register("beit")
@@ -61,7 +66,7 @@ class BEiT(Method):
         """The loss over the masked patches of view 0; its class token has seen the others alone."""
         images = views[0]
         grid = images.shape[-1] // self.backbone.patch_embed.patch_size[0]
-        mask = block_masks(len(images), grid, self.config, images.device)
+        mask = share(block_masks(len(images) * world_size(), grid, self.config, images.device))
         tokens = self.backbone.tokens(images, mask, self.mask_token)
         scores = self.token_scores(tokens[:, 1:][mask.flatten(1)])
         targets = self._visual_tokens(images, grid)[mask]

@@ -18,6 +18,7 @@ from hirl.data.masks import block_masks
 from hirl.methods import register
 from hirl.methods.base import MethodOutput, Step, full_precision, in_full_precision
 from hirl.methods.dino import DINO, warm_up
+from hirl.ranks import share, world_size
 
 
 @in_full_precision
@@ -48,7 +49,8 @@ class IBOT(DINO):
         """The class loss over all crops, plus the patch loss over the masked patches of the global ones."""
         global_views = torch.cat(list(views[:2]))
         grid = global_views.shape[-1] // self.backbone.patch_embed.patch_size[0]
-        mask = block_masks(len(global_views), grid, self.config, global_views.device)
+        mask = block_masks(len(global_views) * world_size(), grid, self.config, global_views.device)
+        mask = share(mask.unflatten(0, (2, -1)), dim=1).flatten(0, 1)  # of both views
         tokens = self.student.backbone.tokens(global_views, mask, self.mask_token)
         masked = mask.flatten(1)  # [2B, P]
         embeddings = [*self.student.projector(tokens[:, 0]).float().chunk(2), *self.student.each(views[2:])]

@@ -8,7 +8,8 @@ authors' groups are their GPUs; here they are part of the method, on any number 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from hirl.config import MoCoV2Config
 from hirl.methods import register
 from hirl.methods.base import Encoder, Method, MethodOutput, Step, frozen_copy, in_full_precision, update_average
+from hirl.ranks import gather, share, world_size
 
 
 @in_full_precision
@@ -40,9 +42,15 @@ class MoCoV2(Method):
 
     queue: Tensor
     oldest: Tensor
+    norms_in_groups = True
 
     def __init__(self, backbone: nn.Module, config: MoCoV2Config):
         super().__init__()
+        if config.batch_norm_groups % world_size():
+            raise ValueError(
+                f"model.batch_norm_groups {config.batch_norm_groups} is no multiple of the {world_size()} ranks: "
+                "change either"
+            )
         self.config = config
         self.embedding_dim = config.embedding_dim
         projector = MoCoProjectionHead(backbone.num_features, config.hidden_dim, config.embedding_dim)
@@ -63,9 +71,9 @@ class MoCoV2(Method):
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """Queries from view 0, keys from view 1, negatives from the queue as earlier batches left it."""
         embedding = self._in_groups(self.query_encoder, views[0])
-        key = F.normalize(self._keys(views[1]), dim=1)
-        loss = info_nce(F.normalize(embedding, dim=1), key, self.queue.clone(), self.config.temperature)
-        self._enqueue(key)
+        keys = F.normalize(self._keys(views[1]), dim=1)
+        loss = info_nce(F.normalize(embedding, dim=1), share(keys), self.queue.clone(), self.config.temperature)
+        self._enqueue(keys)
         return MethodOutput(loss, embedding)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -74,13 +82,16 @@ class MoCoV2(Method):
 
     @torch.no_grad()
     def _keys(self, views: Tensor) -> Tensor:
-        """Keys of a shuffled batch, in the views' own order: a key's group is hardly ever its query's."""
+        """All ranks' keys of a shuffled batch, in the views' order: a key's group is hardly ever its query's."""
+        views = gather(views)
         order = torch.randperm(len(views), device=views.device)
-        return self._in_groups(self.key_encoder, views[order])[order.argsort()]
+        return gather(self._in_groups(self.key_encoder, share(views[order])))[order.argsort()]
 
     def _in_groups(self, encoder: Encoder, views: Tensor) -> Tensor:
-        """Encodes the batch in the groups of images that share batch-norm statistics."""
-        return torch.cat([encoder(group) for group in views.chunk(self.config.batch_norm_groups)])
+        """Encodes the batch in the groups of images that share batch-norm statistics, each on one rank."""
+        groups = views.chunk(self.config.batch_norm_groups // world_size())
+        with _statistics_in_turn(encoder, len(groups)):
+            return torch.cat([encoder(group) for group in groups])
 
     @torch.no_grad()
     def _enqueue(self, keys: Tensor) -> None:
@@ -90,3 +101,23 @@ class MoCoV2(Method):
         slots = (self.oldest + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[slots] = keys
         self.oldest.add_(len(keys)).remainder_(len(self.queue))
+
+
+@contextmanager
+def _statistics_in_turn(encoder: Encoder, updates: int) -> Iterator[None]:
+    """Running statistics that `updates` groups on each rank moved end as if one rank had seen all groups in turn.
+
+    u groups take a running value r to d r + a, with d = (1 - momentum)^u. So do the ranks' values one after the other.
+    """
+    norms = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    running = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+    if world_size() == 1 or not running:
+        yield
+        return
+    before = torch.cat(running)
+    yield
+    decay = (1 - norms[0].momentum) ** updates
+    value = before
+    for after in gather(torch.cat(running)[None]):
+        value = decay * value + after - decay * before
+    torch._foreach_copy_(running, list(value.split([len(buffer) for buffer in running])))

@@ -12,7 +12,6 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from lightly.models.modules.heads import ProjectionHead
-from lightly.utils.dist import gather, rank, world_size
 from torch import Tensor, nn
 
 from hirl.config import MoCoV3Config
@@ -27,6 +26,7 @@ from hirl.methods.base import (
     in_full_precision,
     update_average,
 )
+from hirl.ranks import gather, rank
 
 
 @in_full_precision
@@ -37,9 +37,7 @@ def symmetric_term(query: Tensor, key: Tensor, temperature: float) -> Tensor:
         query: [B, D].
         key: [B, D], of the other view; gathered over ranks.
     """
-    keys = F.normalize(key, dim=1)
-    if world_size() > 1:
-        keys = torch.cat(gather(keys))
+    keys = gather(F.normalize(key, dim=1))
     logits = F.normalize(query, dim=1) @ keys.T / temperature
     own = torch.arange(len(query), device=query.device) + rank() * len(query)
     return 2 * temperature * F.cross_entropy(logits, own)

@@ -1,4 +1,7 @@
-"""The one pretraining loop. It never asks which method it trains, nor whether HIRL is around it."""
+"""The one pretraining loop. It never asks which method it trains, nor whether HIRL is around it.
+
+It runs on one rank or on many, of which the first alone writes and talks.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +29,13 @@ from hirl.files import atomic_path, locked, make_folder, read_json, sha256, writ
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods import create_method, load_plugins
 from hirl.methods.base import Method, Step
+from hirl.ranks import gather_shards, is_first, mean, world_size
 from hirl.record import Follower, Recorder
 from hirl.tokenizer import load_tokenizer
 from hirl.training.checkpoint import load_checkpoint, save_checkpoint
 from hirl.training.device import choose_device, choose_precision, seed_step
 from hirl.training.optimizers import build_optimizer, set_rates
+from hirl.training.parallel import parallel, synchronise
 from hirl.training.schedules import learning_rate, weight_decay
 from hirl.weights import save_weights
 
@@ -77,10 +83,12 @@ def pretrain(
             the loss is not finite.
     """
     make_folder(out)
-    with locked(scratch):
-        trainer = Trainer(config, data, scratch, Recorder(scratch / "record.jsonl", follower), plugins, tokenizer)
+    with locked(scratch) if is_first() else nullcontext():
+        recorder = Recorder(scratch / "record.jsonl", follower) if is_first() else None
+        trainer = Trainer(config, data, scratch, recorder, plugins, tokenizer)
         trainer.train()
-        trainer.export(out)
+        if is_first():
+            trainer.export(out)
 
 
 class Trainer:
@@ -91,20 +99,21 @@ class Trainer:
         config: RunConfig,
         data: Path,
         scratch: Path,
-        recorder: Recorder,
+        recorder: Recorder | None,
         plugins: tuple[str, ...] = (),
         tokenizer: Path | None = None,
     ):
         self.config, self.scratch, self.recorder = config, scratch, recorder
         self.images = load_images(data, "train")
         self._check_clusters()
-        method = build_method(config, plugins, tokenizer)
+        method = synchronise(build_method(config, plugins, tokenizer))
         decides = [config.pretraining_hash, read_json(data / "manifest.json")["digest"]]
         self.fingerprint = digest(decides + ([sha256(tokenizer)] if config.uses_tokenizer else []))
         self.device = choose_device()
         self.dtype = choose_precision(config.training.precision, self.device)
         self.per_epoch = len(self.images) // config.training.batch_size
         self.method = method.to(self.device, memory_format=torch.channels_last)
+        self.network = parallel(self.method)
         self.optimizer = build_optimizer(self.method.parameter_groups(), config.training.optimizer)
         self.views = Views(config.views)
         self.history: list[dict[str, float]] = []
@@ -116,14 +125,15 @@ class Trainer:
             started = time.monotonic()
             seed_step(self.config.seed, -1 - epoch)
             snapshot = self.method.before_epoch(epoch, self._embed_all)
-            if snapshot is not None:
+            if snapshot is not None and is_first():
                 self._save_snapshot(epoch, snapshot)
             row = {"epoch": epoch} | self._train_epoch(epoch)
             row["seconds"] = time.monotonic() - started
             self.history.append(row)
-            self.recorder.metrics(epoch, row)
-            save_checkpoint(self.scratch, epoch + 1, self._state())
-            print(self._line(row), flush=True)
+            if is_first():
+                self.recorder.metrics(epoch, row)
+                save_checkpoint(self.scratch, epoch + 1, self._state())
+                print(self._line(row), flush=True)
 
     def export(self, out: Path) -> None:
         """Writes the results, each whole; the weights last, since they say that the run is done."""
@@ -143,7 +153,7 @@ class Trainer:
         save_weights(self.method.backbone, self.config.backbone, out / "weights.safetensors", **origin)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the images; returns the epoch's means."""
+        """One pass over the images; returns the epoch's means, over all ranks."""
         training = self.config.training
         self.method.train()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
@@ -158,7 +168,9 @@ class Trainer:
                 last_line = time.monotonic()
                 done = number % self.per_epoch + 1
                 self._check_finite(sums["loss"], epoch, number)
-                print(self._line({"epoch": epoch, "loss": sums["loss"].item() / done}, done), flush=True)
+                if is_first():
+                    print(self._line({"epoch": epoch, "loss": sums["loss"].item() / done}, done), flush=True)
+        sums = dict(zip(sums, mean(torch.stack(list(sums.values()))), strict=True))
         self._check_finite(sums["loss"], epoch, number)
         means = {name: (total / self.per_epoch).item() for name, total in sums.items()}
         images_per_second = self.per_epoch * training.batch_size / (time.monotonic() - started)
@@ -172,7 +184,7 @@ class Trainer:
         """One optimisation step; returns detached scalars, with no wait for the device."""
         self.method.before_step(step)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            output = self.method(views, step)
+            output = self.network(views, step)
         self.optimizer.zero_grad(set_to_none=True)
         output.loss.backward()
         if (clip_norm := self.config.training.optimizer.clip_norm) is not None:
@@ -193,14 +205,14 @@ class Trainer:
             seed_step(self.config.seed, number + 1)
 
     @torch.no_grad()
-    def _embed_all(self) -> Tensor:
-        """[N, D] embeddings of the training images, in their order, each image once."""
+    def _embed_all(self) -> Tensor | None:
+        """[N, D] embeddings of the training images, in their order, each embedded once; the first rank's alone."""
         self.method.eval()
         embeddings = []
-        for batch in ordered_batches(self.images, self.config.training.batch_size, self.device):
+        for batch in ordered_batches(self.images, self.config.training.batch_size // world_size(), self.device):
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 embeddings.append(self.method.embed(evaluation_view(batch)).float())
-        return torch.cat(embeddings)
+        return gather_shards(torch.cat(embeddings), len(self.images))
 
     def _check_clusters(self) -> None:
         hierarchy = self.config.hierarchy
@@ -238,17 +250,22 @@ class Trainer:
                 f"{self.scratch} holds another configuration, other data or another tokenizer: remove it, or give "
                 "another --scratch"
             )
-        if state is None:
-            self.recorder.truncate_after(-1)
-            self.recorder.params(
-                {"name": self.config.name, "config": self.config.model_dump(mode="json"), "precision": str(self.dtype)}
-            )
+        if state is not None:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.history = state["history"]
+        if is_first():
+            self._go_on_recording()
+
+    def _go_on_recording(self) -> None:
+        done = len(self.history)
+        self.recorder.truncate_after(done - 1)
+        if done:
+            print(f"{self.config.name}  goes on after epoch {done}/{self.config.training.epochs}", flush=True)
             return
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history = state["history"]
-        self.recorder.truncate_after(len(self.history) - 1)
-        print(f"{self.config.name}  goes on after epoch {len(self.history)}/{self.config.training.epochs}", flush=True)
+        self.recorder.params(
+            {"name": self.config.name, "config": self.config.model_dump(mode="json"), "precision": str(self.dtype)}
+        )
 
     def _line(self, row: Mapping[str, float], steps_done: int | None = None) -> str:
         """One line of progress, the same in a terminal and in a log."""

@@ -22,15 +22,19 @@ def parallel(network: nn.Module) -> nn.Module:
 
 
 def synchronise(network: nn.Module) -> nn.Module:
-    """Statistics of batch norm over the batch of all ranks, and paths dropped independently on each; in place."""
-    if world_size() == 1:
+    """Statistics of batch norm over the batch of all ranks, and paths dropped independently on each; in place.
+
+    A module with `norms_in_groups` takes care of its own.
+    """
+    if world_size() == 1 or getattr(network, "norms_in_groups", False):
         return network
-    for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, DropPath):
-                setattr(parent, name, _DropPath(child.drop_prob, child.scale_by_keep))
-            elif isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-                setattr(parent, name, _synchronised(child))
+    for name, child in network.named_children():
+        if isinstance(child, DropPath):
+            setattr(network, name, _DropPath(child.drop_prob, child.scale_by_keep))
+        elif isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            setattr(network, name, _synchronised(child))
+        else:
+            synchronise(child)
     return network
 
 

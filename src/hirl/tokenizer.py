@@ -23,8 +23,10 @@ from hirl.data.images import ImageSet, load_images
 from hirl.data.loader import epoch_batches, ordered_batches
 from hirl.data.views import Views, denormalize
 from hirl.files import atomic_path, read_json
+from hirl.ranks import gather, is_first, share, world_size
 from hirl.training.device import choose_device
 from hirl.training.fit import fit
+from hirl.training.parallel import global_mean
 
 SHARPNESS = 5  # of the discrete VAE's scores: at 1 the Gumbel noise drowns them for epochs
 
@@ -115,9 +117,16 @@ class DiscreteVAE(nn.Module):
         distribution, which works against the choice of one.
         """
         scores = self(images)
-        error = F.mse_loss(self.decode(F.gumbel_softmax(scores, temperature, dim=1)), images)
-        mean = F.softmax(scores, dim=1).mean(dim=(0, 2, 3))
+        relaxed = F.softmax((scores + _gumbel_noise(scores)) / temperature, dim=1)
+        error = F.mse_loss(self.decode(relaxed), images)
+        mean = global_mean(F.softmax(scores, dim=1).mean(dim=(0, 2, 3)))
         return error + kl_weight * (math.log(self.vocabulary) - torch.special.entr(mean).sum())
+
+
+def _gumbel_noise(scores: Tensor) -> Tensor:
+    """As torch's `gumbel_softmax` draws it, this rank's share of what is drawn for all."""
+    drawn = scores.new_empty(world_size() * len(scores), *scores.shape[1:]).exponential_()
+    return -share(drawn).log()
 
 
 def _halve(before: int, after: int) -> nn.Sequential:
@@ -172,11 +181,13 @@ def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> 
     groups = [{"params": list(network.parameters())}]
     fit("tokenizer", network, groups, batches, loss, settings, per_epoch, scratch, fingerprint, config.seed)
     gauges = measure(network, load_images(data, "validation"), settings.batch_size, device)
-    save_tokenizer(network, out)
-    used, error = gauges["tokens_used"], gauges["error"]
-    print(
-        f"tokenizer  uses {used:.1f} of {settings.vocabulary} tokens, root mean squared error {error:.3f}", flush=True
-    )
+    if is_first():
+        save_tokenizer(network, out)
+        used, error = gauges["tokens_used"], gauges["error"]
+        print(
+            f"tokenizer  uses {used:.1f} of {settings.vocabulary} tokens, root mean squared error {error:.3f}",
+            flush=True,
+        )
     return gauges
 
 
@@ -189,17 +200,21 @@ def _temperature(settings: TokenizerConfig, progress: float) -> float:
 def measure(network: DiscreteVAE, images: ImageSet, batch_size: int, device: torch.device) -> dict[str, float]:
     """How much of the vocabulary all images use, exp(entropy) in [1, V], and how well the tokens alone give them back.
 
+    Each rank looks at its shard of the images, and all are told of the whole.
+
     Returns:
         tokens_used, and error: the root mean square over pixels in [0, 1].
     """
     network.eval()
     counts, squares, values = torch.zeros(network.vocabulary, device=device), 0.0, 0
-    for batch in ordered_batches(images, batch_size, device):
+    for batch in ordered_batches(images, batch_size // world_size(), device):
         pixels = batch.float() / 255
         tokens = F.one_hot(network(pixels).argmax(dim=1), network.vocabulary).movedim(-1, 1).float()
         counts += tokens.sum(dim=(0, 2, 3))
         squares += (network.decode(tokens) - pixels).square().sum().item()
         values += pixels.numel()
+    counts = gather(counts[None]).sum(dim=0)
+    squares, values = gather(torch.tensor([[squares, values]], dtype=torch.float64, device=device)).sum(dim=0).tolist()
     used = torch.special.entr(counts / counts.sum()).sum().exp().item()
     return {"tokens_used": used, "error": math.sqrt(squares / values)}
 

@@ -1,6 +1,6 @@
 """Batches of augmented views with their classes, to train a classifier on.
 
-B images of a batch, S pixels a side, C classes of the finest level.
+B images of a rank's share of a batch, S pixels a side, C classes of the finest level.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from hirl.data.images import ImageSet
 from hirl.data.loader import load_in_workers
 from hirl.data.sources import read_image
 from hirl.data.views import crop_boxes, normalize, resized_crop
+from hirl.ranks import share, world_size
 
 FLIP = 0.5
 
 
 class LabelledBatches:
-    """The training batches of any epoch: views [B, 3, S, S] and class probabilities [B, C], on the device.
+    """The training batches of any epoch, this rank's share: views [B, 3, S, S] and class probabilities [B, C].
 
     An epoch's order is a permutation fixed by seed and epoch; what does not fill a batch is dropped, and a set that is
-    smaller than a batch is one. Pictures in memory that are only cropped and flipped are so all at once; all others
-    go through timm's transform one by one, in worker processes, with random numbers that depend on seed, epoch and
-    index alone. The rest is drawn as a batch is asked for, from torch's default generator.
+    smaller than a batch is one, less what the ranks cannot share evenly. Pictures in memory that are only cropped and
+    flipped are so all at once; all others go through timm's transform one by one, in worker processes, with random
+    numbers that depend on seed, epoch and index alone. The rest is drawn as a batch is asked for, from torch's default
+    generator, for the batch of all ranks.
 
     Source: Mixup (arXiv 1710.09412), CutMix (arXiv 1905.04899), RandAugment (arXiv 1909.13719), as BEiT fine-tunes.
     """
@@ -42,11 +44,13 @@ class LabelledBatches:
         self.images, self.augmentation, self.seed, self.device = images, augmentation, seed, device
         self.targets, self.classes = images.labels[:, 0], len(images.class_names[0])
         self.mixup = _mixup(augmentation, self.classes)
-        self.batch_size = min(batch_size, len(images))
-        if self.mixup:
-            self.batch_size -= self.batch_size % 2  # images are mixed in pairs
+        smallest = world_size() * (2 if self.mixup else 1)  # images are mixed in pairs
+        self.batch_size = min(batch_size, len(images)) // smallest * smallest
         if not self.batch_size:
-            raise ValueError("mixup and cutmix need two images at least: label more, or set them to 0")
+            raise ValueError(
+                f"there are {len(images)} images to learn from, but a step takes {smallest} at least, two a rank for "
+                "mixup and cutmix: label more, or set both to 0"
+            )
 
     def __len__(self) -> int:
         """The batches of an epoch."""
@@ -59,11 +63,18 @@ class LabelledBatches:
             ValueError: a file cannot be read.
         """
         order = torch.from_numpy(np.random.default_rng((self.seed, epoch)).permutation(len(self.images)))
-        batches = order.split(self.batch_size)[: len(self)]
+        batches = [self._share(batch) for batch in order.split(self.batch_size)[: len(self)]]
         for index, views in zip(batches, self._views(batches, epoch), strict=True):
             yield self._mixed(views, self.targets[index].to(self.device))
 
-    def _views(self, batches: tuple[Tensor, ...], epoch: int) -> Iterator[Tensor]:
+    def _share(self, rows: Tensor) -> Tensor:
+        """This rank's rows of a batch; where images are mixed, both of a pair: timm mixes row i with row -1 - i."""
+        if self.mixup is None:
+            return share(rows)
+        first, second = rows.chunk(2)
+        return torch.cat([share(first), share(second.flip(0)).flip(0)])
+
+    def _views(self, batches: list[Tensor], epoch: int) -> Iterator[Tensor]:
         simple = self.augmentation.randaugment is None and self.augmentation.random_erasing == 0
         if self.images.images is not None and simple:
             return map(self._crops, batches)
@@ -72,8 +83,9 @@ class LabelledBatches:
 
     def _crops(self, index: Tensor) -> Tensor:
         pixels = self.images.images[index].to(self.device).float().div_(255)
-        boxes = crop_boxes(*pixels.shape[::2], pixels.shape[3], self.augmentation.crop_scale, self.device)
-        flipped = (torch.rand(len(index), device=self.device) < FLIP).float()
+        boxes = crop_boxes(self.batch_size, *pixels.shape[2:], self.augmentation.crop_scale, self.device)
+        flipped = (torch.rand(self.batch_size, device=self.device) < FLIP).float()
+        boxes, flipped = self._share(boxes), self._share(flipped)
         return normalize(resized_crop(pixels, boxes, flipped, self.images.image_size, "bilinear"))
 
     def _mixed(self, views: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,9 +82,18 @@ def evaluate_trained(tasks: Sequence[str], subject: Subject, out: Path, scratch:
     """The protocols that train the network, each into `out/{task}.json`, all at the end.
 
     A call that was killed goes on with the task, and the epoch, it had reached: `scratch` keeps them until then.
+
+    Raises:
+        ValueError: a batch cannot be shared evenly by the ranks, or what the protocol raises.
     """
+    from hirl.ranks import is_first
+
+    for task in tasks:
+        _check_batch(task, subject.config)
     homes = {task: _home(task, subject, scratch) for task in tasks}
     outcomes = {task: _outcome(task, subject, home) for task, home in homes.items()}
+    if not is_first():
+        return
     for task, outcome in outcomes.items():
         write_result(out / f"{task}.json", subject.run, task, outcome.metrics, outcome.settings, outcome.history)
     for home in homes.values():
@@ -92,15 +101,32 @@ def evaluate_trained(tasks: Sequence[str], subject: Subject, out: Path, scratch:
 
 
 def _outcome(task: str, subject: Subject, home: Path) -> Outcome:
-    """What a task finds, or has found before its call was killed."""
+    """What a task finds, or has found before its call was killed; its history tells the seconds of each rank."""
+    from hirl.ranks import from_first, is_first
+
     kept = home / "outcome.json"
-    if kept.exists():
-        return Outcome(**read_json(kept))
+    if (found := from_first(lambda: read_json(kept) if kept.exists() else None)) is not None:
+        return Outcome(**found)
     protocol = import_module(f"hirl.evaluation.{MODULES.get(task, 'finetune')}")
     folder = subject.folders[FOLDERS.get(task, "data")]
     outcome = protocol.evaluate(task, subject.config, subject.weights, folder, home, subject.name)
-    write_json(kept, vars(outcome))
+    if is_first():
+        write_json(kept, vars(outcome))
     return outcome
+
+
+def _check_batch(task: str, config: RunConfig) -> None:
+    """Looks at a task's batch before another task is trained."""
+    from hirl.ranks import world_size
+
+    settings = config.evaluation.of(task)
+    augmentation = getattr(settings, "augmentation", None)
+    mixed = augmentation is not None and bool(augmentation.mixup or augmentation.cutmix)
+    if world_size() > 1 and settings.batch_size % (world_size() * (1 + mixed)):
+        raise ValueError(
+            f"evaluation.{task.replace('-', '_')}.batch_size is {settings.batch_size}, which {world_size()} ranks "
+            f"cannot share evenly{' in pairs' * mixed}: make it a multiple of {world_size() * (1 + mixed)}"
+        )
 
 
 def _home(task: str, subject: Subject, scratch: Path) -> Path:

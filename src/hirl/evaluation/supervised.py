@@ -17,6 +17,7 @@ from hirl.data.images import ImageSet
 from hirl.data.loader import ordered_batches
 from hirl.data.views import evaluation_view
 from hirl.files import read_json, sha256
+from hirl.ranks import gather, shard, world_size
 from hirl.weights import load_weights
 
 
@@ -58,19 +59,21 @@ def check_labels(images: ImageSet, data: Path) -> ImageSet:
 def accuracies(
     classify: Callable[[Tensor], Tensor], images: ImageSet, batch_size: int, device: torch.device
 ) -> dict[str, float]:
-    """How often the true class is the most likely one, and among the five most likely.
+    """How often the true class is the most likely one, and among the five most likely; each rank judges its shard.
 
     Args:
         classify: views [B, 3, S, S] -> logits [B, C], in evaluation mode.
+        batch_size: of all ranks.
 
     Returns:
-        Percentages top1 and top5.
+        Percentages top1 and top5, of all images on every rank.
     """
-    hits = []
-    for batch, truth in zip(
-        ordered_batches(images, batch_size, device), images.labels[:, 0].split(batch_size), strict=True
-    ):
+    each = batch_size // world_size()
+    truths = images.labels[shard(len(images)), 0].split(each)
+    hits = torch.zeros(1, 2, dtype=torch.int64)
+    for batch, truth in zip(ordered_batches(images, each, device), truths, strict=True):
         logits = classify(evaluation_view(batch))
-        hits.append(logits.topk(min(5, logits.shape[1])).indices.cpu() == truth[:, None])
-    best = torch.cat(hits).double()
-    return {"top1": 100 * best[:, 0].mean().item(), "top5": 100 * best.sum(dim=1).mean().item()}
+        best = logits.topk(min(5, logits.shape[1])).indices.cpu() == truth[:, None]
+        hits += torch.stack([best[:, 0].sum(), best.sum()])
+    top1, top5 = (gather(hits.to(device)).sum(dim=0).double() / len(images)).tolist()
+    return {"top1": 100 * top1, "top5": 100 * top5}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 
 from hirl.config import TrainingConfig
 from hirl.files import locked
+from hirl.ranks import from_first, is_first, mean
 from hirl.training.checkpoint import load_checkpoint, save_checkpoint
 from hirl.training.device import choose_precision, seed_step
 from hirl.training.optimizers import build_optimizer, set_rates
+from hirl.training.parallel import parallel, synchronise
 from hirl.training.schedules import learning_rate, weight_decay
 
 SECONDS_BETWEEN_LINES = 30  # of progress within an epoch
@@ -38,12 +41,15 @@ def fit(
 ) -> list[dict[str, float]]:
     """Trains a network, or goes on with it after its last epoch, to the same bits on a CPU.
 
+    Each rank brings its share of every batch; only the first has to do with `scratch`.
+
     Args:
         name: what the lines of progress call it.
-        network: already on its device; the caller decides which of its parts are in training mode.
+        network: already on its device; the caller decides which of its parts are in training mode. On several ranks
+            its batch norm becomes that of the whole batch, in place.
         groups: for the optimiser; `decay: False`, `fixed_lr: True` and `lr_scale: float` are heeded (`set_rates`).
         batches: epoch -> its batches, `per_epoch` of them; torch's default generator is seeded before each is drawn.
-        loss: batch -> scalar, under autocast.
+        loss: batch -> scalar, the mean over its rows, under autocast.
         scratch: keeps the checkpoints, locked while training.
         fingerprint: digest of all that decides the result.
 
@@ -56,9 +62,10 @@ def fit(
     device = next(network.parameters()).device
     dtype = choose_precision(config.precision, device)
     optimizer = build_optimizer(groups, config.optimizer)
-    with locked(scratch):
+    loss_of = parallel(_Loss(synchronise(network), loss))
+    with locked(scratch) if is_first() else nullcontext():
         history = _resume(scratch, fingerprint, network, optimizer)
-        if history:
+        if history and is_first():
             print(f"{name}  goes on after epoch {len(history)}/{config.epochs}", flush=True)
         for epoch in range(len(history), config.epochs):
             progress, first = _Epoch(f"{name}  epoch {epoch + 1}/{config.epochs}"), epoch * per_epoch
@@ -67,21 +74,33 @@ def fit(
                 rate = learning_rate(config, number, per_epoch)
                 set_rates(optimizer, rate, config.effective_lr, weight_decay(config, number, per_epoch))
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                    value = loss(batch)
+                    value = loss_of(batch)
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()
                 if config.optimizer.clip_norm is not None:
                     nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.clip_norm)
                 optimizer.step()
-                progress.add(value.detach())
+                progress.add(mean(value.detach()))
                 seed_step(seed, number + 1)
             assert progress.steps == per_epoch
             row = {"epoch": epoch, "loss": progress.mean(), "learning_rate": rate, "seconds": progress.seconds()}
             history.append(row)
-            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-            save_checkpoint(scratch, epoch + 1, {"fingerprint": fingerprint} | state)
-            print(f"{progress.label}  loss {row['loss']:.3f}", flush=True)
+            if is_first():
+                state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+                save_checkpoint(scratch, epoch + 1, {"fingerprint": fingerprint} | state)
+                print(f"{progress.label}  loss {row['loss']:.3f}", flush=True)
     return history
+
+
+class _Loss(nn.Module):
+    """A loss as the forward pass of its network: where gradients are averaged, it has to be."""
+
+    def __init__(self, network: nn.Module, loss: Callable[[Any], Tensor]):
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.loss(batch)
 
 
 class _Epoch:
@@ -93,7 +112,7 @@ class _Epoch:
 
     def add(self, loss: Tensor) -> None:
         self.total, self.steps = self.total + loss, self.steps + 1
-        if time.monotonic() - self.told > SECONDS_BETWEEN_LINES:
+        if is_first() and time.monotonic() - self.told > SECONDS_BETWEEN_LINES:
             self.told = time.monotonic()
             print(f"{self.label}  step {self.steps}  loss {self.mean():.3f}", flush=True)
 
@@ -113,7 +132,7 @@ def _resume(
     scratch: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> list[dict[str, float]]:
     """Takes up the newest checkpoint, if there is one; returns its history."""
-    state = load_checkpoint(scratch)
+    state = from_first(lambda: load_checkpoint(scratch))
     if state is None:
         return []
     if state["fingerprint"] != fingerprint:

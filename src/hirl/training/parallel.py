@@ -6,6 +6,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from hirl.ranks import share, world_size
@@ -18,7 +19,7 @@ def parallel(network: nn.Module) -> nn.Module:
     """
     if world_size() == 1:
         return network
-    return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
+    return DistributedDataParallel(network, forward_sync_buffers=False, find_unused_parameters=True)
 
 
 def synchronise(network: nn.Module) -> nn.Module:
@@ -48,18 +49,21 @@ def _synchronised(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> nn.Module:
     return replaced.train(norm.training)
 
 
-class _SyncBatchNorm(nn.SyncBatchNorm):
+class _SyncBatchNorm(_BatchNorm):
     """Batch norm over all ranks on a CPU; as torch's, it keeps the unbiased variance of the whole batch."""
+
+    def _check_input_dim(self, values: Tensor) -> None:
+        """Any that has channels."""
 
     def forward(self, values: Tensor) -> Tensor:
         if not self.training:
             return super().forward(values)
         self.num_batches_tracked.add_(1)
         dims = [0, *range(2, values.ndim)]
-        number = values.numel() // values.shape[1] * world_size()
-        centre = _global_mean(values.float().mean(dims, keepdim=True))
+        number = all_reduce(torch.tensor(float(values.numel() // values.shape[1])))  # pictures of scenes differ in size
+        centre = all_reduce(values.float().sum(dims, keepdim=True)) / number
         centred = values.float() - centre
-        variance = _global_mean(centred.square().mean(dims, keepdim=True))
+        variance = all_reduce(centred.square().sum(dims, keepdim=True)) / number
         with torch.no_grad():
             self.running_mean.lerp_(centre.flatten(), self.momentum)
             self.running_var.lerp_(variance.flatten() * number / (number - 1), self.momentum)
@@ -70,9 +74,9 @@ class _SyncBatchNorm(nn.SyncBatchNorm):
         return normalised.to(values.dtype)
 
 
-def _global_mean(values: Tensor) -> Tensor:
+def global_mean(values: Tensor) -> Tensor:
     """The mean over the ranks, with gradient."""
-    return all_reduce(values) / world_size()
+    return values if world_size() == 1 else all_reduce(values) / world_size()
 
 
 class _DropPath(DropPath):

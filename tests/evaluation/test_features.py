@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from hirl.backbones import build_backbone
+from hirl.config import BackboneConfig
 from hirl.data.images import ImageSet
 from hirl.data.views import evaluation_view
 from hirl.evaluation import features as module
+from hirl.evaluation.cache import FeatureCache
 from hirl.evaluation.features import extract_features, make_cache
+from tests.ranks import on_two_ranks
 
 
 @pytest.fixture
@@ -47,3 +53,16 @@ def test_cache_holds_both_splits(images, backbone, monkeypatch):
     assert cache.train.shape == (11, 5)
     assert np.allclose(cache.validation, cache.train[:6], atol=1e-6)  # float32
     assert np.array_equal(cache.validation_labels, images.labels[:6])
+
+
+def both_splits(folder: Path) -> FeatureCache | None:
+    torch.manual_seed(0)
+    return make_cache(build_backbone(BackboneConfig(name="resnet8"), 32), folder, torch.device("cpu"), 16)
+
+
+def test_on_two_ranks_each_image_is_seen_by_one_and_the_first_has_all(tiny_data):
+    first, second = on_two_ranks(both_splits, tiny_data)
+    alone = both_splits(tiny_data)
+    assert second is None
+    for name, rows in vars(alone).items():
+        np.testing.assert_allclose(vars(first)[name], rows, rtol=0, atol=1e-5)  # a batch of another size sums otherwise

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from lightly.models.modules.center import Center
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hirl.config import IBOTConfig
 from hirl.data.masks import block_masks
@@ -88,7 +89,7 @@ class IBOT(DINO):
 
 def _project_patches(projector: nn.Module, patches: Tensor) -> Tensor:
     """The shared head on patches [P, width] -> [P, D]; its running statistics stay those of class tokens (`embed`)."""
-    norms = [layer for layer in projector.modules() if isinstance(layer, nn.BatchNorm1d)]
+    norms = [layer for layer in projector.modules() if isinstance(layer, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

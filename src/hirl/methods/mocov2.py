@@ -110,7 +110,8 @@ def _statistics_in_turn(encoder: Encoder, updates: int) -> Iterator[None]:
     u groups take a running value r to d r + a, with d = (1 - momentum)^u. So do the ranks' values one after the other.
     """
     norms = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
-    running = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+    # .data: the backward pass uses none of these, as batch norm itself, which writes them, lets autograd know
+    running = [buffer.data for norm in norms for buffer in (norm.running_mean, norm.running_var)]
     if world_size() == 1 or not running:
         yield
         return

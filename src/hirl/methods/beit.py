@@ -29,7 +29,7 @@ def masked_token_loss(scores: Tensor, tokens: Tensor) -> Tensor:
 
     The mean is over the patches of all ranks, which hold different numbers of them.
     """
-    count = mean(torch.tensor(float(len(tokens)), device=scores.device)).clamp(min=1)
+    count = mean(torch.full((), float(len(tokens)), device=scores.device)).clamp(min=1)
     return F.cross_entropy(scores.float(), tokens, reduction="sum") / count
 
 

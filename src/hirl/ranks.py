@@ -92,6 +92,15 @@ def gather_shards(rows: Tensor, count: int) -> Tensor | None:
     return gathered[:count]
 
 
+def collect(items: list[T]) -> list[T]:
+    """The first rank gets the items of all ranks, in the order of the ranks; the others none. Any can be pickled."""
+    if world_size() == 1:
+        return items
+    parts = [None] * world_size() if is_first() else None
+    dist.gather_object(items, parts)
+    return [item for part in parts or () for item in part]
+
+
 @torch.no_grad()
 def mean(values: Tensor) -> Tensor:
     """The mean over the ranks; no gradient."""

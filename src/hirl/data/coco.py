@@ -20,6 +20,7 @@ from hirl.data.images import to_tensor
 from hirl.data.loader import in_one_line
 from hirl.data.sources import read_image
 from hirl.files import read_json
+from hirl.ranks import shard
 
 Example = tuple[Tensor, dict[str, Tensor]]  # uint8 [3, H, W]; boxes [N, 4], labels [N], masks [N, H, W]
 
@@ -152,22 +153,26 @@ def _check_object(annotation: dict[str, Any], image: dict[str, Any], where: str)
 def training_batches(
     scenes: SceneSet, batch_size: int, seed: int, first: int, count: int, device: torch.device
 ) -> Iterator[list[Example]]:
-    """Batches `first` to `first + count` of endless passes over a split, each in an order and with flips of its own.
+    """This rank's share of batches `first` to `first + count` of endless passes over a split.
+
+    Each pass has an order and flips of its own.
 
     Raises:
         ValueError: a file cannot be read.
     """
     draws = _draws(scenes.with_objects, seed, first * batch_size, count * batch_size)
-    return _load(_Examples(scenes), draws, batch_size, device)
+    own = shard(batch_size)
+    return _load(_Examples(scenes), [batch[own.start : own.stop] for batch in _split(draws, batch_size)], device)
 
 
 def ordered_pictures(scenes: SceneSet, batch_size: int, device: torch.device) -> Iterator[list[tuple[int, Tensor]]]:
-    """Batches of every image's id and pixels, in order.
+    """Batches of id and pixels of every image of this rank's shard, in order.
 
     Raises:
         ValueError: a file cannot be read.
     """
-    return _load(_Pictures(scenes), scenes.images, batch_size, device)
+    own = shard(len(scenes.images))
+    return _load(_Pictures(scenes), _split(scenes.images[own.start : own.stop], batch_size), device)
 
 
 def _draws(images: list[int], seed: int, first: int, count: int) -> list[tuple[int, bool]]:
@@ -201,11 +206,15 @@ class _Pictures(Dataset):
         return image, self.scenes.picture(image)
 
 
-def _load(dataset: Dataset, keys: Sequence[Any], batch_size: int, device: torch.device) -> Iterator[list[Any]]:
+def _split(keys: Sequence[Any], batch_size: int) -> list[Sequence[Any]]:
+    return [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+
+
+def _load(dataset: Dataset, batches: list[Sequence[Any]], device: torch.device) -> Iterator[list[Any]]:
     """Lists of items; beside a GPU worker processes read ahead, on a CPU they would only take the network's cores."""
     loader = DataLoader(
         dataset,
-        batch_sampler=[keys[start : start + batch_size] for start in range(0, len(keys), batch_size)],
+        batch_sampler=batches,
         num_workers=torch.get_num_threads() if device.type == "cuda" else 0,
         collate_fn=list,
         generator=torch.Generator(),  # else it would draw from the default one, which belongs to the network

@@ -19,6 +19,7 @@ from hirl.data.coco import Example, SceneSet, load_scenes, ordered_pictures, tra
 from hirl.detectors import build_detector
 from hirl.evaluation.cache import Outcome
 from hirl.evaluation.supervised import fingerprint, load_backbone
+from hirl.ranks import collect, from_first, world_size
 from hirl.training.device import choose_device
 from hirl.training.fit import fit
 from hirl.training.optimizers import layer_groups
@@ -28,6 +29,9 @@ METRICS = ("ap", "ap50", "ap75")  # the first three of COCO's twelve numbers
 
 def evaluate(task: str, config: RunConfig, weights: Path | None, data: Path, scratch: Path, run_name: str) -> Outcome:
     """Trains a detector on the training scenes and measures what it finds in the validation ones.
+
+    Several ranks share the images of a step, and gradients are averaged. That is not to the digit what one process
+    does: each rank draws anchors and regions, and counts them in its losses, on its own.
 
     Args:
         weights: of the run's backbone; None starts from an untrained one of the run's seed.
@@ -66,7 +70,8 @@ def evaluate(task: str, config: RunConfig, weights: Path | None, data: Path, scr
     )
     detector.transform.min_size = (settings.test_short_side,)
     found = detect(detector, validation, settings.batch_size, device)
-    return Outcome(average_precision(validation.annotations, found), settings.model_dump(mode="json"), history)
+    metrics = from_first(lambda: average_precision(validation.annotations, found))
+    return Outcome(metrics, settings.model_dump(mode="json"), history)
 
 
 def start(config: RunConfig, weights: Path | None, categories: int) -> nn.Module:
@@ -108,14 +113,17 @@ def parameter_groups(detector: nn.Module, layer_decay: float | None) -> list[dic
 
 @torch.no_grad()
 def detect(detector: nn.Module, scenes: SceneSet, batch_size: int, device: torch.device) -> list[dict[str, Any]]:
-    """What a detector finds in all images of a split, in COCO's form of results."""
+    """What a detector finds in all images of a split, in COCO's form of results: for the first rank, others get none.
+
+    Each rank looks at its shard of the images; the batch is that of all ranks.
+    """
     detector.eval()
     found = []
-    for batch in ordered_pictures(scenes, batch_size, device):
+    for batch in ordered_pictures(scenes, batch_size // world_size(), device):
         outputs = detector([pixels.to(device).float() / 255 for _, pixels in batch])
         for (image, _), output in zip(batch, outputs, strict=True):
             found += _in_coco_form(image, scenes.categories, output)
-    return found
+    return collect(found)
 
 
 def _in_coco_form(image: int, categories: list[int], output: dict[str, Tensor]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from hirl.config import (
     resolve_control,
     study_name,
 )
+from hirl.launch import as_rank, gpus, is_first, is_launched, launch
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,10 +36,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one step; a user's mistake is one line on stderr and exit code 2."""
     args = parser().parse_args(arguments)
     try:
+        if "ranks" in args:
+            return _compute(args, sys.argv[1:] if arguments is None else arguments)
         args.step(args)
     except ValueError as error:
         print(f"hirl: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _compute(args: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Runs a step that computes: on GPUs of its own, in this process or in several."""
+    if is_launched():
+        with as_rank():
+            args.step(args)
+    elif args.ranks > 1:
+        _run_config(args)  # mistakes in it are found now
+        return launch(args.ranks, arguments)
+    else:
+        with gpus(1):
+            args.step(args)
     return 0
 
 
@@ -104,7 +121,7 @@ def pretrain_run(args: argparse.Namespace) -> None:
     from hirl.tracking import live_run
     from hirl.training.loop import pretrain
 
-    follower = live_run(config.name, config.model_dump(mode="json"))
+    follower = live_run(config.name, config.model_dump(mode="json")) if is_first() else None
     pretrain(config, args.data, args.out, args.scratch, follower, load_study(args.study).plugins, args.tokenizer)
 
 
@@ -113,13 +130,12 @@ def extract_features(args: argparse.Namespace) -> None:
     subject = _subject(args)
     from hirl.evaluation.run import extract_features
 
-    extract_features(subject).save(args.out)
+    if (features := extract_features(subject)) is not None:
+        features.save(args.out)
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Runs evaluations of one network: on its frozen features, or by training it further."""
-    if args.method is None:
-        _name_by_weights(args)
     if args.out is None and args.weights is None:
         raise ValueError("say where the results go: --out FOLDER")
     subject = _subject(args, features=args.features is not None and set(args.tasks) <= set(FROZEN))
@@ -130,7 +146,8 @@ def evaluate(args: argparse.Namespace) -> None:
         evaluate_frozen(frozen, subject, out, args.features, args.snapshot)
     if trained := [task for task in args.tasks if task in TRAINED]:
         evaluate_trained(trained, subject, out, args.scratch or Path("scratch") / subject.config.study)
-    print_metrics(out, args.tasks)
+    if is_first():
+        print_metrics(out, args.tasks)
 
 
 def list_weights(args: argparse.Namespace) -> None:
@@ -221,7 +238,9 @@ def _print(table: Table) -> None:
 
 
 def _run_config(args: argparse.Namespace) -> RunConfig:
-    """The configuration of the run an argument list names; a control has its backbone's."""
+    """The configuration of the run that an argument list, or its weights, name; a control has its backbone's."""
+    if args.method is None:
+        _name_by_weights(args)
     if args.method == UNTRAINED:
         return resolve_control(args.study, args.variant, _overrides(args))
     return resolve(args.study, args.method, args.variant, args.seed, _overrides(args))
@@ -306,6 +325,7 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the prepared data")
     step.add_argument("--out", type=Path, required=True, metavar="FILE")
     step.add_argument("--scratch", type=Path, required=True, metavar="FOLDER", help="keeps the resume state")
+    _add_ranks(step)
 
     step = _step(steps, "pretrain", pretrain_run, "train one run, or go on with it")
     _add_run(step)
@@ -313,12 +333,14 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the prepared data")
     step.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets the results, at the end")
     step.add_argument("--scratch", type=Path, required=True, metavar="FOLDER", help="keeps the resume state")
+    _add_ranks(step)
 
     step = _step(steps, "features", extract_features, "features of a run's backbone")
     _add_run(step)
     step.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the prepared data")
     step.add_argument("--weights", type=Path, metavar="FILE", help="of a trained run; --method untrained takes none")
     step.add_argument("--out", type=Path, required=True, metavar="FILE")
+    _add_ranks(step)
 
     step = _step(steps, "evaluate", evaluate, "evaluations of one network")
     step.add_argument("tasks", nargs="+", choices=(*FROZEN, *TRAINED), metavar="TASK", help=", ".join(FROZEN + TRAINED))
@@ -330,6 +352,7 @@ def parser() -> argparse.ArgumentParser:
         step.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=f"default: the study's {whose} in results/")
     step.add_argument("--scratch", type=Path, metavar="FOLDER", help="keeps the resume state; default: scratch/STUDY")
     step.add_argument("--out", type=Path, metavar="FOLDER", help="gets TASK.json; default: evaluation/ by the weights")
+    _add_ranks(step)
 
     step = _step(steps, "summarise", summarise, "the summary, tables and figures of a study")
     _add_results(step)
@@ -385,6 +408,10 @@ def _add_run(step: argparse.ArgumentParser, required: bool = True, study: str = 
     step.add_argument("--method", required=required, help="a method's name, or `untrained`")
     step.add_argument("--variant", required=required, help="baseline or hirl; of `untrained`, the backbone's name")
     step.add_argument("--seed", type=int, default=0)
+
+
+def _add_ranks(step: argparse.ArgumentParser) -> None:
+    step.add_argument("--ranks", type=int, default=1, help="processes that share the work, one per GPU")
 
 
 def _add_results(step: argparse.ArgumentParser) -> None:

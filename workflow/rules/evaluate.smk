@@ -23,7 +23,10 @@ rule extract_features:
     message:
         "{wildcards.run}: features"
     shell:
-        "hirl features {ASKED} {params.network} --data $(dirname {input.data}) --out {output} > {log} 2>&1"
+        """
+        hirl features {ASKED} {params.network} --data $(dirname {input.data}) --out {output} --ranks {resources.gpu} \
+            >{log} 2>&1
+        """
 
 
 if FROZEN:
@@ -111,5 +114,5 @@ for job, tasks in JOBS.items():
             """
             hirl evaluate {params.tasks} {ASKED} {params.network} --data $(dirname {input.data}) \
                 --transfer results/{wildcards.study}/transfer --scenes results/{wildcards.study}/scenes \
-                --scratch {params.scratch} --out $(dirname {output.evaluations[0]}) >{log} 2>&1
+                --scratch {params.scratch} --out $(dirname {output.evaluations[0]}) --ranks {resources.gpu} >{log} 2>&1
             """

@@ -29,7 +29,7 @@ rule pretrain_baseline:
     shell:
         """
         hirl pretrain {ASKED} {params.run} --data $(dirname {input.data}) --out $(dirname {output.weights}) \
-            --scratch {params.scratch} 2>&1 | tee {log}
+            --scratch {params.scratch} --ranks {resources.gpu} 2>&1 | tee {log}
         """
 
 
@@ -71,5 +71,5 @@ if TOKENIZED and "tokenizer" not in config:
         shell:
             """
             hirl tokenizer {ASKED} {params.run} --data $(dirname {input.data}) --out {output} --scratch {params.scratch} \
-                >{log} 2>&1
+                --ranks {resources.gpu} >{log} 2>&1
             """

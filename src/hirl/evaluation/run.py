@@ -41,8 +41,8 @@ class Subject:
         return where | {"method": self.method, "variant": self.variant, "seed": self.seed}
 
 
-def extract_features(subject: Subject) -> FeatureCache:
-    """The features of the backbone, for every protocol that needs no more."""
+def extract_features(subject: Subject) -> FeatureCache | None:
+    """The features of the backbone, for every protocol that needs no more; None for all ranks but the first."""
     import torch
 
     from hirl.backbones import build_backbone
@@ -61,7 +61,7 @@ def extract_features(subject: Subject) -> FeatureCache:
 def evaluate_frozen(
     tasks: Sequence[str], subject: Subject, out: Path, features: Path | None = None, snapshot: Path | None = None
 ) -> None:
-    """The protocols on cached features, each into `out/{task}.json`; without a cache it is made for this call.
+    """The protocols on cached features, each into `out/{task}.json`; without a cache the ranks make it for this call.
 
     Raises:
         ValueError: hierarchy is asked for, without the snapshot it looks at.
@@ -70,8 +70,10 @@ def evaluate_frozen(
         raise ValueError("evaluate hierarchy looks at a tree: give the run's with --snapshot")
     with tempfile.TemporaryDirectory() as folder:
         if features is None:
+            if (extracted := extract_features(subject)) is None:
+                return
             features = Path(folder) / "features.safetensors"
-            extract_features(subject).save(features)
+            extracted.save(features)
         for task in tasks:
             protocol = import_module(f"hirl.evaluation.{task}")
             looked_at = snapshot if task == "hierarchy" else subject.config.evaluation.of(task)

@@ -24,6 +24,10 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+# how a network is run, not what it computes: as another processor, it changes no more than the rounding. Not in a hash,
+# so that a run may go on with them or without, and a finished one stays finished
+SWITCHES = ("compile", "checkpoint_activations")
+
 CropScale = Annotated[tuple[Share, Share], AfterValidator(_ascending)]  # share of the image's area
 
 
@@ -192,6 +196,12 @@ class KMeansConfig(Section):
     backend: Literal["auto", "faiss", "torch"] = "auto"  # auto: torch on a GPU, faiss on CPU
 
 
+class TreeKMeansConfig(KMeansConfig):
+    """k-means of a tree's levels, which can go on from the last tree."""
+
+    warm_iterations: Count | None = None  # from the last tree's clusters, no restarts; None starts anew each time
+
+
 class HierarchyConfig(Section):
     """What HIRL adds to a method (paper, section 4)."""
 
@@ -201,7 +211,7 @@ class HierarchyConfig(Section):
     start_epoch: int = Field(20, ge=0)  # image loss alone before it
     snapshot_epochs: Count = 1  # a new tree every so many epochs
     reassign: bool = False  # SwAV: re-assign a batch's images at every step
-    kmeans: KMeansConfig = KMeansConfig()
+    kmeans: TreeKMeansConfig = TreeKMeansConfig()
 
     @model_validator(mode="after")
     def _levels_shrink(self) -> HierarchyConfig:
@@ -240,6 +250,8 @@ class TrainingConfig(Section):
     epochs: Count = 200
     batch_size: Count = 256  # images in all, over all ranks
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the processor has the instructions
+    compile: bool = False  # the network's blocks; `hirl tune` measures whether it pays
+    checkpoint_activations: bool = False  # blocks are computed again in the backward pass: less memory, more time
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 
@@ -434,5 +446,14 @@ class StudyConfig(Section):
 
 
 def digest(value: Any) -> str:
-    """Twelve hex digits of the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
+    """Twelve hex digits of the SHA-256 of a value's canonical JSON, from which SWITCHES are left out."""
+    text = json.dumps(_without_switches(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _without_switches(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_without_switches(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_switches(part) for key, part in value.items() if key not in SWITCHES}

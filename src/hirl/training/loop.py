@@ -32,6 +32,7 @@ from hirl.methods.base import Method, Step
 from hirl.ranks import gather_shards, is_first, mean, world_size
 from hirl.record import Follower, Recorder
 from hirl.tokenizer import load_tokenizer
+from hirl.training.blocks import set_up_blocks
 from hirl.training.checkpoint import load_checkpoint, save_checkpoint
 from hirl.training.device import choose_device, choose_precision, seed_step
 from hirl.training.optimizers import build_optimizer, set_rates
@@ -113,6 +114,7 @@ class Trainer:
         self.dtype = choose_precision(config.training.precision, self.device)
         self.per_epoch = len(self.images) // config.training.batch_size
         self.method = method.to(self.device, memory_format=torch.channels_last)
+        set_up_blocks(self.method, config.training)
         self.network = parallel(self.method)
         self.optimizer = build_optimizer(self.method.parameter_groups(), config.training.optimizer)
         self.views = Views(config.views)

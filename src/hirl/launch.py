@@ -24,8 +24,8 @@ from itertools import count
 from pathlib import Path
 
 RESTARTS = 3
-# What ends launcher and ranks. Not SIGHUP: under nohup a training outlives its terminal.
-SIGNALS = "SIGTERM,SIGINT,SIGQUIT"
+MISTAKE = signal.SIGUSR2  # by which a rank tells its launcher to end all
+SIGNALS = "SIGTERM,SIGINT,SIGQUIT,SIGUSR2"  # what ends all; not SIGHUP: under nohup a training outlives its terminal
 MEETING = "HIRL_RENDEZVOUS"  # the variable that tells the launchers of several nodes where they meet
 
 
@@ -129,6 +129,8 @@ def _launch_here(nodes: int, ranks: int, command: Sequence[str]) -> int:
 
     logging.disable(logging.WARNING)  # that it was told to end, and whom it tells
     os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // ranks))
+    # Each start has a store of its own: in one that all share, ranks find the addresses of those before them.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     config = LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,
@@ -144,7 +146,7 @@ def _launch_here(nodes: int, ranks: int, command: Sequence[str]) -> int:
     try:
         elastic_launch(config, program)(*arguments)
     except SignalException as ended:
-        return 128 + ended.sigval
+        return 2 if ended.sigval == MISTAKE else 128 + ended.sigval
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         print(
@@ -200,5 +202,6 @@ def _end_all(error: ValueError, launcher: int) -> None:
     if store.add("hirl/mistakes", 1) == 1:
         print(f"hirl: {error}", file=sys.stderr, flush=True)
     if os.getppid() == launcher:
-        os.kill(launcher, signal.SIGTERM)
+        ours = MISTAKE.name in os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"]
+        os.kill(launcher, MISTAKE if ours else signal.SIGTERM)  # torchrun's own dies of what it does not handle
         signal.pause()

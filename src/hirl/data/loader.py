@@ -6,19 +6,29 @@ B images of a batch, S pixels a side.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import center_crop, resize
 
-from hirl.data.images import ImageSet, square, to_tensor
-from hirl.data.sources import read_image
-from hirl.data.views import Views
+from hirl.config import ViewsConfig
+from hirl.data.images import ImageSet, to_tensor
+from hirl.data.sources import named
+from hirl.data.views import Views, crop_boxes, resize_each
 from hirl.ranks import shard, share, world_size
 
 SHORTER_SIDE = 256 / 224  # of an evaluated image, over the side of its central square
+PIECE = 128  # images that a worker reads at a time
 
 
 def epoch_batches(
@@ -40,7 +50,8 @@ def epoch_batches(
     order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(len(images)))
     batches = [share(batch) for batch in order.split(batch_size)[: len(images) // batch_size]]
     if images.images is None:
-        return _coloured(load_in_workers(_Crops(images, views, seed, epoch), batches, device), batches, views, device)
+        crops = load_in_workers(_Crops(images, views.config, seed, epoch), batches, device)
+        return _coloured(crops, batches, views, device)
     return ((index.to(device), views(images.images[index].to(device))) for index in batches)
 
 
@@ -53,21 +64,26 @@ def ordered_batches(images: ImageSet, batch_size: int, device: torch.device) -> 
     batches = torch.arange(len(images))[shard(len(images))].split(batch_size)
     if images.images is not None:
         return (images.images[index].to(device) for index in batches)
-    return (batch.to(device, non_blocking=True) for (batch,) in load_in_workers(_Squares(images), batches, device))
+    return (batch for (batch,) in load_in_workers(_Squares(images), batches, device))
 
 
 class _Crops(Dataset):
-    """The random crops of image files, as bytes [3, size, size]: between processes a quarter of what floats weigh."""
+    """The random crops of image files, as bytes: between processes a quarter of what floats weigh."""
 
-    def __init__(self, images: ImageSet, views: Views, seed: int, epoch: int):
+    def __init__(self, images: ImageSet, views: ViewsConfig, seed: int, epoch: int):
         self.images, self.views, self.entropy = images, views, (seed, epoch)
 
     def __getitem__(self, index: int) -> list[Tensor]:
-        image = to_tensor(read_image(self.images.paths[index]))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence((*self.entropy, index)).generate_state(1, np.uint64)[0]))
-            crops = self.views.crop(image[None])
-        return [(crop[0] * 255).round().byte() for crop in crops]
+        """All V crops of a size as one tensor [V, 3, size, size]: global ones, then local ones."""
+        v, image = self.views, read_pixels(self.images.paths[index])
+        seed = np.random.SeedSequence((*self.entropy, index)).generate_state(1, np.uint64)
+        torch.default_generator.manual_seed(int(seed[0]))  # a worker's; torch.manual_seed takes as long as a crop
+        kinds = [(v.global_crops, v.global_size, v.global_scale), (v.local_crops, v.local_size, v.local_scale)]
+        return [self._crops(image, *kind) for kind in kinds if kind[0]]
+
+    def _crops(self, image: Tensor, count: int, size: int, scale: tuple[float, float]) -> Tensor:
+        boxes, flipped = crop_boxes(count, *image.shape[1:], scale), torch.rand(count) < self.views.flip
+        return resize_each(image.expand(count, -1, -1, -1), boxes, flipped, size, self.views.interpolation)
 
 
 class _Squares(Dataset):
@@ -77,27 +93,53 @@ class _Squares(Dataset):
         self.images = images
 
     def __getitem__(self, index: int) -> list[Tensor]:
-        size = self.images.image_size
-        return [to_tensor(square(read_image(self.images.paths[index]), round(size * SHORTER_SIDE), size))]
+        size, image = self.images.image_size, read_pixels(self.images.paths[index])
+        image = resize(image, [round(size * SHORTER_SIDE)], InterpolationMode.BICUBIC, antialias=True)
+        return [center_crop(image, [size, size])]
+
+
+def read_pixels(path: Path) -> Tensor:
+    """The RGB pixels of an image file, uint8 [3, H, W].
+
+    torchvision decodes the usual JPEGs, Pillow all else: both by libjpeg-turbo, but torchvision without a copy.
+
+    Raises:
+        ValueError: the file is missing, broken or no image.
+    """
+    with named(path):
+        content = np.fromfile(path, np.uint8)
+        with Image.open(BytesIO(content)) as image:
+            if image.format == "JPEG" and image.mode in ("L", "RGB"):
+                with suppress(RuntimeError):  # Pillow has the last word on what is broken
+                    return decode_jpeg(torch.from_numpy(content), ImageReadMode.RGB)
+            return to_tensor(image.convert("RGB"))
 
 
 def _coloured(
     loaded: Iterator[list[Tensor]], batches: Sequence[Tensor], views: Views, device: torch.device
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    for index, crops in zip(batches, loaded, strict=True):
-        yield index.to(device), views.colour([crop.to(device, non_blocking=True).float() / 255 for crop in crops])
+    for index, sizes in zip(batches, loaded, strict=True):
+        crops = [crop.float() / 255 for crops in sizes for crop in crops.unbind(1)]
+        yield index.to(device), views.colour(crops)
 
 
 def load_in_workers(dataset: Dataset, batches: Sequence[Tensor], device: torch.device) -> Iterator[list[Tensor]]:
-    """What worker processes, as many as torch has threads, make of each batch's files."""
+    """What worker processes, as many as torch has threads, make of each batch's files; on the device.
+
+    Each makes a piece of a batch at a time: the first batch is soon there, and what waits in shared memory is small,
+    however large a batch.
+    """
+    pieces = [piece.tolist() for batch in batches for piece in batch.split(PIECE)]
     loader = DataLoader(
         dataset,
-        batch_sampler=[batch.tolist() for batch in batches],
+        batch_sampler=pieces,
         num_workers=torch.get_num_threads(),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else it would draw from the default one, which belongs to the views
     )
-    return in_one_line(loader)
+    made = ([part.to(device, non_blocking=True) for part in piece] for piece in in_one_line(loader))
+    for batch in batches:
+        yield [torch.cat(parts) for parts in zip(*islice(made, -(-len(batch) // PIECE)), strict=True)]
 
 
 def in_one_line(loader: DataLoader) -> Iterator[Any]:

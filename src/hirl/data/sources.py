@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -248,7 +249,8 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         ValueError: the file is missing, broken or no image.
     """
-    return _named(path, lambda image: image.convert("RGB"))
+    with named(path), Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def check_header(path: Path) -> None:
@@ -257,13 +259,19 @@ def check_header(path: Path) -> None:
     Raises:
         ValueError: the file is missing or no image.
     """
-    _named(path, lambda image: None)
+    with named(path), Image.open(path):
+        pass
 
 
-def _named(path: Path, use: Callable[[Image.Image], Image.Image | None]) -> Image.Image | None:
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Says in one line which image file cannot be read.
+
+    Raises:
+        ValueError: the file is missing, broken or no image.
+    """
     try:
-        with Image.open(path) as image:
-            return use(image)
+        yield
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing: put it back, or prepare the data without it") from error
     except UNREADABLE as error:

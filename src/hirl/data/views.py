@@ -134,7 +134,7 @@ def central_box(height: int, width: int, device: torch.device | str = "cpu") -> 
 def resized_crop(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, interpolation: str) -> Tensor:
     """The boxes [N, 4] of images [N, 3, H, W] in [0, 1], resized with antialiasing; mirrored where flipped [N] is 1."""
     if not images.is_cuda and max(images.shape[2:]) > LARGE:
-        return _resize_each(images, boxes, flipped, size, interpolation)
+        return resize_each(images, boxes, flipped, size, interpolation).clamp_(0, 1)
     top, left, height, width = boxes.unbind(1)
     rows = resize_weights(top, height, images.shape[2], size, interpolation)
     columns = resize_weights(left, width, images.shape[3], size, interpolation)
@@ -142,13 +142,14 @@ def resized_crop(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, inte
     return _separable(images, rows, columns).clamp_(0, 1)
 
 
-def _resize_each(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, interpolation: str) -> Tensor:
-    crops = torch.empty(len(images), 3, size, size)
+def resize_each(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, interpolation: str) -> Tensor:
+    """As `resized_crop`, image by image on a CPU; bytes stay bytes, floats are not clamped."""
+    crops = torch.empty(len(images), 3, size, size, dtype=images.dtype)
     for crop, image, (top, left, height, width), flip in zip(crops, images, boxes.tolist(), flipped, strict=True):
         box = image[None, :, top : top + height, left : left + width]
         resized = F.interpolate(box, (size, size), mode=interpolation, antialias=True)[0]
         crop.copy_(resized.flip(2) if flip else resized)
-    return crops.clamp_(0, 1)
+    return crops
 
 
 def resize_weights(start: Tensor, length: Tensor, full: int, size: int, interpolation: str) -> Tensor:

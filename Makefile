@@ -46,7 +46,7 @@ publish: $(VENV)/.synced
 	snakemake --cores $(CORES) --config study=$(STUDY) -- publish
 
 # docs/performance.md, from every benchmark.
-BENCHMARKS := $(filter-out %/common.py %/page.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out %/common.py %/recipes.py %/page.py,$(wildcard benchmarks/*.py))
 bench: $(VENV)/.synced
 	rm -rf scratch/benchmarks
 	for script in $(BENCHMARKS); do \

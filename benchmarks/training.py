@@ -1,168 +1,268 @@
-"""Training of MoCo v2 in images per CPU second: this project's loop against the straightforward one.
+"""How many images a second does a training take, beside lightly's recipes and the straightforward loop?
 
-    python benchmarks/training.py [--data results/cifar10/data] [--rounds 4]
+    python benchmarks/training.py [--studies demo cifar10] [--methods mocov2 dino] [--data results/demo/data]
 
-Both train a ResNet-18 on 32-pixel images in batches of 128, with the same views, loss and SGD. Ours is `hirl pretrain`
-as it stands: views drawn for a whole batch at once, networks in bf16 and channels-last where the processor has the
-instructions. The peer makes its views from PIL images with torchvision's transforms in two worker processes, and runs
-networks as they come, in fp32. They take turns, a step each on one thread, and the best step of each counts, in seconds
-of CPU, to which the peer's workers are added: a busy machine changes little.
+*Ours* is `hirl pretrain` as it stands: views made of a whole batch at once, on the device; networks in bf16 and
+channels-last where the processor has the instructions. *lightly* is that library's transforms, heads, losses and
+helpers, put together as in its examples; it has none for MoCo v3 and BEiT. *Straightforward* is this project's own
+method in the loop that everyone writes first, with torchvision's transforms. Both peers make their views from PIL
+images in as many worker processes as there are threads, and train in fp32.
+
+All three have a study's backbone and widths, the same batch and optimiser, and the published views in the study's
+sizes: the same crops in number, size and scale. What a recipe does by itself stays: lightly encodes every crop alone,
+the others all crops of one size together; lightly's MoCo v2 does not shuffle its keys; its iBOT masks as DINOv2 does
+and runs the teacher's head on masked patches only, where the paper's centre averages all. Batch norm of MoCo v2 is over
+the whole batch on all sides; the row with 8 groups is ours as published.
+
+All cores are used. The ways take turns of a few steps, while the others' workers are held; the best turn counts, by the
+clock, and in seconds of CPU, those of workers included. The share says how much of the machine's products a way does:
+the floating-point operations of a step of ours, forward and backward, as torch counts them, for the images of a second,
+over those of a large matrix product that takes turns too, ours in bf16 where it trains in it.
 """
 
 from __future__ import annotations
 
-import argparse
-import random
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
-from PIL import Image, ImageFilter
-from safetensors.torch import save_file
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
+from common import Report, Row, parser
+from PIL import Image
+from recipes import RECIPES, lightly, straightforward
+from torch.utils.flop_counter import FlopCounterMode
 
-from hirl.config import RunConfig, ViewsConfig, resolve
-from hirl.data.images import load_images
-from hirl.data.views import MEAN, STD
-from hirl.files import write_json
+from hirl.config import DataConfig, RunConfig, resolve
+from hirl.data.images import prepare
 from hirl.methods.base import Step
 from hirl.record import Recorder
-from hirl.training.device import choose_device
-from hirl.training.loop import Trainer, build_method
+from hirl.tokenizer import DiscreteVAE, save_tokenizer
+from hirl.training.device import choose_device, choose_precision
+from hirl.training.loop import Trainer
 from hirl.training.optimizers import set_rates
 
-BATCH, LEAST_SPEEDUP = 128, 2
-PEER = "torchvision, PIL"
-SETTINGS = {
-    "backbone.name": "resnet18_small_images",
-    "data.image_size": 32,
-    "views.global_size": 32,
-    "views.blur": [0.5, 0.5, 0.0],  # MoCo v2's published views, which the study lightens
-    "model.batch_norm_groups": 1,  # the straightforward loop has none
-    "training.batch_size": BATCH,
-    "training.epochs": 1,
-    "training.precision": "auto",
+NAMES = {
+    "mocov2": "MoCo v2",
+    "simsiam": "SimSiam",
+    "swav": "SwAV",
+    "mocov3": "MoCo v3",
+    "dino": "DINO",
+    "ibot": "iBOT",
+    "beit": "BEiT",
 }
+GOALS = {"straightforward": 3, "lightly": 2}  # times their images a second
+STEPS = {"demo": 8, "cifar10": 1, "imagenet": 8}  # of a turn; where views are what takes time, more than workers hold
+IMAGENET = 1_281_167  # images
+SIDE = {"cpu": 2048, "cuda": 16384}  # of the product
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="prepared images; random ones if not given")
-    parser.add_argument("--rounds", type=int, default=4)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    config = resolve("cifar10", "mocov2", "baseline", 0, SETTINGS)
-    images = random_images() if args.data is None else load_images(args.data, "train").images
+    gpu = choose_device().type == "cuda"
+    options = parser(__doc__)
+    options.add_argument("--studies", nargs="+", choices=STEPS, default=["imagenet"] if gpu else ["demo", "cifar10"])
+    options.add_argument("--methods", nargs="+", choices=NAMES, default=list(NAMES))
+    options.add_argument("--data", type=Path, help="prepared images, of which one epoch lasts; noise if not given")
+    options.add_argument("--batch", type=int, default=64)
+    options.add_argument("--rounds", type=int, default=2)
+    args = options.parse_args()
+    report = Report(args)
+    for study in args.studies:
+        rates, work = [], []
+        for method in args.methods:
+            config = resolve(study, method, "baseline", 0, settings(study, method, args.batch))
+            for rate, done in compare(config, args.data, args.rounds):
+                rates.append(rate)
+                work.append(done)
+            print(f"{study}, {NAMES[method]}: measured", flush=True)
+        report.table(rates, f"Study {study}, batches of {args.batch}, images a second, best of {args.rounds} turns")
+        report.table(work, "What ours computes")
+        for peer, goal in GOALS.items():
+            times = {rate[""]: rate[f"times {peer}"] for rate in rates if f"times {peer}" in rate}
+            alike = [name for name in NAMES.values() if name in times]  # without the row of other groups
+            if alike:
+                least = min(alike, key=times.__getitem__)
+                report.goal(f"{study}, times the images a second of {peer}, the least ({least})", times[least], goal)
+
+
+def compare(config: RunConfig, data: Path | None, rounds: int) -> list[tuple[Row, Row]]:
+    """A method's rates and what it computes, and those of ours as published where that differs."""
+    steps, device = STEPS[config.study], choose_device()
+    images = steps * config.training.batch_size
     with tempfile.TemporaryDirectory() as folder:
-        write_data(images, BATCH * (1 + args.rounds), Path(folder) / "data")
-        ways = {
-            "hirl": our_steps(config, Path(folder) / "data", Path(folder) / "scratch"),
-            PEER: peer_steps(config, Path(folder) / "data"),
-        }
-        seconds = best_steps(ways, args.rounds)
-    print(f"MoCo v2, ResNet-18, batches of {BATCH} images of 32 x 32\n")
-    print(f"{'':18}{'images/CPU s':>14}{'speed-up':>10}")
-    for way, value in seconds.items():
-        print(f"{way:18}{BATCH / value:14.0f}{seconds[PEER] / value:10.2f}")
-    speedup = seconds[PEER] / seconds["hirl"]
-    print(f"\ngoal: at least {LEAST_SPEEDUP}, {'met' if speedup >= LEAST_SPEEDUP else 'missed'}")
+        if data is None:
+            data = prepare_noise(config.data, images * (1 + rounds) + 2 * config.training.batch_size, Path(folder))
+        ours, peers = steps_of(config, data, Path(folder))
+        product = Way(products(device, choose_precision(config.training.precision, device)))
+        operations = take_turns([*ours.values(), *peers.values(), product], rounds, steps)
+    rows = []
+    for name, way in ours.items():
+        rates: Row = {"": name, "ours": images / way.wall}
+        rates |= {peer: images / theirs.wall for peer, theirs in peers.items()}
+        rates |= {f"times {peer}": theirs.wall / way.wall for peer, theirs in peers.items()}
+        rates |= {f"per CPU s, times {peer}": theirs.cpu / way.cpu for peer, theirs in peers.items()}
+        share = operations * product.wall / way.wall / (2 * SIDE[device.type] ** 3)
+        work: Row = {"": name, "network": config.backbone.name, "crops": crops(config)}
+        work |= {"GFLOP an image": operations / config.training.batch_size / 1e9, "share": f"{100 * share:.0f} %"}
+        if device.type == "cuda":
+            work |= {"GB": way.memory / 2**30, "hours an ImageNet epoch": IMAGENET * way.wall / images / 3600}
+        rows.append((rates, work))
+    return rows
 
 
-def best_steps(ways: dict[str, Iterator[None]], rounds: int) -> dict[str, float]:
-    """CPU seconds of the best step of each way; the first does not count.
-
-    Workers run ahead at any time: theirs is the mean of the rounds, and only the peer has any.
-    """
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    workers: list[float] = []
-    for _ in range(1 + rounds):
-        for name, way in ways.items():
-            started = time.process_time()
-            next(way)
-            times[name].append(time.process_time() - started)
-        children = [child.cpu_times() for child in psutil.Process().children()]
-        workers.append(sum(child.user + child.system for child in children))
-    best = {name: min(seconds[1:]) for name, seconds in times.items()}
-    return best | {PEER: best[PEER] + (workers[-1] - workers[0]) / rounds}
+def crops(config: RunConfig) -> str:
+    v = config.views
+    counts = {v.global_size: v.global_crops, v.local_size: v.local_crops}
+    return " + ".join(f"{count} x {size}" for size, count in counts.items() if count)
 
 
-def our_steps(config: RunConfig, data: Path, scratch: Path) -> Iterator[None]:
+# --- the ways ---------------------------------------------------------------------------------------------------------
+
+
+def settings(study: str, method: str, batch: int) -> dict[str, Any]:
+    """The study's values, with the published views in its sizes, and batch norm over the whole batch."""
+    views = resolve("imagenet", method, "baseline", 0).views
+    kept = ("global_scale", "local_crops", "local_scale", "interpolation", "jitter", "grayscale", "blur", "solarize")
+    published = {f"views.{key}": value for key, value in views.model_dump().items() if key in kept}
+    groups = {"model.batch_norm_groups": 1} if method == "mocov2" else {}
+    if study != "imagenet":
+        published["views.local_size"] = resolve(study, method, "baseline", 0).views.global_size // 2
+    return published | groups | {"training.batch_size": batch, "training.precision": "auto"}
+
+
+def steps_of(config: RunConfig, data: Path, folder: Path) -> tuple[dict[str, Way], dict[str, Way]]:
+    """Ours, by the names of their lines, and the peers; nothing is built before the first step is asked for."""
+    tokenizer = make_tokenizer(config, folder / "tokenizer.safetensors") if config.uses_tokenizer else None
+    name = NAMES[config.method]
+    ours = {name: our_steps(config, data, folder / "ours", tokenizer)}
+    if config.method == "mocov2":
+        published = config.model_copy(update={"model": config.model.model_copy(update={"batch_norm_groups": 8})})
+        ours[f"{name}, 8 groups"] = our_steps(published, data, folder / "groups")
+    peers = {"straightforward": straightforward(config, data, tokenizer)}
+    if config.method in RECIPES:
+        peers["lightly"] = lightly(config, data)
+    return {name: Way(steps) for name, steps in ours.items()}, {name: Way(steps) for name, steps in peers.items()}
+
+
+def our_steps(config: RunConfig, data: Path, scratch: Path, tokenizer: Path | None = None) -> Iterator[None]:
     """The project's loop, one step at a time."""
-    trainer = Trainer(config, data, scratch, Recorder(scratch / "record.jsonl"))
+    trainer = Trainer(config, data, scratch, Recorder(scratch / "record.jsonl"), tokenizer=tokenizer)
     trainer.method.train()
+    rate, decay = config.training.effective_lr, config.training.optimizer.weight_decay
     for number, (index, views) in trainer._batches(0):
-        set_rates(trainer.optimizer, 0.03, 0.03, 1e-4)
-        trainer._step(views, Step(number, trainer.per_epoch, 1, index))["loss"].item()
+        set_rates(trainer.optimizer, rate, rate, decay)
+        trainer._step(views, Step(number, trainer.per_epoch, config.training.epochs, index))["loss"].item()
         yield
 
 
-def peer_steps(config: RunConfig, data: Path) -> Iterator[None]:
-    """The same method in the loop that everyone writes first."""
-    device = choose_device()
-    method = build_method(config).to(device).train()
-    optimizer = torch.optim.SGD(method.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
-    two_views = TwoViews(load_images(data, "train").images, config.views)
-    loader = DataLoader(two_views, BATCH, shuffle=True, num_workers=2, drop_last=True, pin_memory=device.type == "cuda")
-    for number, (index, *views) in enumerate(loader):
-        step = Step(number, len(loader), 1, index)
-        method.before_step(step)
-        loss = method([view.to(device) for view in views], step).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss.item()
+def products(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Large matrix products, one at a time."""
+    factor = torch.randn(SIDE[device.type], SIDE[device.type], device=device, dtype=dtype)
+    while True:
+        (factor @ factor)[0, 0].item()  # waits for the device
         yield
 
 
-class TwoViews(Dataset):
-    """(index, view 1, view 2) of PIL images; MoCo v2's augmentation, image by image."""
-
-    def __init__(self, images: Tensor, config: ViewsConfig):
-        self.images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-        jitter = config.jitter
-        colours = v2.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
-        self.transform = v2.Compose(
-            [
-                v2.RandomResizedCrop(config.global_size, config.global_scale),
-                v2.RandomHorizontalFlip(config.flip),
-                v2.RandomApply([colours], jitter.probability),
-                v2.RandomGrayscale(config.grayscale),
-                v2.RandomApply([v2.Lambda(lambda image: blur(image, config.blur_sigma))], config.blur[0]),
-                v2.ToImage(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(MEAN, STD),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor, Tensor]:
-        return index, self.transform(self.images[index]), self.transform(self.images[index])
+def make_tokenizer(config: RunConfig, path: Path) -> Path:
+    """An untrained tokenizer: it costs what a trained one does."""
+    c = config.model.tokenizer
+    save_tokenizer(DiscreteVAE(c.vocabulary, c.width, c.patch_size), path)
+    return path
 
 
-def blur(image: Image.Image, sigma: tuple[float, float]) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(random.uniform(*sigma)))
+def prepare_noise(config: DataConfig, count: int, folder: Path) -> Path:
+    """Prepared data of enlarged noise, in the size of the study's pictures, or of photographs where they stay files."""
+    in_memory = config.storage == "memory"
+    height, width = (config.image_size, config.image_size) if in_memory else (375, 500)
+    generator = torch.Generator().manual_seed(0)
+    for split, number in {"train": count, "val": 1}.items():
+        (folder / "pictures" / split / "any").mkdir(parents=True)
+        for position in range(number):
+            coarse = torch.rand(1, 3, height // 8, width // 8, generator=generator)
+            noise = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
+            picture = Image.fromarray(noise.mul(255).byte().permute(1, 2, 0).numpy())
+            picture.save(folder / "pictures" / split / "any" / f"{position}.{'png' if in_memory else 'jpg'}")
+    held = DataConfig(name="folder", image_size=config.image_size, storage=config.storage)
+    prepare(held, folder / "pictures", folder / "data")
+    return folder / "data"
 
 
-def random_images() -> Tensor:
-    """Coarse noise, enlarged: uint8 [1024, 3, 32, 32]."""
-    coarse = torch.rand(1024, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    return torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear").mul(255).byte()
+# --- time -------------------------------------------------------------------------------------------------------------
 
 
-def write_data(images: Tensor, count: int, folder: Path) -> None:
-    """Prepared data of `count` of the images, again from the first where they do not suffice."""
-    folder.mkdir()
-    chosen = images[torch.arange(count) % len(images)].contiguous()
-    save_file({"images": chosen, "labels": torch.zeros(count, 1, dtype=torch.long)}, folder / "train.safetensors")
-    facts = {"storage": "memory", "image_size": 32, "class_names": [["any"]], "parents": [], "digest": "benchmark"}
-    write_json(folder / "manifest.json", facts)
+@dataclass
+class Way:
+    """A loop's steps, the worker processes that it started, and what its best turn took."""
+
+    steps: Iterator[None]
+    workers: list[psutil.Process] = field(default_factory=list)
+    wall: float = float("inf")  # seconds of the best turn
+    cpu: float = float("inf")
+    memory: int = 0  # bytes of the GPU
+
+    def start(self) -> None:
+        """The first step: what is built is built, and its workers are known."""
+        before, allocated = psutil.Process().children(), reset_memory()
+        next(self.steps)
+        self.workers = [child for child in psutil.Process().children() if child not in before]
+        if torch.cuda.is_available():
+            self.memory = torch.cuda.max_memory_allocated() - allocated
+        self.hold()
+
+    def hold(self) -> None:
+        """Stops the workers where they are."""
+        for worker in self.workers:
+            worker.suspend()
+
+    def release(self) -> None:
+        """Lets them go on."""
+        for worker in self.workers:
+            worker.resume()
+
+    def turn(self, steps: int) -> tuple[float, float]:
+        """Seconds of so many steps, by the clock and of CPU."""
+        self.release()
+        wall, cpu = time.perf_counter(), self.cpu_seconds()
+        for _ in range(steps):
+            next(self.steps)
+        taken = time.perf_counter() - wall, self.cpu_seconds() - cpu
+        self.hold()
+        return taken
+
+    def cpu_seconds(self) -> float:
+        """Of this process and of the workers, so far."""
+        times = [worker.cpu_times() for worker in self.workers]
+        return time.process_time() + sum(taken.user + taken.system for taken in times)
+
+
+def take_turns(ways: list[Way], rounds: int, steps: int) -> int:
+    """Gives every way its turns; returns the floating-point operations of a step of the first."""
+    try:
+        for way in ways:
+            way.start()
+        with FlopCounterMode(display=False) as counter:
+            next(ways[0].steps)
+        for turn in range(1 + rounds):
+            for way in ways:
+                wall, cpu = way.turn(steps)
+                if turn:  # at first, workers have batches ready
+                    way.wall, way.cpu = min(way.wall, wall), min(way.cpu, cpu)
+    finally:
+        for way in ways:
+            way.release()
+            way.steps.close()
+    return counter.get_total_flops()
+
+
+def reset_memory() -> int:
+    """What the GPU holds now, from where its peak counts anew; 0 without one."""
+    if not torch.cuda.is_available():
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from hirl.config import MaskConfig
 BLOCK_ATTEMPTS = 10
 
 
-def block_masks(num_images: int, grid: int, config: MaskConfig, device: torch.device | str = "cpu") -> Tensor:
-    """True where a patch is masked: bool [N, grid, grid].
+def block_masks(num_images: int, grid: int, config: MaskConfig) -> Tensor:
+    """True where a patch is masked: bool [N, grid, grid], in main memory.
 
     An image is masked at all with `mask_probability`; the wanted share is uniform in `mask_ratio`. Blocks are placed
     until no more patches are wanted or none of ten fits, so that never more than wanted are masked.
@@ -36,7 +36,7 @@ def block_masks(num_images: int, grid: int, config: MaskConfig, device: torch.de
         first = fits.byte().argmax(1)[:, None, None]
         block = rows.take_along_dim(first, 1).mT * columns.take_along_dim(first, 1)
         masks = torch.maximum(masks, block * placed[:, None, None])
-    return masks.bool().to(device)
+    return masks.bool()
 
 
 def _draw_blocks(missing: Tensor, grid: int, aspect: float) -> Tensor:

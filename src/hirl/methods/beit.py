@@ -21,6 +21,7 @@ from hirl.methods import register
 from hirl.methods.base import Encoder, Method, MethodOutput, Step, in_full_precision, split_decay
 from hirl.ranks import mean, share, world_size
 from hirl.tokenizer import Tokenizer
+from hirl.training.device import send
 
 
 @in_full_precision
@@ -66,10 +67,11 @@ class BEiT(Method):
         """The loss over the masked patches of view 0; its class token has seen the others alone."""
         images = views[0]
         grid = images.shape[-1] // self.backbone.patch_embed.patch_size[0]
-        mask = share(block_masks(len(images) * world_size(), grid, self.config, images.device))
-        tokens = self.backbone.tokens(images, mask, self.mask_token)
-        scores = self.token_scores(tokens[:, 1:][mask.flatten(1)])
-        targets = self._visual_tokens(images, grid)[mask]
+        mask = share(block_masks(len(images) * world_size(), grid, self.config))
+        where = tuple(send(index, images.device) for index in mask.flatten(1).nonzero(as_tuple=True))
+        tokens = self.backbone.tokens(images, send(mask, images.device), self.mask_token)
+        scores = self.token_scores(tokens[:, 1:][where])
+        targets = self._visual_tokens(images, grid).flatten(1)[where]
         hits = (scores.argmax(dim=1) == targets).float().sum() / max(len(targets), 1)
         return MethodOutput(masked_token_loss(scores, targets), tokens[:, 0].float(), {"token_accuracy": hits})
 

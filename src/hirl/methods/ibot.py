@@ -20,6 +20,7 @@ from hirl.methods import register
 from hirl.methods.base import MethodOutput, Step, full_precision, in_full_precision
 from hirl.methods.dino import DINO, warm_up
 from hirl.ranks import share, world_size
+from hirl.training.device import send
 
 
 @in_full_precision
@@ -50,25 +51,25 @@ class IBOT(DINO):
         """The class loss over all crops, plus the patch loss over the masked patches of the global ones."""
         global_views = torch.cat(list(views[:2]))
         grid = global_views.shape[-1] // self.backbone.patch_embed.patch_size[0]
-        mask = block_masks(len(global_views) * world_size(), grid, self.config, global_views.device)
+        mask = block_masks(len(global_views) * world_size(), grid, self.config)
         mask = share(mask.unflatten(0, (2, -1)), dim=1).flatten(0, 1)  # of both views
-        tokens = self.student.backbone.tokens(global_views, mask, self.mask_token)
-        masked = mask.flatten(1)  # [2B, P]
+        masked, device = mask.flatten(1), global_views.device  # [2B, P]
+        where = tuple(send(index, device) for index in masked.nonzero(as_tuple=True))  # counted on the CPU: no wait
+        tokens = self.student.backbone.tokens(global_views, send(mask, device), self.mask_token)
         embeddings = [*self.student.projector(tokens[:, 0]).float().chunk(2), *self.student.each(views[2:])]
-        patch_embedding = _project_patches(self.student.projector, tokens[:, 1:][masked])
-        targets, patch_targets = self._teach(global_views, masked, step.epoch)
+        patch_embedding = _project_patches(self.student.projector, tokens[:, 1:][where])
+        targets, patch_targets = self._teach(global_views, where, step.epoch)
         scores = [self.student_prototypes(embedding) for embedding in embeddings]
         patch_scores = self.student_prototypes(patch_embedding)
         class_loss = self._class_loss(targets, scores, step.epoch)
-        patch_loss = masked_patch_loss(
-            patch_targets, patch_scores, _patch_weights(masked), self.config.student_temperature
-        )
+        weights = send(_patch_weights(masked), device)
+        patch_loss = masked_patch_loss(patch_targets, patch_scores, weights, self.config.student_temperature)
         metrics = self._gauges(scores[0]) | {"class_loss": class_loss.detach(), "patch_loss": patch_loss.detach()}
         loss = class_loss + self.config.patch_loss_weight * patch_loss
         return MethodOutput(loss, embeddings[0], metrics, embeddings[1].detach())
 
     @torch.no_grad()
-    def _teach(self, global_views: Tensor, masked: Tensor, epoch: int) -> tuple[list[Tensor], Tensor]:
+    def _teach(self, global_views: Tensor, where: tuple[Tensor, ...], epoch: int) -> tuple[list[Tensor], Tensor]:
         """The teacher's class scores of both views, and its probabilities of the masked patches.
 
         The patch center averages ALL patches. Scores are linear in the unit embedding, so the center needs one product
@@ -77,9 +78,9 @@ class IBOT(DINO):
         tokens = self.teacher.backbone.tokens(global_views)
         targets = list(self.teacher_prototypes(self.teacher.projector(tokens[:, 0])).chunk(2))
         patches = _project_patches(self.teacher.projector, tokens[:, 1:].flatten(0, 1))
-        patches = F.normalize(patches, dim=-1).unflatten(0, masked.shape)  # [2B, P, D]
+        patches = F.normalize(patches, dim=-1).unflatten(0, (len(global_views), -1))  # [2B, P, D]
         temperature = warm_up(*self.config.patch_teacher_temperature, self.config.teacher_temperature_epochs, epoch)
-        scores = self.teacher_prototypes(patches[masked])
+        scores = self.teacher_prototypes(patches[where])
         probabilities = F.softmax((scores - self.patch_center.value) / temperature, dim=1)
         prototypes = F.normalize(self.teacher_prototypes.weight, dim=-1)
         with full_precision():

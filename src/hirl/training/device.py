@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 MIXERS = (6364136223846793005, 1442695040888963407)  # Knuth's; they spread neighbouring seeds and steps apart
 
@@ -23,6 +24,11 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
 def _cpu_multiplies_bf16() -> bool:
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of main memory on a device, with no wait for what the device is doing."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def seed_step(seed: int, number: int) -> None:

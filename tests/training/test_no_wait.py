@@ -1,0 +1,80 @@
+"""A step asks the device for nothing: the CPU stays ahead of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from hirl.methods import beit, ibot
+from hirl.methods.base import Step
+from hirl.training.loop import build_method
+from hirl.training.optimizers import build_optimizer, set_rates
+from tests.conftest import METHODS
+
+ASKS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
+
+
+class NothingAsked(TorchDispatchMode):
+    """Fails on an operation whose result, or its size, only the device knows."""
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        asks = operation.overloadpacket.__name__ in ASKS
+        if operation.overloadpacket.__name__ in ("index", "index_put_", "_index_put_impl_"):
+            asks = any(index is not None and index.dtype == torch.bool for index in args[1])
+        assert not asks, operation
+        return operation(*args, **(kwargs or {}))
+
+
+class OnTheCPU(Tensor):
+    """A mask: what is asked of it, a CPU knows on its own."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        with _disable_current_modes():
+            return super().__torch_function__(function, types, args, kwargs)
+
+
+@pytest.fixture
+def masks_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(block_masks: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def draw(*args: Any) -> Tensor:
+            with _disable_current_modes():
+                return block_masks(*args).as_subclass(OnTheCPU)
+
+        return draw
+
+    for module in (ibot, beit):
+        monkeypatch.setattr(module, "block_masks", drawn(module.block_masks))
+        monkeypatch.setattr(module, "send", lambda values, _: values.as_subclass(Tensor))
+
+
+@pytest.mark.parametrize("ask", [torch.Tensor.item, bool, torch.nonzero, lambda x: x[x > 0]])
+def test_questions_are_noticed(ask: Callable[[Tensor], Any]) -> None:
+    with pytest.raises(AssertionError), NothingAsked():
+        ask(torch.ones(()))
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer"), [*((method, "adamw") for method in METHODS), ("simsiam", "sgd"), ("simsiam", "lars")]
+)
+def test_a_step_waits_for_nothing(
+    tiny_run: Callable[..., Any], tiny_tokenizer: Any, masks_on_the_cpu: None, method: str, optimizer: str
+) -> None:
+    settings = {"backbone": {"drop_path": 0.1}, "training": {"optimizer": {"name": optimizer, "clip_norm": 1.0}}}
+    config = tiny_run(method, "hirl", **settings)
+    network = build_method(config, tokenizer=tiny_tokenizer).train()
+    network.before_epoch(1, lambda: torch.randn(64, network.embedding_dim))
+    optimizer = build_optimizer(network.parameter_groups(), config.training.optimizer)
+    set_rates(optimizer, 1e-3, 1e-3, 0.0)
+    step, views = Step(4, 4, 3, torch.arange(16)), [torch.randn(16, 3, 32, 32) for _ in range(2)]
+    with NothingAsked():
+        network.before_step(step)
+        network(views, step).loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        network.after_step(step)

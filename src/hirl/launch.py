@@ -26,6 +26,7 @@ from pathlib import Path
 RESTARTS = 3
 MISTAKE = signal.SIGUSR2  # by which a rank tells its launcher to end all
 SIGNALS = "SIGTERM,SIGINT,SIGQUIT,SIGUSR2"  # what ends all; not SIGHUP: under nohup a training outlives its terminal
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # of a job, as Snakemake says them
 MEETING = "HIRL_RENDEZVOUS"  # the variable that tells the launchers of several nodes where they meet
 
 
@@ -101,10 +102,10 @@ def launch(ranks: int, command: Sequence[str]) -> int:
     Raises:
         ValueError: the nodes cannot have as many ranks each, or the GPUs are fewer.
     """
-    nodes, here = (int(os.environ.get(f"SLURM_{name}_NUM_NODES", 1)) for name in ("JOB", "STEP"))
+    nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", 1))
     if ranks % nodes:
         raise ValueError(f"--ranks {ranks} cannot be shared evenly by the {nodes} nodes of this Slurm job")
-    if nodes > here:
+    if nodes > 1 and MEETING not in os.environ:
         return _launch_on_every_node(nodes, command)
     with gpus(ranks // nodes):
         return _launch_here(nodes, ranks // nodes, command)
@@ -128,7 +129,7 @@ def _launch_here(nodes: int, ranks: int, command: Sequence[str]) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable(logging.WARNING)  # that it was told to end, and whom it tells
-    os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // ranks))
+    os.environ.update(dict.fromkeys(THREADS, str(max(1, torch.get_num_threads() // ranks))))
     # Each start has a store of its own: in one that all share, ranks find the addresses of those before them.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     config = LaunchConfig(

@@ -112,6 +112,17 @@ def new_project(folder: Path, server: Server) -> Project:
     return Project(folder, server)
 
 
+def own_profile(folder: Path, profile: str, **edits: int) -> Path:
+    """A copy of a profile, as a user makes one, with some of its numbers changed."""
+    text = (ROOT / "workflow" / "profiles" / profile / "profile.yaml").read_text()
+    for key, number in edits.items():
+        text, found = re.subn(rf"^(\s*{key}): \d+", rf"\1: {number}", text, flags=re.MULTILINE)
+        assert found == 1, key
+    folder.mkdir()
+    (folder / "profile.yaml").write_text(text)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, pictures, server) -> Project:
     """The tiny study, run to its end. Tests look at it, or plan on it; none changes its results."""

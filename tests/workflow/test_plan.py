@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-import yaml
+import re
+from pathlib import Path
+from typing import Any
 
-from tests.workflow.conftest import ROOT
+import pytest
+import yte
+
+from tests.workflow.conftest import ROOT, own_profile
 
 METHODS, BACKBONES = 7, 2  # of the demo; a convolutional network and a transformer
 ONCE = {"summarise": 1, "write_report": 1, "sync_tracking": 1, "all": 1}
@@ -86,13 +90,36 @@ def test_a_mistake_in_config_is_one_line_that_names_it(project, config, named):
     assert named in lines[0]
 
 
+def settings_of(profile: Path) -> dict[str, Any]:
+    """What a profile says, its loops unrolled."""
+    return yte.process_yaml((profile / "profile.yaml").read_text(), require_use_yte=True)
+
+
 @pytest.mark.parametrize("profile", ["gpu", "slurm"])
 @pytest.mark.parametrize("storage", ["memory", "files"])
 def test_a_profile_gives_a_gpu_to_every_job_that_runs_a_network(project, profile, storage):
     planned = project.planned("--workflow-profile", profile, methods="beit", set=f"data.storage={storage}")
     without = {"evaluate_frozen", "evaluate_hierarchy"}
     networks = {rule for rule in planned if rule.startswith(("train", "pretrain", "extract", "evaluate"))} - without
-    settings = yaml.safe_load((ROOT / "workflow" / "profiles" / profile / "profile.yaml").read_text())
+    settings = settings_of(ROOT / "workflow" / "profiles" / profile)
     with_gpu = {rule for rule, resources in settings["set-resources"].items() if resources["gpu"] == 1}
-    assert networks <= with_gpu
+    assert networks <= with_gpu == settings["set-threads"].keys()
     assert not without & with_gpu
+
+
+def test_a_number_in_a_profile_gives_a_training_its_gpus_ranks_and_threads(project):
+    profile = own_profile(project.folder / "ours", "gpu", pretrain_hirl=4)
+    call = ("--dry-run", "--printshellcmds", "--workflow-profile", str(profile), "--resources", "gpu=4")
+    said = project.snakemake(*call, methods="mocov2", tasks="knn")
+    ranks = dict(re.findall(r"--method (\w+ --variant \w+).*--out.*runs/\S+/weights.*--ranks (\d)", said.stdout))
+    assert ranks == {"mocov2 --variant hirl": "4", "mocov2 --variant baseline": "1"}
+    assert settings_of(profile)["set-threads"]["pretrain_hirl"] == 4 * 8
+
+
+def test_a_job_of_more_gpus_than_a_node_has_takes_nodes(tmp_path):
+    profile = own_profile(tmp_path / "ours", "slurm", pretrain_hirl=16, evaluate_linear=2)
+    settings = settings_of(profile)
+    wide, narrow = (settings["set-resources"][rule] for rule in ("pretrain_hirl", "evaluate_linear"))
+    assert (wide["gpu"], wide["nodes"], wide["tasks"], wide["mem_mb"]) == (16, 2, 2, 8 * 32000)
+    assert narrow == {"gpu": 2, "mem_mb": 2 * 32000}
+    assert settings["set-threads"]["pretrain_hirl"] == 8 * 8  # of each node

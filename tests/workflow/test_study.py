@@ -15,7 +15,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from tests.workflow.conftest import Project
+from tests.workflow.conftest import Project, own_profile
 
 PATH_WITH_DVC = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 RUNS = [f"{method}-{variant}-s0" for method in ("mocov2", "dino") for variant in ("baseline", "hirl")]
@@ -53,6 +53,12 @@ def test_one_command_leaves_every_number_the_pictures_and_the_report(finished):
 
 def test_nothing_is_done_twice(finished, pictures):
     assert finished.planned(study="tiny.yaml", data_root=pictures) == {}
+
+
+def test_other_numbers_of_gpus_make_nothing_stale(finished, pictures, tmp_path):
+    profile = own_profile(tmp_path / "ours", "gpu", pretrain_hirl=2, evaluate_trained=4)
+    given = ("--workflow-profile", str(profile), "--resources", "gpu=4")
+    assert finished.planned(*given, study="tiny.yaml", data_root=pictures) == {}
 
 
 def test_a_comment_makes_nothing_stale(edited, pictures):

@@ -197,9 +197,9 @@ class KMeansConfig(Section):
 
 
 class TreeKMeansConfig(KMeansConfig):
-    """k-means of a tree's levels, which can go on from the last tree."""
+    """k-means of a tree's levels, of which the finest, by far the dearest, can go on from the last tree."""
 
-    warm_iterations: Count | None = None  # from the last tree's clusters, no restarts; None starts anew each time
+    warm_iterations: Count | None = None  # from the last tree's finest clusters, once; None starts anew each time
 
 
 class HierarchyConfig(Section):

@@ -5,33 +5,46 @@ Shapes: N points, K clusters, D width. Two backends with one contract: faiss on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hirl.config import KMeansConfig
+from hirl.config import KMeansConfig, TreeKMeansConfig
 from hirl.hierarchy.tree import SemanticTree
 
-SCORES_PER_CHUNK = {"cpu": 2**18, "cuda": 2**28}  # of the [N, K] product: 1 MiB, about a core's cache, and 1 GiB
+SCORES_PER_CHUNK = {"cpu": 2**18, "cuda": 2**26}  # of the [N, K] product: 1 MiB, about a core's cache, and 256 MiB
 LEAST_ROWS = 128  # of a chunk: below it a product is slow
 SPLIT_SCALE = 1 / 1024  # how far the halves of a split cluster are pushed apart, as in faiss
 
 
 def hierarchical_kmeans(
-    features: Tensor, num_clusters: Sequence[int], config: KMeansConfig, seed: int = 0
+    features: Tensor,
+    num_clusters: Sequence[int],
+    config: TreeKMeansConfig,
+    seed: int = 0,
+    last: SemanticTree | None = None,
 ) -> SemanticTree:
     """Clusters the images, then the clusters, level by level.
 
     Level 0 is k-means on the l2-normalised features, level l > 0 on the l2-normalised centroids of level l - 1. An
     image's cluster at an upper level is its cluster's parent, so that paths are strictly nested.
 
+    With config.warm_iterations, level 0 goes on from the last tree: it starts once, from the means of its clusters'
+    images as they are embedded now. The upper levels, of few points and cheap, always start anew: with some three
+    points per cluster they would stay in the optimum they are in.
+
+    A float32 copy of the features is kept, 4 N D bytes, beside what `kmeans` takes.
+
     Args:
         features: [N, D], one row per training image, in the images' order; any float dtype.
         num_clusters: K_l, fine to coarse.
         config: how each level is clustered.
         seed: of level 0; level l takes seed + l.
+        last: the tree before, of the same images and numbers of clusters.
 
     Raises:
         ValueError: there are fewer images than clusters, or a feature is not finite or a zero vector.
@@ -47,7 +60,11 @@ def hierarchical_kmeans(
         raise ValueError("features have all-zero rows, which have no direction to cluster: the network has collapsed")
     centroids, memberships = [], []
     for level, count in enumerate(num_clusters):
-        raw, membership, _ = kmeans(points, count, config, seed + level)
+        if level == 0 and last is not None and config.warm_iterations is not None:
+            warm = config.model_copy(update={"iterations": config.warm_iterations})
+            raw, membership, _ = kmeans(points, count, warm, seed, last.assignments[:, 0])
+        else:
+            raw, membership, _ = kmeans(points, count, config, seed + level)
         points = F.normalize(raw, dim=1)
         centroids.append(points)
         memberships.append(membership)
@@ -57,17 +74,24 @@ def hierarchical_kmeans(
     return SemanticTree(tuple(centroids), tuple(memberships[1:]), torch.stack(assignments, dim=1))
 
 
-def kmeans(points: Tensor, k: int, config: KMeansConfig, seed: int) -> tuple[Tensor, Tensor, float]:
-    """Euclidean k-means: the best of several random starts.
+def kmeans(
+    points: Tensor, k: int, config: KMeansConfig, seed: int, groups: Tensor | None = None
+) -> tuple[Tensor, Tensor, float]:
+    """Euclidean k-means: the best of several random starts, or once from a grouping of the points.
 
     Both backends start from k of the points, learn from at most max_points_per_centroid * k of them, and refill an
     emptied cluster by splitting a large one. Both draws are random: sorted points cluster as well as shuffled ones.
+
+    The torch backend takes, beside the points, 4 bytes for each score of a chunk (SCORES_PER_CHUNK), some 16 K D and
+    60 N bytes; and 4 D for each sampled point where there are more than it may learn from. On a GPU its iterations
+    multiply in TF32, several times as fast; the assignment that is returned is float32's.
 
     Args:
         points: [N, D], any float dtype, on any device; the work is done in float32.
         k: number of clusters.
         config: iterations, restarts, sample size and backend.
         seed: decides the result, together with the points and the backend.
+        groups: int64 [N] in 0 to k - 1; k-means then starts from their means, without restarts.
 
     Returns:
         The centroids [K, D] as k-means leaves them, each point's nearest centroid int64 [N], and the sum of squared
@@ -79,15 +103,28 @@ def kmeans(points: Tensor, k: int, config: KMeansConfig, seed: int) -> tuple[Ten
     points = points.detach().float()
     if k > len(points):
         raise ValueError(f"{k} clusters are more than the {len(points)} points: ask for fewer clusters")
-    if not points.isfinite().all():
+    if not torch.stack(points.aminmax()).isfinite().all():  # of [N, D], isfinite would make another
         raise ValueError("the features to cluster hold NaN or infinity: look at the training's loss")
     backend = ("torch" if points.is_cuda else "faiss") if config.backend == "auto" else config.backend
-    centroids = (_faiss_centroids if backend == "faiss" else _torch_centroids)(points, k, config, seed)
-    assignments, distances = nearest(points, centroids)
+    start = None if groups is None else _update(points, groups, k)
+    centroids = (_faiss_centroids if backend == "faiss" else _torch_centroids)(points, k, config, seed, start)
+    with _products("ieee"):
+        assignments, distances = nearest(points, centroids)
     return centroids, assignments, distances.double().sum().item()
 
 
-def _faiss_centroids(points: Tensor, k: int, config: KMeansConfig, seed: int) -> Tensor:
+@contextmanager
+def _products(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
+    """How a GPU multiplies float32 within: in full, or rounded to ten bits; what holds outside is left as it was."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, precision
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+def _faiss_centroids(points: Tensor, k: int, config: KMeansConfig, seed: int, start: Tensor | None) -> Tensor:
     try:
         import faiss
     except ImportError as error:
@@ -96,24 +133,26 @@ def _faiss_centroids(points: Tensor, k: int, config: KMeansConfig, seed: int) ->
         points.shape[1],
         k,
         niter=config.iterations,
-        nredo=config.restarts,
+        nredo=config.restarts if start is None else 1,
         seed=seed,
         max_points_per_centroid=config.max_points_per_centroid,
         min_points_per_centroid=1,  # faiss would warn below 39
     )
-    clustering.train(points.cpu().numpy())
+    clustering.train(points.cpu().numpy(), init_centroids=None if start is None else start.cpu().numpy())
     return torch.from_numpy(clustering.centroids).to(points.device)
 
 
-def _torch_centroids(points: Tensor, k: int, config: KMeansConfig, seed: int) -> Tensor:
+def _torch_centroids(points: Tensor, k: int, config: KMeansConfig, seed: int, start: Tensor | None) -> Tensor:
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws for every device
     sample_size = k * config.max_points_per_centroid
     if len(points) > sample_size:
         points = points[_permutation(len(points), generator)[:sample_size].to(points.device)]
+    if start is not None:
+        return _lloyd(points, start, config.iterations)[0]
     best, best_inertia = None, float("inf")
     for _ in range(config.restarts):
-        start = _permutation(len(points), generator)[:k].to(points.device)
-        centroids, inertia = _lloyd(points, points[start], config.iterations)
+        drawn = _permutation(len(points), generator)[:k].to(points.device)
+        centroids, inertia = _lloyd(points, points[drawn], config.iterations)
         if best is None or inertia < best_inertia:
             best, best_inertia = centroids, inertia
     return best
@@ -123,6 +162,7 @@ def _permutation(count: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
+@_products("tf32")
 def _lloyd(points: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, float]:
     """Lloyd's iterations; the inertia is that of the last assignment, as faiss compares restarts."""
     previous = None
@@ -136,14 +176,22 @@ def _lloyd(points: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, 
 
 def nearest(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Each point's nearest centroid int64 [N] and its squared distance [N]; the [N, K] product comes in chunks."""
-    rows = max(LEAST_ROWS, SCORES_PER_CHUNK[points.device.type] // len(centroids))
+    rows = max(LEAST_ROWS, SCORES_PER_CHUNK[points.device.type] // max(centroids.shape))
     offset = -centroids.square().sum(dim=1) / 2
     assignments, distances = [], []
     for chunk in points.split(rows):
-        score, assignment = torch.addmm(offset, chunk, centroids.T).max(dim=1)
+        score, assignment = _largest(torch.addmm(offset, chunk, centroids.T))
         assignments.append(assignment)
         distances.append((chunk.square().sum(dim=1) - 2 * score).clamp(min=0))
     return torch.cat(assignments), torch.cat(distances)
+
+
+def _largest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest score of each row, and the first column that has it."""
+    if scores.is_cuda:
+        return scores.max(dim=1)
+    columns = torch.from_numpy(scores.numpy().argmax(axis=1))  # vectorised, as torch's is not
+    return scores.gather(1, columns[:, None]).squeeze(1), columns
 
 
 def _update(points: Tensor, assignments: Tensor, k: int) -> Tensor:

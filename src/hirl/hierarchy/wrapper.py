@@ -69,7 +69,7 @@ class HIRL(Method):
         """A new tree: the first rank, which alone has the embeddings, clusters them and tells the others."""
         config, device = self.config, next(self.parameters()).device
         tree = from_first(
-            lambda: hierarchical_kmeans(embeddings, config.num_clusters, config.kmeans, self.seed).to("cpu")
+            lambda: hierarchical_kmeans(embeddings, config.num_clusters, config.kmeans, self.seed, self.tree).to("cpu")
         )
         return tree.to(device)
 

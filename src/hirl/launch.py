@@ -150,11 +150,8 @@ def _launch_here(nodes: int, ranks: int, command: Sequence[str]) -> int:
         return 2 if ended.sigval == MISTAKE else 128 + ended.sigval
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
-        print(
-            f"hirl: rank {rank} crashed ({failure.signal_name() if failure.exitcode < 0 else failure.exitcode}), and "
-            f"{RESTARTS} new starts did not help; the state is kept",
-            file=sys.stderr,
-        )
+        why = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+        print(f"hirl: rank {rank} crashed ({why}), and {RESTARTS} new starts did not help", file=sys.stderr)
         return 1
     return 0
 

@@ -16,11 +16,10 @@ from timm.data.mixup import Mixup, mixup_target
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hirl.config import AugmentationConfig
+from hirl.config import AugmentationConfig, ViewsConfig
 from hirl.data.images import ImageSet
-from hirl.data.loader import load_in_workers
-from hirl.data.sources import read_image
-from hirl.data.views import crop_boxes, normalize, resized_crop
+from hirl.data.loader import Crops, load_in_workers, read_pixels
+from hirl.data.views import crop_boxes, evaluation_view, normalize, resize_each, resized_crop
 from hirl.ranks import share, world_size
 
 FLIP = 0.5
@@ -31,9 +30,9 @@ class LabelledBatches:
 
     An epoch's order is a permutation fixed by seed and epoch; what does not fill a batch is dropped, and a set that is
     smaller than a batch is one, less what the ranks cannot share evenly. Pictures in memory that are only cropped and
-    flipped are so all at once; all others go through timm's transform one by one, in worker processes, with random
-    numbers that depend on seed, epoch and index alone. The rest is drawn as a batch is asked for, from torch's default
-    generator, for the batch of all ranks.
+    flipped are so all at once; files are cropped by worker processes, and what is more than that goes through timm's
+    transform one by one, there too, with random numbers that depend on seed, epoch and index alone. The rest is drawn
+    as a batch is asked for, from torch's default generator, for the batch of all ranks.
 
     Source: Mixup (arXiv 1710.09412), CutMix (arXiv 1905.04899), RandAugment (arXiv 1909.13719), as BEiT fine-tunes.
     """
@@ -75,11 +74,16 @@ class LabelledBatches:
         return torch.cat([share(first), share(second.flip(0)).flip(0)])
 
     def _views(self, batches: list[Tensor], epoch: int) -> Iterator[Tensor]:
-        simple = self.augmentation.randaugment is None and self.augmentation.random_erasing == 0
-        if self.images.images is not None and simple:
+        images, c = self.images, self.augmentation
+        simple = c.randaugment is None and c.random_erasing == 0
+        if images.images is not None and simple:
             return map(self._crops, batches)
-        dataset = _Augmented(self.images, self.augmentation, self.seed, epoch)
-        return (views.to(self.device, non_blocking=True) for (views,) in load_in_workers(dataset, batches, self.device))
+        if simple:
+            one = ViewsConfig(global_crops=1, global_size=images.image_size, global_scale=c.crop_scale, flip=FLIP)
+            loaded = load_in_workers(Crops(images, one, self.seed, epoch), batches, self.device)
+            return (evaluation_view(crops.squeeze(1)) for (crops,) in loaded)
+        loaded = load_in_workers(_Augmented(images, c, self.seed, epoch), batches, self.device)
+        return (views for (views,) in loaded)
 
     def _crops(self, index: Tensor) -> Tensor:
         pixels = self.images.images[index].to(self.device).float().div_(255)
@@ -110,7 +114,7 @@ class _Augmented(Dataset):
 
     def __init__(self, images: ImageSet, augmentation: AugmentationConfig, seed: int, epoch: int):
         self.images, self.entropy = images, (seed, epoch)
-        self.transform = create_transform(
+        self.crop, *self.changes = create_transform(
             images.image_size,
             is_training=True,
             scale=augmentation.crop_scale,
@@ -120,16 +124,31 @@ class _Augmented(Dataset):
             interpolation="bilinear" if augmentation.randaugment is None else "bicubic",
             re_prob=augmentation.random_erasing,
             re_mode="pixel",
+            separate=True,
         )
 
     def __getitem__(self, index: int) -> list[Tensor]:
         self._seed(index)
-        if self.images.images is None:
-            return [self.transform(read_image(self.images.paths[index]))]
-        return [self.transform(Image.fromarray(self.images.images[index].permute(1, 2, 0).numpy()))]
+        view = self._cropped(index)
+        for change in self.changes:
+            view = change(view)
+        return [view]
+
+    def _cropped(self, index: int) -> Image.Image:
+        """A file's bytes are cropped by the same draws in a quarter of the time that Pillow takes."""
+        if self.images.images is not None:
+            return self.crop(_picture(self.images.images[index]))
+        (crop, flip), image = self.crop.transforms, read_pixels(self.images.paths[index])
+        box = torch.tensor([crop.get_params(image, crop.scale, crop.ratio)])
+        flipped = torch.rand(1) < flip.p
+        return _picture(resize_each(image[None], box, flipped, self.images.image_size, crop.interpolation.value)[0])
 
     def _seed(self, index: int) -> None:
         """Seeds the three generators that timm's transforms draw from; the process is a worker's, not the trainer's."""
         words = np.random.SeedSequence((*self.entropy, index)).generate_state(3)
         for seed, word in zip((random.seed, np.random.seed, torch.manual_seed), words.tolist(), strict=True):
             seed(word)
+
+
+def _picture(image: Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())

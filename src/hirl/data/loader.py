@@ -50,7 +50,7 @@ def epoch_batches(
     order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(len(images)))
     batches = [share(batch) for batch in order.split(batch_size)[: len(images) // batch_size]]
     if images.images is None:
-        crops = load_in_workers(_Crops(images, views.config, seed, epoch), batches, device)
+        crops = load_in_workers(Crops(images, views.config, seed, epoch), batches, device)
         return _coloured(crops, batches, views, device)
     return ((index.to(device), views(images.images[index].to(device))) for index in batches)
 
@@ -64,10 +64,10 @@ def ordered_batches(images: ImageSet, batch_size: int, device: torch.device) -> 
     batches = torch.arange(len(images))[shard(len(images))].split(batch_size)
     if images.images is not None:
         return (images.images[index].to(device) for index in batches)
-    return (batch for (batch,) in load_in_workers(_Squares(images), batches, device))
+    return (batch for (batch,) in load_in_workers(Squares(images), batches, device))
 
 
-class _Crops(Dataset):
+class Crops(Dataset):
     """The random crops of image files, as bytes: between processes a quarter of what floats weigh."""
 
     def __init__(self, images: ImageSet, views: ViewsConfig, seed: int, epoch: int):
@@ -86,7 +86,7 @@ class _Crops(Dataset):
         return resize_each(image.expand(count, -1, -1, -1), boxes, flipped, size, self.views.interpolation)
 
 
-class _Squares(Dataset):
+class Squares(Dataset):
     """Image files as they are evaluated: a little larger than the central square that is kept."""
 
     def __init__(self, images: ImageSet):

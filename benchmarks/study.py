@@ -58,8 +58,9 @@ def seconds_of_jobs(results: Path) -> dict[str, list[float]]:
 
 
 def output_of(path: Path) -> Path:
-    """The file that Snakemake's record is about: its name in base 64, long ones cut into folders."""
-    return Path(base64.b64decode(path.relative_to(METADATA).as_posix().replace("/@", "")).decode())
+    """The file that Snakemake's record is about: its name in base 64, a long one in folders that begin with @."""
+    parts = path.relative_to(METADATA).parts
+    return Path(base64.urlsafe_b64decode("".join(part.removeprefix("@") for part in parts)).decode())
 
 
 def pretrainings(records: dict[str, list[dict[str, Any]]]) -> list[Row]:

@@ -106,7 +106,10 @@ def compare(config: RunConfig, data: Path | None, rounds: int) -> list[tuple[Row
         rates |= {f"per CPU s, times {peer}": theirs.cpu / way.cpu for peer, theirs in peers.items()}
         share = operations * product.wall / way.wall / (2 * SIDE[device.type] ** 3)
         work: Row = {"": name, "network": config.backbone.name, "crops": crops(config)}
-        work |= {"GFLOP an image": operations / config.training.batch_size / 1e9, "share": f"{100 * share:.0f} %"}
+        work |= {
+            "GFLOP an image": operations / config.training.batch_size / 1e9,
+            "share of products": f"{100 * share:.0f} %",
+        }
         if device.type == "cuda":
             work |= {"GB": way.memory / 2**30, "hours an ImageNet epoch": IMAGENET * way.wall / images / 3600}
         rows.append((rates, work))

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import center_crop, resize
 
 from hirl.config import ViewsConfig
 from hirl.data.images import ImageSet, to_tensor
@@ -87,15 +86,19 @@ class Crops(Dataset):
 
 
 class Squares(Dataset):
-    """Image files as they are evaluated: a little larger than the central square that is kept."""
+    """Image files as they are evaluated, resized to be a little larger than the central square that is kept."""
 
     def __init__(self, images: ImageSet):
         self.images = images
 
     def __getitem__(self, index: int) -> list[Tensor]:
         size, image = self.images.image_size, read_pixels(self.images.paths[index])
-        image = resize(image, [round(size * SHORTER_SIDE)], InterpolationMode.BICUBIC, antialias=True)
-        return [center_crop(image, [size, size])]
+        shorter_side = round(size * SHORTER_SIDE)
+        scale = shorter_side / min(image.shape[1:])
+        sides = [max(shorter_side, round(side * scale)) for side in image.shape[1:]]
+        resized = F.interpolate(image[None], sides, mode="bicubic", antialias=True)[0]
+        top, left = ((side - size) // 2 for side in sides)
+        return [resized[:, top : top + size, left : left + size]]
 
 
 def read_pixels(path: Path) -> Tensor:

@@ -125,6 +125,14 @@ def pretrain_run(args: argparse.Namespace) -> None:
     pretrain(config, args.data, args.out, args.scratch, follower, load_study(args.study).plugins, args.tokenizer)
 
 
+def tune(args: argparse.Namespace) -> None:
+    """Prints how fast a run's steps are on this machine, with every setting of speed."""
+    config = _run_config(args)
+    from hirl.training.tune import tune
+
+    tune(config, load_study(args.study).plugins)
+
+
 def extract_features(args: argparse.Namespace) -> None:
     """Writes the features of a run's backbone, or of an untrained one."""
     subject = _subject(args)
@@ -334,6 +342,9 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets the results, at the end")
     step.add_argument("--scratch", type=Path, required=True, metavar="FOLDER", help="keeps the resume state")
     _add_ranks(step)
+
+    step = _step(steps, "tune", tune, "measure which precision and which switches make a run fast on this machine")
+    _add_run(step)
 
     step = _step(steps, "features", extract_features, "features of a run's backbone")
     _add_run(step)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hirl.backbones import build_backbone
 from hirl.config import RunConfig, digest
@@ -28,7 +28,7 @@ from hirl.data.views import Views, evaluation_view
 from hirl.files import atomic_path, locked, make_folder, read_json, sha256, write_json
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods import create_method, load_plugins
-from hirl.methods.base import Method, Step
+from hirl.methods.base import Method, MethodOutput, Step
 from hirl.ranks import gather_shards, is_first, mean, world_size
 from hirl.record import Follower, Recorder
 from hirl.tokenizer import load_tokenizer
@@ -184,16 +184,8 @@ class Trainer:
 
     def _step(self, views: list[Tensor], step: Step) -> dict[str, Tensor]:
         """One optimisation step; returns detached scalars, with no wait for the device."""
-        self.method.before_step(step)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            output = self.network(views, step)
-        self.optimizer.zero_grad(set_to_none=True)
-        output.loss.backward()
-        if (clip_norm := self.config.training.optimizer.clip_norm) is not None:
-            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
-        self.optimizer.step()
-        self.method.after_step(step)
+        clip_norm = self.config.training.optimizer.clip_norm
+        output = take_step(self.method, self.network, self.optimizer, views, step, self.dtype, clip_norm)
         loss = output.loss.detach()
         return {"loss": loss, "image_loss": loss, "feature_std": feature_std(output.embedding)} | output.metrics
 
@@ -280,6 +272,29 @@ class Trainer:
         if "images_per_second" in row:
             parts.append(f"{row['images_per_second']:.0f} images/s")
         return "  ".join(parts)
+
+
+def take_step(
+    method: Method,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    views: list[Tensor],
+    step: Step,
+    dtype: torch.dtype,
+    clip_norm: float | None,
+) -> MethodOutput:
+    """One optimisation step on views [B, 3, S, S], with no wait for their device; `network` calls the method."""
+    method.before_step(step)
+    with torch.autocast(views[0].device.type, dtype, enabled=dtype != torch.float32):
+        output = network(views, step)
+    optimizer.zero_grad(set_to_none=True)
+    output.loss.backward()
+    if clip_norm is not None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, clip_norm)
+    optimizer.step()
+    method.after_step(step)
+    return output
 
 
 def feature_std(embedding: Tensor) -> Tensor:

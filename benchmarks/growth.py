@@ -40,7 +40,7 @@ def main() -> None:
         for name, way in ways.items():
             way.start()
             with FlopCounterMode(display=False) as counter:
-                next(way.steps)
+                way.turn(1)
             operations[name] = counter.get_total_flops()
         for _ in range(args.rounds):
             for way in ways.values():

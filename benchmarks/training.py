@@ -247,7 +247,7 @@ def take_turns(ways: list[Way], rounds: int, steps: int) -> int:
         for way in ways:
             way.start()
         with FlopCounterMode(display=False) as counter:
-            next(ways[0].steps)
+            ways[0].turn(1)
         for turn in range(1 + rounds):
             for way in ways:
                 wall, cpu = way.turn(steps)

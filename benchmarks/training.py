@@ -10,9 +10,10 @@ images in as many worker processes as there are threads, and train in fp32.
 
 All three have a study's backbone and widths, the same batch and optimiser, and the published views in the study's
 sizes: the same crops in number, size and scale. What a recipe does by itself stays: lightly encodes every crop alone,
-the others all crops of one size together; lightly's MoCo v2 does not shuffle its keys; its iBOT masks as DINOv2 does
-and runs the teacher's head on masked patches only, where the paper's centre averages all. Batch norm of MoCo v2 is over
-the whole batch on all sides; the row with 8 groups is ours as published.
+ours and the straightforward loop, with local crops, all of one size together; lightly clips no gradients; its MoCo v2
+does not shuffle its keys; its iBOT masks as DINOv2 does and runs the teacher's head on masked patches only, where the
+paper's centre averages all. Peers' optimisers are torch's by default, ours its fused ones. Batch norm of MoCo v2 is
+over the whole batch on all sides; the row with 8 groups is ours with the published number of them.
 
 All cores are used. The ways take turns of a few steps, while the others' workers are held; the best turn counts, by the
 clock, and in seconds of CPU, those of workers included. The share says how much of the machine's products a way does:

@@ -99,3 +99,16 @@ def best_times(
             way()
             times[name].append(clock() - start)
     return {name: min(taken[1:]) for name, taken in times.items()}
+
+
+def memory_rise_mb(call: Callable[[], object]) -> float:
+    """How far the resident peak rises during a call, in MB: Linux's VmHWM, reset to the present before."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _peak_kb()
+    call()
+    return (_peak_kb() - before) / 1024
+
+
+def _peak_kb() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])

@@ -1,21 +1,34 @@
-"""k-means: the torch backend against faiss, at the paper's settings and at cheaper ones, on a mixture of clusters.
-
-Seconds and inertia (the sum of squared distances of all points), each with its ratio to faiss at the paper's settings.
-The cases take turns, and the best round of each counts. Where there is a GPU, torch uses it, and faiss the CPU.
+"""What does k-means cost in our torch backend, beside faiss, and a snapshot at the paper's size?
 
     python benchmarks/kmeans.py [--points 20000] [--clusters 500] [--width 128] [--rounds 3]
+
+Points are unit rows around twice as many directions as there are clusters. Seconds and inertia, the sum of all points'
+squared distances, each beside faiss's at the paper's settings: the best of 5 random starts of 20 iterations. The cases
+take turns, the best round counts. Where there is a GPU, torch uses it, and faiss the CPU.
+
+Growth is how many times longer one start takes as the points, the clusters or the width double. Memory is what the
+peak rises by during one start, beside the points themselves: the resident peak of a process of its own on a CPU, what
+torch allocates on a GPU.
+
+At the paper's size a snapshot is counted, not run: 2 N K D operations for every pass over the points, 101 passes for
+a tree made anew and 16 for one whose finest level goes on from the last tree's (`warm_iterations: 15`; upper levels are
+always anew). Minutes are those at the rate of operations that torch's assignment of the points to the clusters reached
+here. Memory is the features, their normalised copy and the chunk of scores.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
+import multiprocessing
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from common import Report, Row, best_times, memory_rise_mb, parser
+from torch import Tensor
 
 from hirl.config import KMeansConfig
-from hirl.hierarchy.kmeans import kmeans
+from hirl.hierarchy.kmeans import SCORES_PER_CHUNK, kmeans, nearest
+from hirl.training.device import choose_device
 
 SETTINGS = {
     "paper": KMeansConfig(),
@@ -23,48 +36,126 @@ SETTINGS = {
     "one start, 20 points": KMeansConfig(restarts=1, max_points_per_centroid=20),
     "one start, 10 iterations": KMeansConfig(restarts=1, iterations=10),
 }
-
-
-def mixture(count: int, groups: int, width: int) -> torch.Tensor:
-    """Unit rows around random directions, about as far from them as from each other."""
-    torch.manual_seed(0)
-    centres = F.normalize(torch.randn(groups, width), dim=1)
-    noise = F.normalize(torch.randn(count, width), dim=1)
-    return F.normalize(centres[torch.randint(groups, (count,))] + noise, dim=1)
-
-
-def measure(points: torch.Tensor, clusters: int, config: KMeansConfig) -> tuple[float, float]:
-    start = time.perf_counter()
-    inertia = kmeans(points, clusters, config, seed=0)[2]  # a number: the GPU has finished
-    return time.perf_counter() - start, inertia
+BACKENDS = ("faiss", "torch")
+IMAGES, CLUSTERS, WARM = 1_281_167, (30000, 10000, 1000), 15
+WIDTHS = {"MoCo v2, SwAV": 128, "MoCo v3, DINO, iBOT": 256, "BEiT": 768, "SimSiam": 2048}
 
 
 def main() -> None:
-    """Prints one row per setting and backend."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--points", type=int, default=20000)
-    parser.add_argument("--clusters", type=int, default=500)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
-    points = mixture(args.points, 2 * args.clusters, args.width)
-    if torch.cuda.is_available():
-        points = points.cuda()
-    measure(points[:100], 2, KMeansConfig(backend="torch"))  # libraries load
-    cases = [(name, backend) for name in SETTINGS for backend in ("faiss", "torch")]
-    results = {case: (float("inf"), 0.0) for case in cases}
-    for _ in range(args.rounds):
-        for name, backend in cases:
-            config = SETTINGS[name].model_copy(update={"backend": backend})
-            results[name, backend] = min(results[name, backend], measure(points, args.clusters, config))
-    print(f"{args.points} points of width {args.width}, {args.clusters} clusters, on {points.device.type}\n")
-    print(f"{'settings':26}{'backend':10}{'seconds':>10}{'ratio':>8}{'inertia':>12}{'ratio':>9}")
-    base_seconds, base_inertia = results["paper", "faiss"]
-    for (name, backend), (seconds, inertia) in results.items():
-        print(
-            f"{name:26}{backend:10}{seconds:10.3f}{seconds / base_seconds:8.2f}"
-            f"{inertia:12.1f}{inertia / base_inertia:9.4f}"
-        )
+    options = parser(__doc__)
+    options.add_argument("--points", type=int, default=20000)
+    options.add_argument("--clusters", type=int, default=500)
+    options.add_argument("--width", type=int, default=128)
+    options.add_argument("--rounds", type=int, default=3)
+    args = options.parse_args()
+    report, size = Report(args), (args.points, args.clusters, args.width)
+    what = f"{args.points} points of width {args.width}, {args.clusters} clusters, {torch.get_num_threads()} threads"
+    report.table(settings(size, args.rounds), what)
+    half = tuple(length // 2 for length in size)
+    report.table(growth(half, args.rounds), "Twice as much, from {} points, {} clusters, width {}".format(*half))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        report.table([pool.apply(memory, (size,))], "Memory of one start of the torch backend")
+    points = mixture(*size)
+    seconds = best_times({"": lambda: nearest(points, points[: args.clusters])[1].sum().item()}, args.rounds)[""]
+    rate = 2 * args.points * args.clusters * args.width / seconds
+    report.table([snapshot(name, width, rate) for name, width in WIDTHS.items()], "A snapshot of ImageNet")
+    report.remark(f"rate of the assignment here: {rate / 1e9:.0f} GFLOP a second")
+
+
+def mixture(count: int, clusters: int, width: int) -> Tensor:
+    """Unit rows around random directions, about as far from them as from each other."""
+    torch.manual_seed(0)
+    centres = F.normalize(torch.randn(2 * clusters, width), dim=1)
+    noise = F.normalize(torch.randn(count, width), dim=1)
+    return F.normalize(centres[torch.randint(2 * clusters, (count,))] + noise, dim=1).to(choose_device())
+
+
+def settings(size: tuple[int, int, int], rounds: int) -> list[Row]:
+    points, inertias = mixture(*size), {}
+
+    def run(case: tuple[str, str]) -> None:
+        config = SETTINGS[case[0]].model_copy(update={"backend": case[1]})
+        inertias[case] = kmeans(points, size[1], config, seed=0)[2]  # a number: the GPU has finished
+
+    cases = [(name, backend) for name in SETTINGS for backend in BACKENDS]
+    seconds = best_times({case: lambda case=case: run(case) for case in cases}, rounds)
+    base = ("paper", "faiss")
+    return [
+        {
+            "settings": case[0],
+            "backend": case[1],
+            "seconds": seconds[case],
+            "of faiss's": seconds[case] / seconds[base],
+            "inertia": inertias[case],
+            "inertia %": 100 * (inertias[case] / inertias[base] - 1),
+        }
+        for case in cases
+    ]
+
+
+def growth(size: tuple[int, int, int], rounds: int) -> list[Row]:
+    doubled = {
+        "points": (2 * size[0], *size[1:]),
+        "clusters": (size[0], 2 * size[1], size[2]),
+        "width": (*size[:2], 2 * size[2]),
+    }
+    held = {name: (mixture(*sizes), sizes[1]) for name, sizes in {"base": size, **doubled}.items()}
+    ways = {}
+    for backend in BACKENDS:
+        config = KMeansConfig(restarts=1, backend=backend)
+        for name, (points, clusters) in held.items():
+            ways[name, backend] = lambda points=points, k=clusters, config=config: kmeans(points, k, config, seed=0)[2]
+    seconds = best_times(ways, rounds)
+    return [
+        {"twice the": name}
+        | {f"{backend}, times longer": seconds[name, backend] / seconds["base", backend] for backend in BACKENDS}
+        for name in doubled
+    ]
+
+
+def memory(size: tuple[int, int, int]) -> Row:
+    """What k-means takes beside its points, in MB."""
+    config = KMeansConfig(restarts=1, iterations=3, backend="torch")
+    kmeans(mixture(100, 2, 8), 2, config, seed=0)  # libraries load what they load at first use
+    points = mixture(*size)
+    if points.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        kmeans(points, size[1], config, seed=0)
+        rise = (torch.cuda.max_memory_allocated() - before) / 2**20
+    else:
+        rise = memory_rise_mb(lambda: kmeans(points, size[1], config, seed=0))
+    return {
+        "points MB": points.nbytes / 2**20,
+        "all scores MB": 4 * size[0] * size[1] / 2**20,
+        "a chunk's scores MB": SCORES_PER_CHUNK[points.device.type] * 4 / 2**20,
+        "rise MB": rise,
+    }
+
+
+def snapshot(name: str, width: int, rate: float) -> Row:
+    """The operations of ImageNet's snapshot, the time they take at a rate of operations a second, and GPU memory."""
+    config = KMeansConfig()
+    anew = config.iterations * config.restarts + 1  # the last pass assigns all points
+    cold = operations((anew, anew, anew), width)
+    warm = operations((WARM + 1, anew, anew), width)
+    features = 4 * IMAGES * width
+    return {
+        "": name,
+        "width": width,
+        "TFLOP anew": cold / 1e12,
+        "TFLOP warm": warm / 1e12,
+        "times fewer": cold / warm,
+        "minutes anew": cold / rate / 60,
+        "minutes warm": warm / rate / 60,
+        "GPU memory GB": (2 * features + 4 * SCORES_PER_CHUNK["cuda"] + 16 * CLUSTERS[0] * width) / 1e9,
+    }
+
+
+def operations(passes: Sequence[int], width: int) -> float:
+    """Of so many passes over the points of each level."""
+    points = (IMAGES, *CLUSTERS)
+    return sum(2.0 * times * n * k * width for times, n, k in zip(passes, points, CLUSTERS, strict=False))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,128 @@
+"""How good are trees that go on from the last one, and what do they save?
+
+    python benchmarks/warm_start.py [--methods mocov2 swav] [--study demo] [--start 2] [--data results/demo/data]
+
+A HIRL run is trained with trees made anew before every epoch, as published, and keeps the embeddings it clustered; the
+pictures are drawn where no prepared data is given. Then each way goes through them epoch by epoch: *published* is the
+best of 5 random starts of 20 iterations; *warm n* goes on from its own last tree's finest clusters for n iterations
+(`hierarchy.kmeans.warm_iterations`), its first tree being the published one. Upper levels start anew in all ways.
+
+Inertia is the sum of squared distances between the images' normalised embeddings and their finest clusters' means, in
+per cent above the published way's on the same embeddings: the mean over the epochs, the worst, and the first and last
+epoch of the chain. NMI is that of consecutive trees, in per cent. Time is of whole trees; the ways take turns.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+import torch
+import torch.nn.functional as F
+from common import Report, Row, parser
+from torch import Tensor
+
+from hirl.config import RunConfig, TreeKMeansConfig, resolve
+from hirl.data.images import prepare
+from hirl.data.taxonomy import write_taxonomy
+from hirl.hierarchy import SemanticTree, hierarchical_kmeans
+from hirl.hierarchy.diagnostics import snapshot_metrics
+from hirl.record import Recorder
+from hirl.training.loop import Trainer
+
+PUBLISHED = "published"
+WAYS = {
+    PUBLISHED: TreeKMeansConfig(),
+    "one start": TreeKMeansConfig(restarts=1),
+    **{f"warm {n}": TreeKMeansConfig(warm_iterations=n) for n in (3, 5, 10, 15)},
+}
+MEANT, LEAST_SAVED, MOST_INERTIA = "warm 15", 5, 0.1  # times, per cent
+
+
+class Watched(Trainer):
+    """A training that keeps the embeddings of every snapshot."""
+
+    def _embed_all(self) -> Tensor:
+        embeddings = super()._embed_all()
+        self.snapshots.append(embeddings.clone())
+        return embeddings
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--methods", nargs="+", default=["mocov2", "swav"])
+    options.add_argument("--study", default="demo")
+    options.add_argument("--start", type=int, default=2, help="the epoch of the first tree")
+    options.add_argument("--data", type=Path, help="the study's prepared images; the taxonomy is drawn if not given")
+    args = options.parse_args()
+    report = Report(args)
+    for method in args.methods:
+        config = resolve(args.study, method, "hirl", 0, {"hierarchy.start_epoch": args.start})
+        snapshots = train(config, args.data)
+        sizes = config.hierarchy.num_clusters
+        rows = compare(snapshots, sizes)
+        count, width = snapshots[0].shape
+        what = f"{count} images, width {width}, {'/'.join(map(str, sizes))} clusters, {len(snapshots)} epochs"
+        report.table(list(rows.values()), f"{args.study}, {method}: {what}")
+        report.goal(f"{method}, {MEANT}: times faster", rows[MEANT]["times faster"], LEAST_SAVED)
+        report.goal(f"{method}, {MEANT}: per cent of inertia saved, mean", -rows[MEANT]["inertia %"], -MOST_INERTIA)
+
+
+def train(config: RunConfig, data: Path | None) -> list[Tensor]:
+    """The embeddings that each snapshot of a training clustered."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if data is None:
+            write_taxonomy(folder / "pictures")
+            prepare(config.data, folder / "pictures", data := folder / "data")
+        trainer = Watched(config, data, folder, Recorder(folder / "record.jsonl"))
+        trainer.snapshots = []
+        trainer.train()
+    return trainer.snapshots
+
+
+def compare(snapshots: Sequence[Tensor], sizes: Sequence[int]) -> dict[str, Row]:
+    """A row for every way, from its trees of all snapshots but the first, which is the same for all warm ones."""
+    first = hierarchical_kmeans(snapshots[0], sizes, WAYS[PUBLISHED])
+    last = dict.fromkeys(WAYS, first)
+    seconds, inertias, stabilities = defaultdict(list), defaultdict(list), defaultdict(list)
+    for embeddings in snapshots[1:]:
+        for name, config in WAYS.items():
+            started = time.perf_counter()
+            tree = hierarchical_kmeans(embeddings, sizes, config, last=last[name])
+            tree.assignments.cpu()  # waits for the device
+            seconds[name].append(time.perf_counter() - started)
+            inertias[name].append(inertia(embeddings, tree))
+            metrics = snapshot_metrics(tree, last[name])
+            stabilities[name].append([metrics[f"stability_level{level}"] for level in range(len(sizes))])
+            last[name] = tree
+    rows = {}
+    for name in WAYS:
+        above = [100 * (ours / base - 1) for ours, base in zip(inertias[name], inertias[PUBLISHED], strict=True)]
+        rows[name] = {
+            "": name,
+            "ms a tree": 1000 * mean(seconds[name]),
+            "times faster": sum(seconds[PUBLISHED]) / sum(seconds[name]),
+            "inertia %": mean(above),
+            "worst": max(above),
+            "first": above[0],
+            "last": above[-1],
+            **{f"NMI level {level}": mean(values) for level, values in enumerate(zip(*stabilities[name], strict=True))},
+        }
+    return rows
+
+
+def inertia(embeddings: Tensor, tree: SemanticTree) -> float:
+    """Of the finest level: all that the units' lengths, each 1, have beyond what their clusters' sums have."""
+    sums = embeddings.new_zeros(tree.centroids[0].shape)
+    sums.index_add_(0, tree.assignments[:, 0], F.normalize(embeddings, dim=1))
+    sizes = torch.bincount(tree.assignments[:, 0], minlength=len(sums)).clamp(min=1)
+    return len(embeddings) - (sums.square().sum(dim=1) / sizes).sum().item()
+
+
+if __name__ == "__main__":
+    main()

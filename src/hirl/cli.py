@@ -125,6 +125,18 @@ def pretrain_run(args: argparse.Namespace) -> None:
     pretrain(config, args.data, args.out, args.scratch, follower, load_study(args.study).plugins, args.tokenizer)
 
 
+def plan(args: argparse.Namespace) -> None:
+    """Prints what a study will cost, or how far that is from what it did cost."""
+    from hirl import plan as planning
+
+    machine, ranks = planning.find_machine(args.gpu), args.ranks or args.count
+    costs = planning.plan(args.study, machine, ranks, _overrides(args), args.data)
+    if args.check is None:
+        _print(planning.costs_table(costs, machine, args.count, ranks))
+    else:
+        _print(planning.checks_table(planning.check(costs, args.check)))
+
+
 def tune(args: argparse.Namespace) -> None:
     """Prints how fast a run's steps are on this machine, with every setting of speed."""
     config = _run_config(args)
@@ -342,6 +354,16 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets the results, at the end")
     step.add_argument("--scratch", type=Path, required=True, metavar="FOLDER", help="keeps the resume state")
     _add_ranks(step)
+
+    step = _step(steps, "plan", plan, "what a study will cost: GPU hours, time, memory, disk")
+    _add_study(step, "imagenet")
+    step.add_argument("--gpu", default="here", help="a name in config/hardware.yaml; default: this machine, measured")
+    step.add_argument("--count", type=int, default=1, help="GPUs, or cores where there is none (default %(default)s)")
+    step.add_argument("--ranks", type=int, help="GPUs that share a run's work (default: all)")
+    step.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="prepared data, where the images' number is not known"
+    )
+    step.add_argument("--check", type=Path, metavar="FOLDER", help="results of the study: planned against measured")
 
     step = _step(steps, "tune", tune, "measure which precision and which switches make a run fast on this machine")
     _add_run(step)

@@ -10,8 +10,7 @@ import torch
 
 from hirl import cli
 from hirl.training import tune
-from hirl.training.loop import build_method
-from hirl.training.tune import Candidate, advice, count_operations, pays_after, random_tree, report
+from hirl.training.tune import Candidate, advice, count_operations, pays_after, report
 
 
 def way(precision: str, compiled: bool, step: float, start: float = 0.0) -> Candidate:
@@ -34,16 +33,9 @@ def test_the_command_measures_every_way_and_says_what_to_set(
     assert use.startswith("use --set training.precision=")
 
 
-def test_a_network_of_random_clusters_stands_in_for_a_tree(tiny_run: Callable[..., Any]) -> None:
-    tree = random_tree(build_method(tiny_run("simsiam", "hirl")), images=16)  # checks itself
-    assert tree.num_clusters == (6, 3, 2)
-    assert tree.assignments.shape == (16, 3)
-
-
 def test_operations_grow_with_the_batch(tiny_run: Callable[..., Any]) -> None:
     one, two = (
-        count_operations(tiny_run("simsiam", training={"batch_size": batch}), torch.device("cpu"), (), None)
-        for batch in (8, 16)
+        count_operations(tiny_run("simsiam", training={"batch_size": batch}), torch.device("cpu")) for batch in (8, 16)
     )
     assert two == 2 * one > 0
 

@@ -1,40 +1,24 @@
-"""What a run's settings of speed are worth on this machine: a few real steps with each, taking turns.
-
-The network, its optimiser and its views are the run's own; images and clusters are drawn at random, so no data is
-needed, and reading and decoding image files is not in the times.
-"""
+"""What a run's settings of speed are worth on this machine: a few real steps with each, taking turns."""
 
 from __future__ import annotations
 
 import math
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise, product
-from pathlib import Path
+from itertools import product
 from statistics import median
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hirl.config import RunConfig
-from hirl.data.views import Views
-from hirl.hierarchy import SemanticTree
-from hirl.hierarchy.wrapper import HIRL
-from hirl.methods.base import Step
-from hirl.tokenizer import DiscreteVAE, save_tokenizer
-from hirl.training.blocks import set_up_blocks
 from hirl.training.device import choose_device, choose_precision
-from hirl.training.loop import build_method, take_step
-from hirl.training.optimizers import build_optimizer, set_rates
+from hirl.training.rehearsal import Rehearsal, product_rate
 
 ROUNDS, STEPS = 5, 3  # turns, and steps in each
 WORTH = 1.05  # a setting is advised from this gain on
-PRODUCT = {"cuda": 8192, "cpu": 1024}  # rows and columns of the matrices whose product is timed
 COLUMNS = ("precision", "run", "images/s", "ratio", "memory", "of peak", "start", "pays after", "")
 
 
@@ -76,9 +60,8 @@ def tune(config: RunConfig, plugins: tuple[str, ...] = ()) -> None:
     device = choose_device()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # nothing compiled before: a start is a first start
-        tokenizer = _random_tokenizer(config, Path(folder))
-        candidates = measure(config, device, plugins, tokenizer)
-        operations = count_operations(config, device, plugins, tokenizer)
+        candidates = measure(config, device, plugins)
+        operations = count_operations(config, device, plugins)
     for line in report(config, candidates, operations, {name: product_rate(name, device) for name in ("fp32", "bf16")}):
         print(line)
 
@@ -86,108 +69,38 @@ def tune(config: RunConfig, plugins: tuple[str, ...] = ()) -> None:
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def measure(
-    config: RunConfig, device: torch.device, plugins: tuple[str, ...], tokenizer: Path | None
-) -> list[Candidate]:
+def measure(config: RunConfig, device: torch.device, plugins: tuple[str, ...] = ()) -> list[Candidate]:
     """All candidates, which have taken turns. A CPU has memory enough to keep activations."""
     again = (False, True) if device.type == "cuda" else (False,)
     candidates = [Candidate(*way) for way in product(("fp32", "bf16"), (False, True), again)]
-    takers: list[tuple[Candidate, Callable[[], None]]] = []
+    rehearsals: list[tuple[Candidate, Rehearsal]] = []
     for candidate in candidates:
         before = _memory(device)
         try:
-            take = _stepper(_with(config, candidate), device, plugins, tokenizer)
-            candidate.start = _seconds(take, 2, device)
+            rehearsal = Rehearsal(_with(config, candidate), device, plugins)
+            candidate.start = rehearsal.seconds(2)
         except torch.OutOfMemoryError:
             continue
         candidate.memory = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else 0
-        takers.append((candidate, take))
+        rehearsals.append((candidate, rehearsal))
     for _ in range(ROUNDS):
-        for candidate, take in takers:
-            candidate.seconds.append(_seconds(take, STEPS, device) / STEPS)
-    for candidate, _ in takers:
+        for candidate, rehearsal in rehearsals:
+            candidate.seconds.append(rehearsal.seconds(STEPS) / STEPS)
+    for candidate, _ in rehearsals:
         candidate.start = max(0.0, candidate.start - 2 * candidate.step)
     return candidates
 
 
-def count_operations(config: RunConfig, device: torch.device, plugins: tuple[str, ...], tokenizer: Path | None) -> int:
+def count_operations(config: RunConfig, device: torch.device, plugins: tuple[str, ...] = ()) -> int:
     """Floating-point operations of a step's products and convolutions, forward and backward."""
-    take = _stepper(_with(config, Candidate("fp32", False, False)), device, plugins, tokenizer)
+    rehearsal = Rehearsal(_with(config, Candidate("fp32", False, False)), device, plugins)
     with FlopCounterMode(display=False) as counter:
-        take()
+        rehearsal.step()
     return counter.get_total_flops()
-
-
-def product_rate(precision: str, device: torch.device) -> float:
-    """Operations per second of a product of two large matrices: the best of several."""
-    side, dtype = PRODUCT[device.type], choose_precision(precision, device)
-    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / min(_seconds(lambda: one @ other, 1, device) for _ in range(10))
-
-
-def _stepper(
-    config: RunConfig, device: torch.device, plugins: tuple[str, ...], tokenizer: Path | None
-) -> Callable[[], None]:
-    """Takes a step of the run's last epoch, when all of the method is under way, at each call."""
-    method = build_method(config, plugins, tokenizer).to(device, memory_format=torch.channels_last).train()
-    set_up_blocks(method, config.training)
-    if isinstance(method, HIRL):
-        method.tree = random_tree(method, config.training.batch_size).to(device)
-    optimizer = build_optimizer(method.parameter_groups(), config.training.optimizer)
-    set_rates(optimizer, 1e-6, 1e-6, 0.0)  # noise teaches nothing
-    dtype, clip_norm = choose_precision(config.training.precision, device), config.training.optimizer.clip_norm
-    epochs = config.training.epochs
-    step = Step(epochs - 1, 1, epochs, torch.arange(config.training.batch_size, device=device))
-    draw = _views(config, device)
-
-    def take() -> None:
-        views = [view.to(memory_format=torch.channels_last) for view in draw()]
-        take_step(method, method, optimizer, views, step, dtype, clip_norm)
-
-    return take
-
-
-def _views(config: RunConfig, device: torch.device) -> Callable[[], list[Tensor]]:
-    """Draws the views of one batch of noise; crops of files, which worker processes make, are cropped already."""
-    side, views = config.data.image_size, Views(config.views)
-    images = torch.randint(256, (config.training.batch_size, 3, side, side), dtype=torch.uint8, device=device)
-    if config.data.storage == "memory":
-        return lambda: views(images)
-    crops = views.crop(images)
-    return lambda: views.colour(crops)
-
-
-def random_tree(method: HIRL, images: int) -> SemanticTree:
-    """As many clusters as the run has, of random directions and parents."""
-    numbers = method.config.num_clusters
-    centroids = tuple(F.normalize(torch.randn(number, method.embedding_dim), dim=1) for number in numbers)
-    parents = tuple(torch.randint(above, (number,)) for number, above in pairwise(numbers))
-    path = [torch.randint(numbers[0], (images,))]
-    for above in parents:
-        path.append(above[path[-1]])
-    return SemanticTree(centroids, parents, torch.stack(path, dim=1))
-
-
-def _random_tokenizer(config: RunConfig, folder: Path) -> Path | None:
-    """An untrained tokenizer, for a method that uses one."""
-    if not config.uses_tokenizer:
-        return None
-    sizes, path = config.model.tokenizer, folder / "tokenizer.safetensors"
-    save_tokenizer(DiscreteVAE(sizes.vocabulary, sizes.width, sizes.patch_size), path)
-    return path
 
 
 def _with(config: RunConfig, candidate: Candidate) -> RunConfig:
     return config.model_copy(update={"training": config.training.model_copy(update=candidate.settings)})
-
-
-def _seconds(take: Callable[[], object], times: int, device: torch.device) -> float:
-    started = time.perf_counter()
-    for _ in range(times):
-        take()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 def _memory(device: torch.device) -> int:

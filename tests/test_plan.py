@@ -146,7 +146,7 @@ def test_a_plan_is_checked_against_a_record(tmp_path):
 
 
 def test_the_command_plans_a_study_and_refuses_an_unknown_gpu(tiny_study, capsys):
-    assert main(["plan", "--study", tiny_study, "--gpu", "h200", "--count", "8", "--ranks", "2"]) == 0
+    assert main(["plan", "--study", tiny_study, "--gpu", "h200", "--count", "8", "--per-run", "2"]) == 0
     title, columns, *runs, total = capsys.readouterr().out.splitlines()
     assert title.split() == ["8", "x", "h200,", "2", "for", "each", "run"]
     assert columns.split()[0] == "run"

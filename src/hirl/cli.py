@@ -129,7 +129,7 @@ def plan(args: argparse.Namespace) -> None:
     """Prints what a study will cost, or how far that is from what it did cost."""
     from hirl import plan as planning
 
-    machine, ranks = planning.find_machine(args.gpu), args.ranks or args.count
+    machine, ranks = planning.find_machine(args.gpu), args.per_run or args.count
     costs = planning.plan(args.study, machine, ranks, _overrides(args), args.data)
     if args.check is None:
         _print(planning.costs_table(costs, machine, args.count, ranks))
@@ -359,7 +359,7 @@ def parser() -> argparse.ArgumentParser:
     _add_study(step, "imagenet")
     step.add_argument("--gpu", default="here", help="a name in config/hardware.yaml; default: this machine, measured")
     step.add_argument("--count", type=int, default=1, help="GPUs, or cores where there is none (default %(default)s)")
-    step.add_argument("--ranks", type=int, help="GPUs that share a run's work (default: all)")
+    step.add_argument("--per-run", type=int, help="GPUs that share a run's work (default: all)")
     step.add_argument(
         "--data", type=Path, metavar="FOLDER", help="prepared data, where the images' number is not known"
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data import auto_augment, create_transform
 from timm.data.mixup import Mixup, mixup_target
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -146,9 +146,18 @@ class _Augmented(Dataset):
     def _seed(self, index: int) -> None:
         """Seeds the three generators that timm's transforms draw from; the process is a worker's, not the trainer's."""
         words = np.random.SeedSequence((*self.entropy, index)).generate_state(3)
-        for seed, word in zip((random.seed, np.random.seed, torch.manual_seed), words.tolist(), strict=True):
+        seeds = (random.seed, np.random.seed, torch.default_generator.manual_seed)
+        for seed, word in zip(seeds, words.tolist(), strict=True):
             seed(word)
 
 
 def _picture(image: Tensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def _posterize(image: Image.Image, bits: int, **_: float) -> Image.Image:
+    """timm's, which asks for 0 bits where a magnitude is drawn as 10: black, but Pillow 13 refuses."""
+    return auto_augment.posterize(image, bits) if bits else Image.new(image.mode, image.size)
+
+
+auto_augment.NAME_TO_OP |= {"Posterize": _posterize, "PosterizeIncreasing": _posterize}

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from hirl.config import KMeansConfig
-from hirl.hierarchy import hierarchical_kmeans
+from hirl.config import KMeansConfig, TreeKMeansConfig
+from hirl.hierarchy import SemanticTree, hierarchical_kmeans
 from hirl.hierarchy import kmeans as module
 from hirl.hierarchy.kmeans import kmeans
 
@@ -141,6 +142,109 @@ def test_levels_are_kmeans_of_the_normalised_points_below(backend):
     assert torch.equal(tree.parents[0], parents)
 
 
+# --- going on from the last tree --------------------------------------------------------------------------------------
+
+
+def inertia(points: Tensor, tree: SemanticTree) -> float:
+    return (F.normalize(points, dim=1) - tree.centroids[0][tree.assignments[:, 0]]).square().sum().item()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_tree_is_made_anew_unless_told_otherwise(backend):
+    points, _ = blobs(20, 30)
+    config = TreeKMeansConfig(backend=backend)
+    last = hierarchical_kmeans(points, (12, 4), config, seed=1)
+    anew, again = (hierarchical_kmeans(points, (12, 4), config, 0, tree) for tree in (None, last))
+    assert torch.equal(anew.assignments, again.assignments)
+    assert all(torch.equal(*rows) for rows in zip(anew.centroids, again.centroids, strict=True))
+    first = hierarchical_kmeans(points, (12, 4), config.model_copy(update={"warm_iterations": 3}), 0)
+    assert torch.equal(anew.assignments, first.assignments)  # the first tree has none to go on from
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_going_on_improves_on_the_last_tree_where_little_has_moved(backend):
+    points, _ = blobs(20, 30)
+    last = hierarchical_kmeans(points, (12, 4), TreeKMeansConfig(backend=backend, restarts=1, iterations=2))
+    moved = points + 0.02 * torch.randn(points.shape, generator=torch.Generator().manual_seed(1))
+    warm = TreeKMeansConfig(backend=backend, warm_iterations=5)
+    tree, again = (hierarchical_kmeans(moved, (12, 4), warm, 0, last) for _ in range(2))
+    assert inertia(moved, tree) < inertia(moved, last)
+    assert torch.equal(tree.assignments, again.assignments)
+    same = (tree.assignments[:, 0] == last.assignments[:, 0]).float().mean()
+    assert same > 0.5  # clusters keep their numbers; made anew, a twelfth would have its old one by chance
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_clusters_survive_a_turn_of_the_whole_space(backend):
+    """What is gone on with are the images of a cluster, not where it was: a network may turn its embeddings."""
+    points, _ = blobs(10, 40, spread=0.05)
+    last = hierarchical_kmeans(points, (10, 3), TreeKMeansConfig(backend=backend))
+    turn = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(2)))[0]
+    tree = hierarchical_kmeans(points @ turn, (10, 3), TreeKMeansConfig(backend=backend, warm_iterations=1), 0, last)
+    assert torch.equal(tree.assignments[:, 0], last.assignments[:, 0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_warm_iteration_is_lloyds_from_the_means_of_the_groups(backend):
+    points, group = blobs(6, 50)
+    groups = (group + (torch.arange(300) % 7 == 0)) % 6
+    means = torch.stack([points[groups == k].mean(0) for k in range(6)])
+    nearest = torch.cdist(points, means).argmin(1)
+    expected = torch.stack([points[nearest == k].mean(0) for k in range(6)])
+    centroids, _, _ = kmeans(points, 6, KMeansConfig(backend=backend, iterations=1), seed=0, groups=groups)
+    torch.testing.assert_close(centroids, expected, rtol=0, atol=1e-5)  # float32 sums of 50
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("most", [1000, 20])
+def test_groups_that_have_emptied_are_refilled_the_same_way_twice(backend, most):
+    """Also where fewer points are learnt from than there are."""
+    points, group = blobs(20, 30)
+    config = KMeansConfig(backend=backend, iterations=5, max_points_per_centroid=most)
+    results = [kmeans(points, 24, config, seed=0, groups=group // 2) for _ in range(2)]  # 14 of 24 groups are empty
+    assert len(results[0][1].unique()) >= 20
+    assert all(torch.equal(results[0][part], results[1][part]) for part in (0, 1))
+
+
+# --- memory and precision ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_nothing_grows_with_points_times_clusters_or_is_a_copy_of_the_points(monkeypatch, groups):
+    monkeypatch.setitem(module.SCORES_PER_CHUNK, "cpu", 2**12)
+    points, group = blobs(40, 50, width=64)
+    config = KMeansConfig(backend="torch", restarts=2, iterations=3)
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            tensors = result if isinstance(result, tuple | list) else (result,)
+            made = [t for t in tensors if isinstance(t, Tensor) and t.untyped_storage()._cdata not in theirs]
+            largest = max([largest, *(t.numel() for t in made)])
+            return result
+
+    theirs = {points.untyped_storage()._cdata}  # views of the points are no copies
+    with Watch():
+        kmeans(points, 40, config, seed=0, groups=group if groups else None)
+    assert largest <= max(128 * 64, 40 * 64, len(points))  # a chunk of points, the centroids, a number for each point
+
+
+def test_iterations_may_round_products_but_the_assignment_does_not(monkeypatch):
+    precisions, nearest = [], module.nearest
+
+    def watched(*args: Tensor) -> tuple[Tensor, Tensor]:
+        precisions.append(torch.backends.cuda.matmul.fp32_precision)
+        return nearest(*args)
+
+    monkeypatch.setattr(module, "nearest", watched)
+    before = torch.backends.cuda.matmul.fp32_precision
+    kmeans(blobs(10, 40)[0], 10, KMeansConfig(backend="torch", restarts=2, iterations=2), seed=0)
+    assert precisions == ["tf32"] * 4 + ["ieee"]
+    assert torch.backends.cuda.matmul.fp32_precision == before
+
+
 def test_impossible_requests_end_in_one_line(monkeypatch):
     features = torch.randn(20, 4)
     with pytest.raises(ValueError, match=r"num_clusters 30 is more than the 20 images: lower hierarchy\.num_clusters"):
@@ -164,4 +268,22 @@ def test_gpu_gives_the_same_tree_twice_and_as_good_a_one_as_the_cpu():
     first, again = (kmeans(points.cuda(), 30, KMeansConfig(), seed=0) for _ in range(2))
     assert torch.equal(first[0], again[0])
     assert first[2] == pytest.approx(kmeans(points, 30, KMeansConfig(backend="torch"), seed=0)[2], rel=0.01)
-    assert hierarchical_kmeans(points.cuda(), (12, 4), KMeansConfig()).device.type == "cuda"
+    tree = hierarchical_kmeans(points.cuda(), (12, 4), TreeKMeansConfig())
+    assert tree.device.type == "cuda"
+    warm = TreeKMeansConfig(warm_iterations=2)
+    trees = [hierarchical_kmeans(points.cuda(), (12, 4), warm, 0, tree) for _ in range(2)]
+    assert torch.equal(trees[0].assignments, trees[1].assignments)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_takes_a_chunk_of_scores_and_little_more():
+    points, group = blobs(1000, 200, width=256)
+    points, group = points.cuda(), group.cuda()
+    chunk = 4 * module.SCORES_PER_CHUNK["cuda"]
+    for groups in (None, group):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        kmeans(points, 1000, KMeansConfig(restarts=1, iterations=2), seed=0, groups=groups)
+        rise = torch.cuda.max_memory_allocated() - before
+        assert rise < 1.2 * chunk + 16 * 1000 * 256 + 60 * len(points) + 2**26  # and what the libraries work in

@@ -127,14 +127,14 @@ def pretrain_run(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Prints what a study will cost, or how far that is from what it did cost."""
-    from hirl import plan as planning
+    from hirl import costs
 
-    machine, ranks = planning.find_machine(args.gpu), args.per_run or args.count
-    costs = planning.plan(args.study, machine, ranks, _overrides(args), args.data)
+    machine, ranks = costs.find_machine(args.gpu), args.per_run or args.count
+    planned = costs.plan(args.study, machine, ranks, _overrides(args), args.data)
     if args.check is None:
-        _print(planning.costs_table(costs, machine, args.count, ranks))
+        _print(costs.costs_table(planned, machine, args.count, ranks))
     else:
-        _print(planning.checks_table(planning.check(costs, args.check)))
+        _print(costs.checks_table(costs.check(planned, args.check)))
 
 
 def tune(args: argparse.Namespace) -> None:

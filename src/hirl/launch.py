@@ -129,6 +129,7 @@ def _launch_here(nodes: int, ranks: int, command: Sequence[str]) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable(logging.WARNING)  # that it was told to end, and whom it tells
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # gradients that some steps lack are no news
     os.environ.update(dict.fromkeys(THREADS, str(max(1, torch.get_num_threads() // ranks))))
     # Each start has a store of its own: in one that all share, ranks find the addresses of those before them.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"

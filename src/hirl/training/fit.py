@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hirl.config import TrainingConfig
 from hirl.files import locked
 from hirl.ranks import from_first, is_first, mean
+from hirl.training.blocks import set_up_blocks
 from hirl.training.checkpoint import load_checkpoint, save_checkpoint
 from hirl.training.device import choose_precision, seed_step
 from hirl.training.optimizers import build_optimizer, set_rates
@@ -62,7 +63,9 @@ def fit(
     device = next(network.parameters()).device
     dtype = choose_precision(config.precision, device)
     optimizer = build_optimizer(groups, config.optimizer)
-    loss_of = parallel(_Loss(synchronise(network), loss))
+    synchronise(network)
+    set_up_blocks(network, config)
+    loss_of = parallel(_Loss(network, loss))
     with locked(scratch) if is_first() else nullcontext():
         history = _resume(scratch, fingerprint, network, optimizer)
         if history and is_first():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from timm.layers import DropPath
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -60,10 +62,10 @@ class _SyncBatchNorm(_BatchNorm):
             return super().forward(values)
         self.num_batches_tracked.add_(1)
         dims = [0, *range(2, values.ndim)]
-        number = all_reduce(torch.tensor(float(values.numel() // values.shape[1])))  # pictures of scenes differ in size
-        centre = all_reduce(values.float().sum(dims, keepdim=True)) / number
+        number = _sum(torch.tensor(float(values.numel() // values.shape[1])))  # pictures of scenes differ in size
+        centre = _sum(values.float().sum(dims, keepdim=True)) / number
         centred = values.float() - centre
-        variance = all_reduce(centred.square().sum(dims, keepdim=True)) / number
+        variance = _sum(centred.square().sum(dims, keepdim=True)) / number
         with torch.no_grad():
             self.running_mean.lerp_(centre.flatten(), self.momentum)
             self.running_var.lerp_(variance.flatten() * number / (number - 1), self.momentum)
@@ -76,7 +78,24 @@ class _SyncBatchNorm(_BatchNorm):
 
 def global_mean(values: Tensor) -> Tensor:
     """The mean over the ranks, with gradient."""
-    return values if world_size() == 1 else all_reduce(values) / world_size()
+    return values if world_size() == 1 else _sum(values) / world_size()
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the ranks, which is that of the gradients as well."""
+
+    @staticmethod
+    def forward(_context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(_context, gradient)
+
+
+_sum = _Sum.apply
 
 
 class _DropPath(DropPath):

@@ -13,7 +13,7 @@ from hirl.cli import main
 from hirl.config import BackboneConfig, resolve
 from hirl.files import write_json
 from hirl.hierarchy import SemanticTree
-from hirl.plan import (
+from hirl.costs import (
     Cost,
     Counts,
     Machine,

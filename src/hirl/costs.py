@@ -458,7 +458,9 @@ def costs_table(costs: list[Cost], machine: Machine, gpus: int, ranks: int) -> T
     total = sum(cost.disk for cost in costs)
     table.add_row("all", *map(_hours, (*sums, wall_seconds(costs, gpus, ranks))), "", _gib(total))
     if any(cost.memory > limit for cost in costs):
-        table.caption = f"! more than {machine.memory_gib:g} GiB: share a run among more, or set training.checkpoint_activations"
+        table.caption = (
+            f"! more than {machine.memory_gib:g} GiB: share a run among more, or set training.checkpoint_activations"
+        )
     return table
 
 

@@ -1,0 +1,256 @@
+"""Do processors feed a GPU that trains on image files?
+
+    python benchmarks/input.py [--cores 16] [--tflops 790] [--share 0.5] [--resnet-share 0.2] [--rounds 2]
+
+Ours is the loader as it stands: worker processes read, decode and crop, bytes travel to the trainer, and colours are
+changed there, on the GPU, for a whole batch at once. The peer is what everyone writes first: Pillow and torchvision's
+transforms, or timm's, colours among them, in a DataLoader. Both make the published views of the same files, in one
+worker, and take turns; what counts is the worker's seconds of CPU, its start included. Files are drawn here: noise at
+every scale, 500 x 375 pixels, quality 90, about as many bytes as ImageNet's mean of 110 kB.
+
+What a GPU needs follows from a network's floating-point operations, as torch counts them: three times a crop's where
+it has gradients, once where it has none; heads, tokenizers and HIRL's own are left out, and would only slow the GPU
+down. The GPU's rate of large matrix products, in TFLOP/s, is `--tflops`, an H200's in bf16. A ViT reaches `--share` of
+it, a ResNet `--resnet-share`, as its batch norms wait for memory: NVIDIA's ResNet-50 trains 2470 images a second on an
+A100, 19 % of its 312 TFLOP/s (DeepLearningExamples, resnet50v1.5). Where a network is frozen its GPU wants more bytes
+of files than most storage gives, so that the goal is set for training.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import Report, Row, best_times, parser
+from PIL import Image
+from recipes import pil_views
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms import InterpolationMode, v2
+
+from hirl.backbones import build_backbone
+from hirl.config import AugmentationConfig, BackboneConfig, RunConfig, ViewsConfig, resolve
+from hirl.data.images import ImageSet
+from hirl.data.labelled import FLIP, _Augmented
+from hirl.data.loader import PIECE, Crops, Squares, load_in_workers, read_pixels
+from hirl.data.views import MEAN, STD, Views, crop_boxes, resize_each
+
+WIDTH, HEIGHT, QUALITY, FILES = 500, 375, 90, 64
+ROUGHNESS = 0.93  # of an octave's noise, over that of the next coarser
+COUNT = {"ours": 512, "Pillow": 64}  # images of a turn
+PRETRAINING = ("mocov2", "simsiam", "swav", "mocov3", "dino", "ibot", "beit")
+ONLINE = {"mocov2": 1}  # global crops with gradients, where not all have them
+MOMENTUM = {"mocov2": 1, "mocov3": 2, "dino": 2, "ibot": 2}  # global crops of the network without gradients
+RANDAUGMENT = "rand-m9-mstd0.5-inc1"
+LABELLED, AUGMENTED, SQUARE = "1 x 224, labelled", "1 x 224, RandAugment", "1 x 224, evaluated"
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--cores", type=int, default=16, help="of a GPU")
+    options.add_argument("--tflops", type=float, default=790, help="of large matrix products on the GPU")
+    options.add_argument("--share", type=float, default=0.5, help="of it that a ViT reaches")
+    options.add_argument("--resnet-share", type=float, default=0.2, help="that a ResNet reaches")
+    options.add_argument("--rounds", type=int, default=2)
+    args = options.parse_args()
+    report = Report(args)
+    torch.set_num_threads(1)  # and so one worker
+    configs = {method: resolve("imagenet", method, "baseline") for method in PRETRAINING}
+    with tempfile.TemporaryDirectory() as folder:
+        files = draw_files(Path(folder))
+        size = sum(path.stat().st_size for path in files.paths) / FILES
+        rates = {name: compare(*both, args.rounds) for name, both in ways(files, configs).items()}
+        rows = [{"": name, **rate, "times": rate["ours"] / rate["Pillow"]} for name, rate in rates.items()]
+        what = f"{WIDTH} x {HEIGHT} pixels, {size / 1e3:.0f} kB a file, best of {args.rounds} turns"
+        report.table(rows, f"Images/s per core: {what}")
+        report.table(parts(files, configs["mocov3"].views, args.rounds), "Where a core's time goes: two views")
+    rows = [needed(job, args) for job in jobs(configs)]
+    for row in rows:
+        given = args.cores * rates[row["of a file"]]["ours"]
+        row |= {"MB/s": row["needed"] * size / 1e6, "given": given, "times as many": given / row["needed"]}
+    shares = f"a ViT reaches {args.share:.0%} of it, a ResNet {args.resnet_share:.0%}"
+    report.table(rows, f"Images/s for a GPU of {args.tflops:g} TFLOP/s from {args.cores} such cores: {shares}")
+    trained = {f"{row['']}, {row['network']}": row["times as many"] for row in rows if "frozen" not in row[""]}
+    least = min(trained, key=trained.__getitem__)
+    report.goal(f"Images given, times those that a GPU in training needs, at least ({least})", trained[least], 1)
+
+
+# --- the files --------------------------------------------------------------------------------------------------------
+
+
+def draw_files(folder: Path) -> ImageSet:
+    """Photographs' stand-ins: noise at every scale, greyer than coloured."""
+    generator, paths = torch.Generator().manual_seed(0), []
+    for number in range(FILES):
+        image = torch.zeros(3, HEIGHT, WIDTH)
+        for octave in range(2, 10):
+            size = (1, 1, 3 * 2**octave // 4, 2**octave)
+            noise = torch.randn(size, generator=generator) + 0.35 * torch.randn(1, 3, *size[2:], generator=generator)
+            image += ROUGHNESS**octave * F.interpolate(noise, (HEIGHT, WIDTH), mode="bicubic")[0]
+        pixels = (image / image.std() * 56 + 115).clamp(0, 255).byte()
+        paths.append(folder / f"{number}.jpg")
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(paths[-1], quality=QUALITY)
+    labels = torch.zeros(FILES, 1, dtype=torch.int64)
+    return ImageSet(None, paths, labels, [["any"]], [], 224)
+
+
+# --- both ways --------------------------------------------------------------------------------------------------------
+
+
+def ways(files: ImageSet, configs: dict[str, RunConfig]) -> dict[str, tuple[Dataset, Dataset]]:
+    """Ours and the peer, for all that is made of a file."""
+    normalised = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    plain = v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), *normalised])
+    squared = v2.Compose([v2.Resize(256, InterpolationMode.BICUBIC), v2.CenterCrop(224), *normalised])
+    labelled = ViewsConfig(global_crops=1, global_size=224, global_scale=(0.08, 1.0), flip=FLIP)
+    augmented = _Augmented(files, AugmentationConfig(randaugment=RANDAUGMENT, random_erasing=0.25), 0, 0)
+    timms = create_transform(
+        224, is_training=True, auto_augment=RANDAUGMENT, interpolation="bicubic", re_prob=0.25, re_mode="pixel"
+    )
+    unlabelled = {crops(config.views): config.views for config in configs.values()}
+    pairs = {name: (Crops(files, views, 0, 0), Pictures(files, pil_views(views))) for name, views in unlabelled.items()}
+    return pairs | {
+        LABELLED: (Crops(files, labelled, 0, 0), Pictures(files, plain)),
+        AUGMENTED: (augmented, Pictures(files, timms)),
+        SQUARE: (Squares(files), Pictures(files, squared)),
+    }
+
+
+def crops(views: ViewsConfig) -> str:
+    counts = {views.global_size: views.global_crops, views.local_size: views.local_crops}
+    return " + ".join(f"{count} x {size}" for size, count in counts.items() if count)
+
+
+def compare(ours: Dataset, peer: Dataset, rounds: int) -> dict[str, float]:
+    """Images a second of one core."""
+    batches = {way: (torch.arange(count) % FILES).split(PIECE) for way, count in COUNT.items()}
+    seconds = best_times(
+        {
+            "ours": lambda: exhaust(load_in_workers(ours, batches["ours"], torch.device("cpu"))),
+            "Pillow": lambda: exhaust(DataLoader(peer, batch_sampler=batches["Pillow"], num_workers=1)),
+        },
+        rounds,
+        clock=lambda: sum(os.times()[2:4]),  # of the worker, which has ended
+    )
+    return {way: COUNT[way] / taken for way, taken in seconds.items()}
+
+
+class Pictures(Dataset):
+    """Transformed PIL images of files."""
+
+    def __init__(self, files: ImageSet, transform: Callable[[Image.Image], Any]):
+        self.paths, self.transform = files.paths, transform
+
+    def __getitem__(self, index: int) -> Any:
+        return self.transform(Image.open(self.paths[index]).convert("RGB"))
+
+
+def exhaust(batches: Iterable[Any]) -> None:
+    for _ in batches:
+        pass
+
+
+# --- where time goes --------------------------------------------------------------------------------------------------
+
+
+def parts(files: ImageSet, views: ViewsConfig, rounds: int) -> list[Row]:
+    """Milliseconds an image of the worker's steps, and of the colours if there were no GPU."""
+    contents = [np.fromfile(path, np.uint8) for path in files.paths]
+    images = [read_pixels(path) for path in files.paths]
+    boxes, flipped = torch.tensor([[40, 60, 270, 340]] * 2), torch.tensor([True, False])
+    batch = [torch.rand(FILES, 3, views.global_size, views.global_size) for _ in range(views.global_crops)]
+    dataset, colour = Crops(files, views, 0, 0), Views(views).colour
+
+    def resized(image: Tensor) -> Tensor:
+        return resize_each(image.expand(2, -1, -1, -1), boxes, flipped, views.global_size, views.interpolation)
+
+    steps = {
+        "reading the file": lambda: [np.fromfile(path, np.uint8) for path in files.paths],
+        "decoding": lambda: [decode_jpeg(torch.from_numpy(c), ImageReadMode.RGB) for c in contents],
+        "of that, at an eighth of the size: the bits alone": lambda: [eighth(c) for c in contents],
+        "drawing the boxes": lambda: [crop_boxes(2, HEIGHT, WIDTH, views.global_scale) for _ in images],
+        "cropping, flipping and resizing": lambda: [resized(image) for image in images],
+        "all of a worker's, but sending": lambda: [dataset[index] for index in range(FILES)],
+        "colours, where there is no GPU": lambda: colour(batch),
+    }
+    with torch.random.fork_rng(devices=[]):  # the data set seeds the default generator
+        seconds = best_times(steps, rounds, clock=time.process_time)
+    return [{"": name, "ms/image": 1e3 * taken / FILES} for name, taken in seconds.items()]
+
+
+def eighth(content: np.ndarray) -> Image.Image:
+    """A picture whose blocks of 8 x 8 pixels are one each: the same bits are read, and next to nothing is done."""
+    image = Image.open(BytesIO(content))
+    image.draft("RGB", (WIDTH // 8, HEIGHT // 8))
+    return image.convert("RGB")
+
+
+# --- what a GPU needs -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a GPU does with images: the operations for one, and what is made of its file."""
+
+    name: str
+    network: str
+    operations: float
+    made: str
+
+
+def jobs(configs: dict[str, RunConfig]) -> list[Job]:
+    """Every method's pretraining, and the evaluations of both networks."""
+    found = [
+        Job(method, config.backbone.name, training_operations(config), crops(config.views))
+        for method, config in configs.items()
+    ]
+    for backbone in {config.backbone.name: config.backbone for config in configs.values()}.values():
+        name, once = backbone.name, forward_operations(backbone, 224)
+        found += [
+            Job("fine-tuning", name, 3 * once, AUGMENTED if name.startswith("vit") else LABELLED),
+            Job("linear, frozen", name, once, LABELLED),
+            Job("features, frozen", name, once, SQUARE),
+        ]
+    return found
+
+
+def needed(job: Job, args: Namespace) -> Row:
+    share = args.share if job.network.startswith("vit") else args.resnet_share
+    rate = args.tflops * 1e12 * share / job.operations
+    return {"": job.name, "network": job.network, "of a file": job.made} | {
+        "GFLOP/image": job.operations / 1e9,
+        "needed": rate,
+    }
+
+
+def training_operations(config: RunConfig) -> float:
+    """Of one image in a step of pretraining, the backbone's."""
+    v = config.views
+    whole = forward_operations(config.backbone, v.global_size)
+    passes = 3 * ONLINE.get(config.method, v.global_crops) + MOMENTUM.get(config.method, 0)
+    local = 3 * v.local_crops * forward_operations(config.backbone, v.local_size) if v.local_crops else 0
+    return passes * whole + local
+
+
+def forward_operations(config: BackboneConfig, size: int) -> float:
+    """Of one crop, without gradients: counted on nothing but shapes."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        build_backbone(config, 224)(torch.empty(1, 3, size, size))
+    return counter.get_total_flops()
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing import forkserver
+from multiprocessing import forkserver, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
-SERVER_IMPORTS = ["torch", "torch.distributed", "hirl.evaluation.finetune", "hirl.training.parallel"]
+SERVER_IMPORTS = ["pytest", "torch.distributed", "hirl.evaluation.finetune", "hirl.training.parallel"]
 PATIENCE = timedelta(minutes=2)  # a rank that waits in vain for the other fails its test
 
 
@@ -40,6 +40,7 @@ def on_two_ranks(function: Callable[..., Any], *arguments: Any) -> list[Any]:
 
 def _run(rank: int, count: int, folder: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    set_start_method("fork", force=True)  # of loaders' workers, as anywhere else
     torch.set_num_threads(1)
     if count > 1:
         dist.init_process_group("gloo", f"file://{folder}/store", PATIENCE, count, rank)

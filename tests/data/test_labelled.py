@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import auto_augment
 
 from hirl.config import AugmentationConfig, DataConfig
 from hirl.data.images import ImageSet, load_images, prepare
 from hirl.data.labelled import LabelledBatches
 from hirl.data.views import normalize
+from tests.ranks import on_ranks, on_two_ranks
 
 CPU = torch.device("cpu")
 CLASSES, COUNT, SIZE = 4, 22, 16
@@ -158,6 +160,43 @@ def test_randaugment_and_erasing_change_views(prepared):
     assert plain.std(dim=(2, 3)).max() < 1e-6  # plain pictures stay plain
     assert (random - plain).abs().amax((1, 2, 3)).gt(0.01).sum() > 8
     assert (erased.std(dim=(2, 3)).amin(1) > 0.01).all()
+
+
+def test_randaugment_at_its_strongest_is_black_not_an_error():
+    """A magnitude of 9 +- 0.5 is drawn as 10 now and then: 0 bits of a posterized picture."""
+    operation = auto_augment.AugmentOp("PosterizeIncreasing", prob=1.0, magnitude=10)
+    assert operation(Image.new("RGB", (4, 4), "white")).getcolors() == [(16, (0, 0, 0))]
+
+
+# --- on two ranks -----------------------------------------------------------------------------------------------------
+
+
+def epochs(images):
+    """An epoch under every augmentation."""
+    return [an_epoch(images, **augmentation) for augmentation in AUGMENTATIONS]
+
+
+def epochs_of_few(images):
+    """An epoch of seven images, plain and mixed."""
+    few = replace(images, images=images.images[:7], labels=images.labels[:7])
+    return [an_epoch(few, 64), an_epoch(few, 64, mixup=0.8)]
+
+
+def test_ranks_share_every_batch_and_mix_the_same_pairs(images):
+    alone, *ranks = *on_ranks(1, epochs, images), *on_two_ranks(epochs, images)
+    for augmentation, expected, first, second in zip(AUGMENTATIONS, alone, *ranks, strict=True):
+        for batch, one, other in zip(expected, first, second, strict=True):
+            for whole, begin, end in zip(batch, one, other, strict=True):
+                assert len(begin) == len(end) == 4
+                # of mixed ones a rank has a piece of the first half, and its mirror image of the second
+                pieces = (begin[:2], end, begin[2:]) if "mixup" in augmentation else (begin, end)
+                assert torch.equal(torch.cat(pieces), whole)
+
+
+def test_a_set_smaller_than_a_batch_loses_what_ranks_cannot_share(prepared):
+    for plain, mixed in on_two_ranks(epochs_of_few, prepared["memory"]):
+        assert [len(views) for views, _ in plain] == [3]
+        assert [len(views) for views, _ in mixed] == [2]
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

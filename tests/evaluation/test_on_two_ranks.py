@@ -1,0 +1,147 @@
+"""Evaluations that train, and a tokenizer, on one rank and on two: the same numbers, written once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hirl.config import DetectionConfig, RunConfig
+from hirl.data.labels import choose_labels
+from hirl.evaluation import linear
+from hirl.evaluation.run import Subject, evaluate_trained
+from hirl.files import read_json
+from hirl.tokenizer import load_tokenizer, train_tokenizer
+from tests.evaluation.test_detection import SETTINGS as DETECTION
+from tests.evaluation.test_finetune import ADAMW, BRIEF, MIXED, STRONG
+from tests.evaluation.test_linear import SETTINGS as LINEAR
+from tests.ranks import on_ranks
+from tests.squares import write_squares
+
+TASKS = ("linear", "finetune", "semisup-10", "detection")  # of eight images with labels a batch is half full
+EVALUATIONS = {
+    "simsiam": {
+        "finetune": BRIEF | {"augmentation": MIXED, "head_lr": 0.1},
+        "semisup_10": BRIEF,
+    },
+    "dino": {
+        "finetune": BRIEF | {"optimizer": ADAMW | {"clip_norm": 1.0}, "layer_decay": 0.5, "augmentation": STRONG},
+        "semisup_10": BRIEF | {"optimizer": ADAMW, "augmentation": MIXED},
+    },
+}
+
+
+def changed(config: RunConfig, **evaluations: Any) -> RunConfig:
+    """The configuration with other settings of evaluations."""
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=evaluations)})
+
+
+def everything(subjects: list[Subject], beit: RunConfig, out: Path) -> dict[str, Any]:
+    """Writes all results and a tokenizer; gives what a rank is told that is not written."""
+    for subject in subjects:
+        evaluate_trained(TASKS, subject, out / subject.method, out / "scratch")
+    data = subjects[0].folders["data"]
+    return {
+        "gauges": train_tokenizer(beit, data, out / "tokenizer.safetensors", out / "scratch of the tokenizer"),
+        "metrics": probe(subjects[0].config, data, out / "probe").metrics,
+        "refusal": refusal(subjects[0], out / "refused"),
+    }
+
+
+def probe(config: RunConfig, data: Path, scratch: Path) -> Any:
+    return linear.evaluate("linear", config, None, data, scratch, "run")
+
+
+def refusal(subject: Subject, out: Path) -> str:
+    """What is said of a batch of 18 images in pairs."""
+    finetune = subject.config.evaluation.finetune.model_copy(update={"batch_size": 18})
+    subject = replace(subject, config=changed(subject.config, finetune=finetune))
+    try:
+        evaluate_trained(("finetune",), subject, out, out)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, tiny_data) -> Path:
+    """A folder with the tiny data, its labelled images, and scenes."""
+    home = tmp_path_factory.mktemp("ranks")
+    write_squares(home / "scenes")
+    (home / "data").mkdir()
+    for path in tiny_data.iterdir():
+        (home / "data" / path.name).symlink_to(path)
+    choose_labels(home / "data", 10, None, home / "data" / "labels-10.csv")
+    return home
+
+
+@pytest.fixture(scope="module")
+def found(tiny_run, home) -> dict[int, list[dict[str, Any]]]:
+    """By the number of ranks, what each was told; their results are in the folder of that number."""
+    detection = DetectionConfig(**DETECTION | {"epochs": 1, "drop_path": 0.0})
+    folders = {part: home / part for part in ("data", "scenes")}
+    subjects = [
+        Subject(
+            changed(tiny_run(method, evaluation={"linear": LINEAR} | evaluation), detection=detection),
+            *(method, "baseline", 0, None, folders),
+        )
+        for method, evaluation in EVALUATIONS.items()
+    ]
+    return {count: on_ranks(count, everything, subjects, tiny_run("beit"), home / str(count)) for count in (1, 2)}
+
+
+def results(home: Path, method: str, task: str) -> list[dict[str, Any]]:
+    return [read_json(home / count / method / f"{task}.json") for count in ("1", "2")]
+
+
+@pytest.mark.parametrize("method", EVALUATIONS)
+@pytest.mark.parametrize("task", TASKS[:3])
+def test_losses_and_accuracies_are_those_of_one_rank(found, home, method: str, task: str) -> None:
+    one, two = results(home, method, task)
+    losses = [[row["loss"] for row in result["history"]] for result in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)  # float32 sums in two parts, carried on by a dozen steps
+    assert two["metrics"] == pytest.approx(one["metrics"], abs=1.6)  # one image of 64 on the edge
+    assert two["settings"] == one["settings"]
+
+
+@pytest.mark.parametrize("method", EVALUATIONS)
+def test_detectors_learn_alike(found, home, method: str) -> None:
+    one, two = results(home, method, "detection")
+    assert two["metrics"].keys() == one["metrics"].keys()
+    # three steps on regions that each rank draws on its own
+    assert two["history"][0]["loss"] == pytest.approx(one["history"][0]["loss"], rel=0.2)
+
+
+def test_tokenizers_are_alike(found, home) -> None:
+    for rank in found[2]:
+        assert rank["gauges"] == pytest.approx(found[1][0]["gauges"], rel=1e-3)
+    one, two = (load_tokenizer(home / count / "tokenizer.safetensors").network.state_dict() for count in ("1", "2"))
+    for name, value in one.items():  # float32, through the square roots of Adam
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_all_ranks_are_told_the_same_and_nothing_is_left(found, home) -> None:
+    assert found[2][0]["metrics"] == found[2][1]["metrics"]
+    assert not list((home / "2" / "scratch").iterdir())
+
+
+def test_one_rank_goes_on_where_two_were_killed(found, home, tiny_run) -> None:
+    config = tiny_run("simsiam", evaluation={"linear": LINEAR})
+    alone, together = (home / count / "probe" for count in ("1", "2"))
+    (together / "checkpoint00003.pt").unlink()
+    (outcome,) = on_ranks(1, probe, config, home / "data", together)
+    (expected,) = on_ranks(1, probe, config, home / "data", alone)
+    for row, other in zip(outcome.history, expected.history, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)  # as above
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(found, home) -> None:
+    assert found[1][0]["refusal"] == ""
+    for rank in found[2]:
+        assert rank["refusal"] == (
+            "evaluation.finetune.batch_size is 18, which 2 ranks cannot share evenly in pairs: make it a multiple of 4"
+        )
+    assert not (home / "2" / "refused").exists()

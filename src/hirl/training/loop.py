@@ -29,7 +29,7 @@ from hirl.files import atomic_path, locked, make_folder, read_json, sha256, writ
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods import create_method, load_plugins
 from hirl.methods.base import Method, MethodOutput, Step
-from hirl.ranks import gather_shards, is_first, mean, world_size
+from hirl.ranks import gather_shards, is_first, mean, shard, world_size
 from hirl.record import Follower, Recorder
 from hirl.tokenizer import load_tokenizer
 from hirl.training.blocks import set_up_blocks
@@ -202,11 +202,13 @@ class Trainer:
     def _embed_all(self) -> Tensor | None:
         """[N, D] embeddings of the training images, in their order, each embedded once; the first rank's alone."""
         self.method.eval()
-        embeddings = []
-        for batch in ordered_batches(self.images, self.config.training.batch_size // world_size(), self.device):
+        number, batch_size = len(self.images), self.config.training.batch_size // world_size()
+        embeddings = torch.empty(len(shard(number)), self.method.embedding_dim, device=self.device)
+        batches = ordered_batches(self.images, batch_size, self.device)
+        for rows, batch in zip(embeddings.split(batch_size), batches, strict=True):
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                embeddings.append(self.method.embed(evaluation_view(batch)).float())
-        return gather_shards(torch.cat(embeddings), len(self.images))
+                rows.copy_(self.method.embed(evaluation_view(batch)))
+        return gather_shards(embeddings, number)
 
     def _check_clusters(self) -> None:
         hierarchy = self.config.hierarchy

@@ -11,8 +11,6 @@ import torch
 from hirl.backbones import build_backbone
 from hirl.cli import main
 from hirl.config import BackboneConfig, resolve
-from hirl.files import write_json
-from hirl.hierarchy import SemanticTree
 from hirl.costs import (
     Cost,
     Counts,
@@ -30,6 +28,8 @@ from hirl.costs import (
     task_operations,
     wall_seconds,
 )
+from hirl.files import write_json
+from hirl.hierarchy import SemanticTree
 
 COUNTS = Counts(
     step=100.0, forward=10.0, activations=5.0, static=1000, weights=40, checkpoint=70, width=8, embedding_dim=4

@@ -1,6 +1,6 @@
 """What a study will cost, before it is paid.
 
-Operations are counted: a real step, forward and backward, of every run's real networks, of two images, on this CPU.
+Operations are counted: real steps, forward and backward, of every run's real networks, on few images, on this CPU.
 Rates are measured: of large products, and the share of them that a network's training reaches (config/hardware.yaml, or
 this machine's own). A run's seconds on one GPU are those of its parts, each operations / (rate x share):
 
@@ -18,8 +18,9 @@ are independent: with C GPUs, C // R at a time, the longest first. Reading image
 steps (benchmarks/input.py says what it takes not to be waited for).
 
 Memory of a GPU, in bytes: weights and buffers of all networks, 4 for each gradient, 4 (SGD, LARS) or 8 (AdamW) for the
-optimiser's state of each, and what autograd keeps (counted in that step) of batch / R images; hirl: the tree, and on
-the first rank, while it clusters, two copies of all embeddings in place of what autograd keeps.
+optimiser's state of each, and what autograd keeps (counted in those steps) of batch / R images; hirl: the tree, and on
+the first rank, while it clusters, two copies of all embeddings in place of what autograd keeps. Attention that never
+holds its [T, T] products, as a GPU's, needs less.
 Disk, in bytes: snapshots, 4 D sum_l K_l + 8 N L each, twice until scratch/ is emptied; features, 4 (N + M) W; weights;
 two checkpoints.
 """
@@ -34,7 +35,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.table import Table
@@ -42,7 +43,10 @@ from rich.table import Table
 from hirl.config import CONFIG_ROOT, DataConfig, FinetuneConfig, RunConfig, load_study, resolve
 from hirl.files import read_json
 
-COUNTED_IMAGES = 2  # in the step whose operations are counted
+if TYPE_CHECKING:
+    from hirl.training.rehearsal import Rehearsal
+
+COUNTED_IMAGES = (2, 4)  # in the steps that are counted: what grows with them is an image's, the rest is kept once
 MEASURED_IMAGES = 128  # at most, in the steps that are timed on this machine
 KMEANS = 0.7  # the share of the rate of large products that k-means reaches, which is little else
 DETECTOR = 3.0  # Mask R-CNN over its backbone: of ResNet-50 with FPN, 260 over 87 billion multiplications at 800 x 1333
@@ -89,7 +93,7 @@ class Counts:
         step: operations of a training step, without what HIRL adds.
         forward: operations of the backbone on an evaluated image.
         activations: bytes kept for the backward pass.
-        static: bytes of weights, buffers, gradients and optimiser state.
+        static: bytes of weights, buffers, gradients, optimiser state, and what a step keeps whatever its images.
         weights: bytes of the backbone.
         checkpoint: bytes of a checkpoint without the tree.
         width: channels of a feature.
@@ -168,12 +172,13 @@ def cost(
 ) -> Cost:
     """One run's cost, by the formulas above; `share` of the machine's rate is what its network reaches."""
     images, validation = number_of_images(config.data, data)
-    own = machine.rate(config.training.precision) * share
+    own = _rate(machine, config, config.training.precision) * share
     training = config.training.epochs * images * (counts.step + hirl_operations(config, counts.embedding_dim)) / own
     embedding = snapshots(config) * images * counts.forward / own
     kmeans = kmeans_operations(config, counts.embedding_dim, images) / (machine.rate("tf32") * KMEANS)
     evaluations = sum(
-        task_operations(task, config, counts, images, validation) / (machine.rate(_precision(task, config)) * share)
+        task_operations(task, config, counts, images, validation)
+        / (_rate(machine, config, _precision(task, config)) * share)
         for task in tasks
     )
     return Cost(
@@ -277,16 +282,45 @@ def number_of_images(config: DataConfig, data: Path | None = None) -> tuple[int,
 
 
 def count(config: RunConfig, plugins: tuple[str, ...] = ()) -> Counts:
-    """Builds a baseline's networks and takes a step of two images on this CPU, counting."""
+    """Builds a baseline's networks and takes steps of few images on this CPU, counting."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from hirl.training.rehearsal import Rehearsal
 
     precision = "fp32" if config.training.precision == "fp32" else "bf16"
-    rehearsal = Rehearsal(_with(config, batch_size=COUNTED_IMAGES, precision=precision), torch.device("cpu"), plugins)
+    steps, kept = [], []
+    for images in COUNTED_IMAGES:
+        rehearsal = Rehearsal(_with(config, batch_size=images, precision=precision), torch.device("cpu"), plugins)
+        operations, size = _counted_step(rehearsal)
+        steps.append(operations)
+        kept.append(size)
+    few, more = COUNTED_IMAGES
+    activations = (kept[1] - kept[0]) / (more - few)
     method, optimizer, side = rehearsal.method, rehearsal.optimizer, config.data.image_size
-    parameters = {value.untyped_storage().data_ptr() for value in method.parameters()}
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        method.backbone.eval()(torch.zeros(1, 3, side, side))
+    learning = sum(value.numel() for group in optimizer.param_groups for value in group["params"])
+    state = learning * (8 if config.training.optimizer.name == "adamw" else 4)
+    everything = sum(value.nbytes for value in (*method.parameters(), *method.buffers()))
+    return Counts(
+        step=(steps[1] - steps[0]) / (more - few),
+        forward=forward.get_total_flops(),
+        activations=activations,
+        static=int(everything + 4 * learning + state + kept[0] - few * activations),
+        weights=sum(value.nbytes for value in method.backbone.parameters()),
+        checkpoint=everything + state,
+        width=method.backbone.num_features,
+        embedding_dim=method.embedding_dim,
+    )
+
+
+def _counted_step(rehearsal: Rehearsal) -> tuple[int, int]:
+    """Operations of a step, and the bytes that autograd keeps in it beside the parameters."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    parameters = {value.untyped_storage().data_ptr() for value in rehearsal.method.parameters()}
     kept: dict[int, int] = {}
 
     def keep(value: torch.Tensor) -> torch.Tensor:
@@ -297,21 +331,7 @@ def count(config: RunConfig, plugins: tuple[str, ...] = ()) -> Counts:
 
     with FlopCounterMode(display=False) as step, torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         rehearsal.step()
-    with FlopCounterMode(display=False) as forward, torch.no_grad():
-        method.backbone.eval()(torch.zeros(1, 3, side, side))
-    learning = sum(value.numel() for group in optimizer.param_groups for value in group["params"])
-    state = learning * (8 if config.training.optimizer.name == "adamw" else 4)
-    everything = sum(value.nbytes for value in (*method.parameters(), *method.buffers()))
-    return Counts(
-        step=step.get_total_flops() / COUNTED_IMAGES,
-        forward=forward.get_total_flops(),
-        activations=sum(kept.values()) / COUNTED_IMAGES,
-        static=everything + 4 * learning + state,
-        weights=sum(value.nbytes for value in method.backbone.parameters()),
-        checkpoint=everything + state,
-        width=method.backbone.num_features,
-        embedding_dim=method.embedding_dim,
-    )
+    return step.get_total_flops(), sum(kept.values())
 
 
 # --- memory and disk --------------------------------------------------------------------------------------------------
@@ -372,16 +392,21 @@ def _this_machine() -> Machine:
 
 
 def measured_share(config: RunConfig, counts: Counts, machine: Machine) -> float:
-    """The share of this machine's rate that real steps of a run reach: the median of a few."""
+    """The share of this machine's rate that real steps of a run reach: the best of a few."""
     from hirl.training.device import choose_device
     from hirl.training.rehearsal import Rehearsal
 
     batch = min(config.training.batch_size, MEASURED_IMAGES)
     rehearsal = Rehearsal(_with(config, batch_size=batch), choose_device())
     rehearsal.seconds(2)
-    seconds = median(rehearsal.seconds(1) for _ in range(5))
+    seconds = min(rehearsal.seconds(1) for _ in range(5))
     operations = batch * (counts.step + hirl_operations(config, counts.embedding_dim))
-    return operations / seconds / machine.rate(config.training.precision)
+    return operations / seconds / _rate(machine, config, config.training.precision)
+
+
+def _rate(machine: Machine, config: RunConfig, precision: str) -> float:
+    """Operations a second; convolutions in fp32 are TF32 on a GPU, unless torch is told otherwise."""
+    return machine.rate("tf32" if precision == "fp32" and kind(config) == "resnet" else precision)
 
 
 def kind(config: RunConfig) -> str:

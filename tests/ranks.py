@@ -44,8 +44,6 @@ def _run(rank: int, count: int, folder: Path, function: Callable[..., Any], argu
     torch.set_num_threads(1)
     if count > 1:
         dist.init_process_group("gloo", f"file://{folder}/store", PATIENCE, count, rank)
-    try:
-        torch.save(function(*arguments), folder / f"{rank}.pt")
-    finally:
-        if count > 1:
-            dist.destroy_process_group()
+    torch.save(function(*arguments), folder / f"{rank}.pt")
+    if count > 1:
+        dist.destroy_process_group()  # not after an error: it would wait for the others

@@ -23,7 +23,7 @@ def extract_features(backbone: nn.Module, images: ImageSet, device: torch.device
     """
     was_training = backbone.training
     backbone.to(device).eval()
-    batches = ordered_batches(images, batch_size, device)
+    batches = ordered_batches(images, max(1, batch_size // world_size()), device)
     features = torch.cat([backbone(evaluation_view(batch)).float().cpu() for batch in batches])
     backbone.train(was_training)
     if world_size() > 1:  # GPUs exchange what lies on GPUs

@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 
+import torch
+
 from hirl.files import write_json
 from hirl.record import environment
 
@@ -45,6 +47,7 @@ class Report:
             "doc": args.doc,
             "command": " ".join(["python", f"benchmarks/{script.name}", *options]),
             "where": environment() | {"date": date.today().isoformat()},
+            "threads": torch.get_num_threads(),
             "tables": [],
             "remarks": [],
         }

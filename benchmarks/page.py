@@ -48,6 +48,7 @@ def section(found: dict[str, Any], with_machine: bool) -> str:
     parts += ["\n".join(f"- {emphasised(remark)}" for remark in found["remarks"])] if found["remarks"] else []
     parts += [textwrap.dedent(p) for p in prose]
     took = f"{found['seconds'] / 60:.1f} minutes" if found["seconds"] > 90 else f"{found['seconds']:.0f} seconds"
+    took += f", threads: {found['threads']}"
     parts.append(f"`{found['command']}`, {took}" + (f", on {machine(found['where'])}." if with_machine else "."))
     return "\n\n".join(parts) + "\n"
 

@@ -15,11 +15,10 @@ does not shuffle its keys; its iBOT masks as DINOv2 does and runs the teacher's 
 paper's centre averages all. Peers' optimisers are torch's by default, ours its fused ones. Batch norm of MoCo v2 is
 over the whole batch on all sides; the row with 8 groups is ours with the published number of them.
 
-All cores are used. The ways take turns of a few steps, while the others' workers are held; the best turn counts, by the
-clock, and in seconds of CPU, those of workers included. The share says how much of the machine's products a way does:
-the floating-point operations of a step of ours, forward and backward, as torch counts them, for the images of a second,
-over those of a large matrix product that takes turns too, ours in bf16 where it trains in it.
-"""
+All threads that torch has are used. The ways take turns of a few steps, while the others' workers are held; the best
+turn counts, by the clock, and in seconds of CPU, those of workers included. The share says how much of the machine's
+products a way does: the floating-point operations of a step of ours, forward and backward, as torch counts them, for
+the images of a second, over those of a large matrix product that takes turns too, ours in bf16 where it trains in it.
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ All threads that torch has are used. The ways take turns of a few steps, while t
 turn counts, by the clock, and in seconds of CPU, those of workers included. The share says how much of the machine's
 products a way does: the floating-point operations of a step of ours, forward and backward, as torch counts them, for
 the images of a second, over those of a large matrix product that takes turns too, ours in bf16 where it trains in it.
+"""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from hirl.files import write_json
 from hirl.record import environment
 
 Row = dict[str, str | float]
+STARTED = time.monotonic()
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -40,7 +41,7 @@ class Report:
     """What a script found, told as it comes; the file is whole after every call."""
 
     def __init__(self, args: argparse.Namespace):
-        self.path, self.started = args.json, time.monotonic()
+        self.path = args.json
         script = Path(sys.argv[0])
         options = [word for word in sys.argv[1:] if "--json" not in word and word != str(args.json)]
         self.found = {
@@ -75,7 +76,7 @@ class Report:
         sys.stdout.flush()
         self.found[kind].append(found)
         if self.path is not None:
-            write_json(self.path, self.found | {"seconds": time.monotonic() - self.started})
+            write_json(self.path, self.found | {"seconds": time.monotonic() - STARTED})
 
 
 def as_text(rows: list[Row]) -> list[list[str]]:

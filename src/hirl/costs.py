@@ -492,7 +492,7 @@ def costs_table(costs: list[Cost], machine: Machine, gpus: int, ranks: int) -> T
 def checks_table(checks: list[Check]) -> Table:
     """A row for each run, and the error of the whole."""
     errors = [each.error for each in checks]
-    summary = f"off by a factor of {median(errors):.2f} (median), {max(errors):.2f} (worst) in {len(checks)} runs"
+    summary = f"off {median(errors):.2f} times (median), {max(errors):.2f} (worst)"
     table = Table(box=None, pad_edge=False, caption=summary)
     table.add_column("run")
     for column in ("planned s", "measured s", "ratio"):

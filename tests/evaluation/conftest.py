@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -96,14 +96,3 @@ def kill_after(monkeypatch) -> Callable[[ModuleType, int, Callable[[], Any]], No
                 function()
 
     return run
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Sums in one order."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

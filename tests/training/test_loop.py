@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,9 @@ from hirl.training.device import seed_step
 from hirl.training.loop import build_method, feature_std, pretrain
 from tests.conftest import METHODS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLOCKED = ["images_per_second", "seconds", "memory_mb"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in one order, in this process and in those it starts."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hirl.config import KMeansConfig, TreeKMeansConfig
 from hirl.hierarchy import SemanticTree, hierarchical_kmeans
 from hirl.hierarchy import kmeans as module
 from hirl.hierarchy.kmeans import kmeans
+from tests.made import Made
 
 BACKENDS = ["faiss", "torch"]
 
@@ -214,21 +214,10 @@ def test_nothing_grows_with_points_times_clusters_or_is_a_copy_of_the_points(mon
     monkeypatch.setitem(module.SCORES_PER_CHUNK, "cpu", 2**12)
     points, group = blobs(40, 50, width=64)
     config = KMeansConfig(backend="torch", restarts=2, iterations=3)
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            result = func(*args, **(kwargs or {}))
-            tensors = result if isinstance(result, tuple | list) else (result,)
-            made = [t for t in tensors if isinstance(t, Tensor) and t.untyped_storage()._cdata not in theirs]
-            largest = max([largest, *(t.numel() for t in made)])
-            return result
-
-    theirs = {points.untyped_storage()._cdata}  # views of the points are no copies
-    with Watch():
+    with Made(points) as made:
         kmeans(points, 40, config, seed=0, groups=group if groups else None)
-    assert largest <= max(128 * 64, 40 * 64, len(points))  # a chunk of points, the centroids, a number for each point
+    chunk, centroids = 128 * 64, 40 * 64
+    assert made.largest <= max(chunk, centroids, len(points))  # or a number for each point
 
 
 def test_iterations_may_round_products_but_the_assignment_does_not(monkeypatch):

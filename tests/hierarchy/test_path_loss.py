@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hirl.hierarchy import SemanticTree, semantic_path_loss
 from hirl.hierarchy.path_loss import path_loss, sample_negative_paths
+from tests.made import Made
 
 # Both ways to a cosine are tried: few negatives of many clusters are gathered, many negatives read the whole product.
 NEGATIVES = [2, 60, None]
@@ -160,19 +160,9 @@ def test_no_tensor_grows_with_negatives_times_width(make_tree, num):
     """Of [N, M, L, D] not even one level exists, unless it is smaller than the level's centroids."""
     tree, index = make_tree((300, 50, 10), images=64, width=128), torch.arange(16)
     embeddings, negatives = torch.randn(16, 3, 128, requires_grad=True), draw(tree, index, num)
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            result = func(*args, **(kwargs or {}))
-            tensors = result if isinstance(result, tuple | list) else (result,)
-            largest = max([largest, *(t.numel() for t in tensors if isinstance(t, Tensor))])
-            return result
-
-    with Watch():
+    with Made() as made:
         semantic_path_loss(embeddings, tree, index, negatives).backward()
-    assert largest <= max(tree.centroids[0].numel(), 16 * 300, 16 * (num or 0) * 3)
+    assert made.largest <= max(tree.centroids[0].numel(), 16 * 300, 16 * (num or 0) * 3)
 
 
 def test_embeddings_of_another_tree_are_refused(make_tree):

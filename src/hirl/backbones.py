@@ -187,7 +187,7 @@ class ViT(VisionTransformer):
             return None
         shape = ((2 * height - 1) * (2 * width - 1) + 3, self.position_bias.shape[1])
         table = resize_rel_pos_bias_table_simple(self.position_bias, (height, width), shape)
-        return F.embedding(_offsets(height, width, table.device), table).permute(2, 0, 1)
+        return F.embedding(_offsets(height, width, table.device), table).permute(2, 0, 1).contiguous()
 
 
 def interpolate_positions(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hirl.methods.base import Method
 from hirl.methods.mocov2 import info_nce
 from tests.methods.slow import EXACT, SINGLE, Array, log_softmax, numbers, unit
 
@@ -31,16 +32,23 @@ def test_loss_is_the_formula() -> None:
 def test_step_takes_queries_of_view_0_keys_of_view_1_and_the_queue_of_earlier_batches(make, views, at) -> None:
     """In groups of four, which share batch statistics; the keys' are shuffled."""
     method, batch = make("mocov2").train(), views()
+    alone = make("mocov2", model={"batch_norm_groups": 1}).train()  # the same networks, given one group at a time
     queue = method.queue.clone()
-    queries = torch.cat([method.query_encoder(half) for half in batch[0].chunk(2)])
+    queries = torch.cat([alone.query_encoder(half) for half in batch[0].chunk(2)])
     torch.manual_seed(5)
     order = torch.randperm(len(batch[1]))
-    shuffled = torch.cat([method.key_encoder(half) for half in batch[1][order].chunk(2)])
+    shuffled = torch.cat([alone.key_encoder(half) for half in batch[1][order].chunk(2)])
     keys = torch.empty_like(shuffled)
     keys[order] = shuffled
     expected = slow_info_nce(numbers(queries), numbers(keys), numbers(queue), 0.2)
     torch.manual_seed(5)
     assert method(batch, at()).loss.item() == pytest.approx(expected, rel=SINGLE)
+    torch.testing.assert_close(dict(method.named_buffers()), dict(alone.named_buffers()) | rings(method))
+
+
+def rings(method: Method) -> dict[str, Tensor]:
+    """The queue's buffers, as they are."""
+    return {"queue": method.queue, "oldest": method.oldest}
 
 
 def test_groups_know_nothing_of_each_others_images(make, views, at) -> None:

@@ -66,7 +66,6 @@ class Method(nn.Module):
     embedding_dim: int
     backbone: nn.Module
     global_crops = 2  # that `forward` needs at least
-    norms_in_groups = False  # else batch norm is over the whole batch, on any number of ranks
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """The loss of a batch of views, each [B, 3, H, W], global ones first."""

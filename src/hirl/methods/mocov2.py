@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightly.models.modules.heads import MoCoProjectionHead
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hirl.config import MoCoV2Config
 from hirl.methods import register
 from hirl.methods.base import Encoder, Method, MethodOutput, Step, frozen_copy, in_full_precision, update_average
 from hirl.ranks import gather, share, world_size
+from hirl.training.parallel import replace_norms
 
 
 @in_full_precision
@@ -42,7 +46,6 @@ class MoCoV2(Method):
 
     queue: Tensor
     oldest: Tensor
-    norms_in_groups = True
 
     def __init__(self, backbone: nn.Module, config: MoCoV2Config):
         super().__init__()
@@ -55,6 +58,7 @@ class MoCoV2(Method):
         self.embedding_dim = config.embedding_dim
         projector = MoCoProjectionHead(backbone.num_features, config.hidden_dim, config.embedding_dim)
         self.query_encoder = Encoder(backbone, projector)
+        replace_norms(self.query_encoder, partial(_BatchNormInGroups, config.batch_norm_groups // world_size()))
         self.key_encoder = frozen_copy(self.query_encoder)
         self.register_buffer("queue", F.normalize(torch.randn(config.queue_size, config.embedding_dim), dim=1))
         self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
@@ -70,7 +74,8 @@ class MoCoV2(Method):
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """Queries from view 0, keys from view 1, negatives from the queue as earlier batches left it."""
-        embedding = self._in_groups(self.query_encoder, views[0])
+        with _statistics_in_turn(self.query_encoder):
+            embedding = self.query_encoder(views[0])
         keys = F.normalize(self._keys(views[1]), dim=1)
         loss = info_nce(F.normalize(embedding, dim=1), share(keys), self.queue.clone(), self.config.temperature)
         self._enqueue(keys)
@@ -85,13 +90,8 @@ class MoCoV2(Method):
         """All ranks' keys of a shuffled batch, in the views' order: a key's group is hardly ever its query's."""
         views = gather(views)
         order = torch.randperm(len(views), device=views.device)
-        return gather(self._in_groups(self.key_encoder, share(views[order])))[order.argsort()]
-
-    def _in_groups(self, encoder: Encoder, views: Tensor) -> Tensor:
-        """Encodes the batch in the groups of images that share batch-norm statistics, each on one rank."""
-        groups = views.chunk(self.config.batch_norm_groups // world_size())
-        with _statistics_in_turn(encoder, len(groups)):
-            return torch.cat([encoder(group) for group in groups])
+        with _statistics_in_turn(self.key_encoder):
+            return gather(self.key_encoder(share(views[order])))[order.argsort()]
 
     @torch.no_grad()
     def _enqueue(self, keys: Tensor) -> None:
@@ -103,21 +103,37 @@ class MoCoV2(Method):
         self.oldest.add_(len(keys)).remainder_(len(self.queue))
 
 
+class _BatchNormInGroups(_BatchNorm):
+    """Batch norm within each of a rank's groups, consecutive images; running statistics see one after the other."""
+
+    def __init__(self, groups: int, *args: Any):
+        super().__init__(*args)
+        self.groups = groups
+
+    def _check_input_dim(self, values: Tensor) -> None:
+        """Any that has channels."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        if not self.training or self.groups == 1:
+            return super().forward(values)
+        return torch.cat([super(_BatchNormInGroups, self).forward(group) for group in values.chunk(self.groups)])
+
+
 @contextmanager
-def _statistics_in_turn(encoder: Encoder, updates: int) -> Iterator[None]:
-    """Running statistics that `updates` groups on each rank moved end as if one rank had seen all groups in turn.
+def _statistics_in_turn(encoder: Encoder) -> Iterator[None]:
+    """Running statistics that the groups of each rank moved end as if one rank had seen all groups in turn.
 
     u groups take a running value r to d r + a, with d = (1 - momentum)^u. So do the ranks' values one after the other.
     """
-    norms = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
-    # .data: the backward pass uses none of these, as batch norm itself, which writes them, lets autograd know
-    running = [buffer.data for norm in norms for buffer in (norm.running_mean, norm.running_var)]
-    if world_size() == 1 or not running:
+    norms = [layer for layer in encoder.modules() if isinstance(layer, _BatchNormInGroups)]
+    if world_size() == 1 or not norms:
         yield
         return
+    # .data: the backward pass uses none of these, as batch norm itself, which writes them, lets autograd know
+    running = [buffer.data for norm in norms for buffer in (norm.running_mean, norm.running_var)]
     before = torch.cat(running)
     yield
-    decay = (1 - norms[0].momentum) ** updates
+    decay = (1 - norms[0].momentum) ** norms[0].groups
     value = before
     for after in gather(torch.cat(running)[None]):
         value = decay * value + after - decay * before

@@ -9,8 +9,14 @@ MIXERS = (6364136223846793005, 1442695040888963407)  # Knuth's; they spread neig
 
 
 def choose_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU where there is one, else the CPU.
+
+    On a CPU, glibc's malloc is made to keep a step's memory for the next, instead of handing it back to the system.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    torch.empty(2**23 - 2**10)  # just under the 32 MiB to which malloc adapts its thresholds when a block is freed
+    return torch.device("cpu")
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,32 +28,32 @@ def parallel(network: nn.Module) -> nn.Module:
 def synchronise(network: nn.Module) -> nn.Module:
     """Statistics of batch norm over the batch of all ranks, and paths dropped independently on each; in place.
 
-    A module with `norms_in_groups` takes care of its own.
+    Norms of a kind of their own, as MoCo v2 has, stay.
     """
-    if world_size() == 1 or getattr(network, "norms_in_groups", False):
+    if world_size() == 1:
         return network
-    for name, child in network.named_children():
-        if isinstance(child, DropPath):
-            setattr(network, name, _DropPath(child.drop_prob, child.scale_by_keep))
-        elif isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-            setattr(network, name, _synchronised(child))
-        else:
-            synchronise(child)
+    replace_norms(network, nn.SyncBatchNorm if torch.cuda.is_available() else _SyncBatchNorm)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, DropPath):
+                setattr(module, name, _DropPath(child.drop_prob, child.scale_by_keep))
     return network
 
 
-def _synchronised(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> nn.Module:
-    """The norm with its own parameters and buffers; torch's is for GPUs only."""
-    kind = nn.SyncBatchNorm if torch.cuda.is_available() else _SyncBatchNorm
-    replaced = kind(norm.num_features, norm.eps, norm.momentum, norm.affine)
-    replaced.weight, replaced.bias = norm.weight, norm.bias
-    for name, buffer in norm.named_buffers():
-        setattr(replaced, name, buffer)
-    return replaced.train(norm.training)
+def replace_norms(network: nn.Module, kind: Callable[[int, float, float, bool], _BatchNorm]) -> None:
+    """Makes torch's batch norms in a network into another kind, with their own parameters and buffers; in place."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            replaced = kind(child.num_features, child.eps, child.momentum, child.affine)
+            for key, values in [*child.named_parameters(), *child.named_buffers()]:
+                setattr(replaced, key, values)
+            setattr(network, name, replaced.train(child.training))
+        else:
+            replace_norms(child, kind)
 
 
 class _SyncBatchNorm(_BatchNorm):
-    """Batch norm over all ranks on a CPU; as torch's, it keeps the unbiased variance of the whole batch."""
+    """Batch norm over all ranks on a CPU, which torch's refuses; as there, the variance kept is unbiased."""
 
     def _check_input_dim(self, values: Tensor) -> None:
         """Any that has channels."""

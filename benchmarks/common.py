@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from hirl.config import ViewsConfig
 from hirl.files import write_json
 from hirl.record import environment
 
@@ -90,6 +91,12 @@ def shown(value: str | float) -> str:
     if isinstance(value, str) or (isinstance(value, int) and abs(value) < 10_000):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def crops(views: ViewsConfig) -> str:
+    """Those of an image, in words."""
+    counts = {views.global_size: views.global_crops, views.local_size: views.local_crops}
+    return " + ".join(f"{count} x {size}" for size, count in counts.items() if count)
 
 
 def best_times(

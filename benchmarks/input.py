@@ -13,7 +13,8 @@ it has gradients, once where it has none; heads, tokenizers and HIRL's own are l
 down. The GPU's rate of large matrix products, in TFLOP/s, is `--tflops`, an H200's in bf16. A ViT reaches `--share` of
 it, a ResNet `--resnet-share`, as its batch norms wait for memory: NVIDIA's ResNet-50 trains 2470 images a second on an
 A100, 19 % of its 312 TFLOP/s (DeepLearningExamples, resnet50v1.5). Where a network is frozen its GPU wants more bytes
-of files than most storage gives, so that the goal is set for training.
+of files than most storage gives, so that the goal is set for training. Both shares are what one would like to reach,
+and more than `hirl plan` reckons with.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import Report, Row, best_times, parser
+from common import Report, Row, best_times, crops, parser
 from PIL import Image
 from recipes import pil_views
 from timm.data import create_transform
@@ -50,7 +51,7 @@ from hirl.data.views import MEAN, STD, Views, crop_boxes, resize_each
 
 WIDTH, HEIGHT, QUALITY, FILES = 500, 375, 90, 64
 ROUGHNESS = 0.93  # of an octave's noise, over that of the next coarser
-COUNT = {"ours": 512, "Pillow": 64}  # images of a turn
+COUNT = {"ours": 512, "Pillow": 256}  # images of a turn: beside them, the start of a worker is little
 PRETRAINING = ("mocov2", "simsiam", "swav", "mocov3", "dino", "ibot", "beit")
 ONLINE = {"mocov2": 1}  # global crops with gradients, where not all have them
 MOMENTUM = {"mocov2": 1, "mocov3": 2, "dino": 2, "ibot": 2}  # global crops of the network without gradients
@@ -127,11 +128,6 @@ def ways(files: ImageSet, configs: dict[str, RunConfig]) -> dict[str, tuple[Data
         AUGMENTED: (augmented, Pictures(files, timms)),
         SQUARE: (Squares(files), Pictures(files, squared)),
     }
-
-
-def crops(views: ViewsConfig) -> str:
-    counts = {views.global_size: views.global_crops, views.local_size: views.local_crops}
-    return " + ".join(f"{count} x {size}" for size, count in counts.items() if count)
 
 
 def compare(ours: Dataset, peer: Dataset, rounds: int) -> dict[str, float]:

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
-from pathlib import Path
 
 import faiss
 import numpy as np
-from common import Report, best_times, parser
+from common import Report, best_times, memory_rise_mb, parser
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
@@ -109,15 +108,9 @@ def apart(name: str, size: tuple[int, int, int]) -> dict[str, float]:
 def _apart(name: str, size: tuple[int, int, int]) -> dict[str, float]:
     WAYS[name](make_cache(500, 10, 8))  # libraries load what they load at first use
     cache = make_cache(*size)
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the present
-    before = _peak_kb()
-    top1 = WAYS[name](cache)["top1"]
-    return {"MB": (_peak_kb() - before) / 1024, "top-1": top1}
-
-
-def _peak_kb() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    found: dict[str, float] = {}
+    rise = memory_rise_mb(lambda: found.update(WAYS[name](cache)))
+    return {"MB": rise, "top-1": found["top1"]}
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ INTRODUCTION = """\
 
 <!-- Written by `make bench` from benchmarks/. Do not edit. -->
 
-Every number here is a comparison made in one run on one machine: ours and a peer take turns, so that a busy machine
-slows both. Read the ratios; seconds are those of this machine. A goal that is not reached says *missed*.
+Times are compared in one run on one machine: ours and a peer take turns, so that a busy machine slows both. Read the
+ratios; seconds are those of this machine. What is counted, or read from a record, says so. A goal that is not reached
+says *missed*.
 """
 
 

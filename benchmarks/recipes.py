@@ -142,7 +142,7 @@ def pil_view(config: ViewsConfig, kind: int) -> v2.Compose:
 # --- lightly's: its transforms, heads, losses and helpers, put together as in its examples/pytorch --------------------
 
 
-def lightly(config: RunConfig, data: Path, tokenizer: Path | None = None) -> Iterator[None]:
+def lightly(config: RunConfig, data: Path) -> Iterator[None]:
     """The method as lightly's example has it, with the configuration's network, widths and crops."""
     recipe = RECIPES[config.algorithm](config).to(choose_device()).train()
     optimizer = optimizer_of([parameter for parameter in recipe.parameters() if parameter.requires_grad], config)

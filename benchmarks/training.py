@@ -6,7 +6,8 @@
 channels-last where the processor has the instructions. *lightly* is that library's transforms, heads, losses and
 helpers, put together as in its examples; it has none for MoCo v3 and BEiT. *Straightforward* is this project's own
 method in the loop that everyone writes first, with torchvision's transforms. Both peers make their views from PIL
-images in as many worker processes as there are threads, and train in fp32.
+images in as many worker processes as there are threads, and train in fp32. *HIRL* is ours with HIRL around the method
+and a tree of the study's size.
 
 All three have a study's backbone and widths, the same batch and optimiser, and the published views in the study's
 sizes: the same crops in number, size and scale. What a recipe does by itself stays: lightly encodes every crop alone,
@@ -32,19 +33,23 @@ from typing import Any
 
 import psutil
 import torch
-from common import Report, Row, parser
+from common import Report, Row, crops, parser
 from PIL import Image
 from recipes import RECIPES, lightly, straightforward
 from torch.utils.flop_counter import FlopCounterMode
 
 from hirl.config import DataConfig, RunConfig, resolve
+from hirl.costs import IMAGES
 from hirl.data.images import prepare
+from hirl.data.loader import PIECE
+from hirl.hierarchy.wrapper import HIRL
 from hirl.methods.base import Step
 from hirl.record import Recorder
 from hirl.tokenizer import DiscreteVAE, save_tokenizer
 from hirl.training.device import choose_device, choose_precision
 from hirl.training.loop import Trainer
 from hirl.training.optimizers import set_rates
+from hirl.training.rehearsal import random_tree
 
 NAMES = {
     "mocov2": "MoCo v2",
@@ -56,8 +61,7 @@ NAMES = {
     "beit": "BEiT",
 }
 GOALS = {"straightforward": 3, "lightly": 2}  # times their images a second
-STEPS = {"demo": 8, "cifar10": 1, "imagenet": 8}  # of a turn; where views are what takes time, more than workers hold
-IMAGENET = 1_281_167  # images
+STEPS = {"demo": 8, "cifar10": 1, "imagenet": 8}  # of a turn
 SIDE = {"cpu": 2048, "cuda": 16384}  # of the product
 
 
@@ -74,8 +78,10 @@ def main() -> None:
     for study in args.studies:
         rates, work = [], []
         for method in args.methods:
-            config = resolve(study, method, "baseline", 0, settings(study, method, args.batch))
-            for rate, done in compare(config, args.data, args.rounds):
+            both = [
+                resolve(study, method, kind, 0, settings(study, method, args.batch)) for kind in ("baseline", "hirl")
+            ]
+            for rate, done in compare(*both, args.data, args.rounds):
                 rates.append(rate)
                 work.append(done)
             print(f"{study}, {NAMES[method]}: measured", flush=True)
@@ -89,38 +95,38 @@ def main() -> None:
                 report.goal(f"{study}, times the images a second of {peer}, the least ({least})", times[least], goal)
 
 
-def compare(config: RunConfig, data: Path | None, rounds: int) -> list[tuple[Row, Row]]:
+def compare(config: RunConfig, with_tree: RunConfig, data: Path | None, rounds: int) -> list[tuple[Row, Row]]:
     """A method's rates and what it computes, and those of ours as published where that differs."""
-    steps, device = STEPS[config.study], choose_device()
-    images = steps * config.training.batch_size
+    steps, batch, device = STEPS[config.study], config.training.batch_size, choose_device()
+    images, free = steps * batch, max(steps, batches_held(config))
     with tempfile.TemporaryDirectory() as folder:
         if data is None:
-            data = prepare_noise(config.data, images * (1 + rounds) + 2 * config.training.batch_size, Path(folder))
-        ours, peers = steps_of(config, data, Path(folder))
+            needed = images * rounds + batch * (free + 2)
+            data = prepare_noise(config.data, max(needed, with_tree.hierarchy.num_clusters[0]), Path(folder))
+        ours, peers, hirl = steps_of(config, with_tree, data, Path(folder))
         product = Way(products(device, choose_precision(config.training.precision, device)))
-        operations = take_turns([*ours.values(), *peers.values(), product], rounds, steps)
+        operations = take_turns([*ours.values(), *peers.values(), hirl, product], rounds, steps, free)
     rows = []
     for name, way in ours.items():
         rates: Row = {"": name, "ours": images / way.wall}
+        if name == NAMES[config.method]:
+            rates |= {"HIRL": images / hirl.wall, "HIRL takes": hirl.wall / way.wall}
         rates |= {peer: images / theirs.wall for peer, theirs in peers.items()}
         rates |= {f"times {peer}": theirs.wall / way.wall for peer, theirs in peers.items()}
         rates |= {f"per CPU s, times {peer}": theirs.cpu / way.cpu for peer, theirs in peers.items()}
         share = operations * product.wall / way.wall / (2 * SIDE[device.type] ** 3)
-        work: Row = {"": name, "network": config.backbone.name, "crops": crops(config)}
+        work: Row = {"": name, "network": config.backbone.name, "crops": crops(config.views)}
         work |= {
             "GFLOP an image": operations / config.training.batch_size / 1e9,
             "share of products": f"{100 * share:.0f} %",
         }
         if device.type == "cuda":
-            work |= {"GB": way.memory / 2**30, "hours an ImageNet epoch": IMAGENET * way.wall / images / 3600}
+            work |= {
+                "GB": way.memory / 2**30,
+                "hours an ImageNet epoch": IMAGES["imagenet"][0] * way.wall / images / 3600,
+            }
         rows.append((rates, work))
     return rows
-
-
-def crops(config: RunConfig) -> str:
-    v = config.views
-    counts = {v.global_size: v.global_crops, v.local_size: v.local_crops}
-    return " + ".join(f"{count} x {size}" for size, count in counts.items() if count)
 
 
 # --- the ways ---------------------------------------------------------------------------------------------------------
@@ -137,8 +143,10 @@ def settings(study: str, method: str, batch: int) -> dict[str, Any]:
     return published | groups | {"training.batch_size": batch, "training.precision": "auto"}
 
 
-def steps_of(config: RunConfig, data: Path, folder: Path) -> tuple[dict[str, Way], dict[str, Way]]:
-    """Ours, by the names of their lines, and the peers; nothing is built before the first step is asked for."""
+def steps_of(
+    config: RunConfig, with_tree: RunConfig, data: Path, folder: Path
+) -> tuple[dict[str, Way], dict[str, Way], Way]:
+    """Ours, by the names of their lines, the peers, and HIRL; nothing is built before the first step is asked for."""
     tokenizer = make_tokenizer(config, folder / "tokenizer.safetensors") if config.uses_tokenizer else None
     name = NAMES[config.method]
     ours = {name: our_steps(config, data, folder / "ours", tokenizer)}
@@ -148,18 +156,27 @@ def steps_of(config: RunConfig, data: Path, folder: Path) -> tuple[dict[str, Way
     peers = {"straightforward": straightforward(config, data, tokenizer)}
     if config.method in RECIPES:
         peers["lightly"] = lightly(config, data)
-    return {name: Way(steps) for name, steps in ours.items()}, {name: Way(steps) for name, steps in peers.items()}
+    ours, peers = ({name: Way(steps) for name, steps in ways.items()} for ways in (ours, peers))
+    return ours, peers, Way(our_steps(with_tree, data, folder / "hirl", tokenizer))
 
 
 def our_steps(config: RunConfig, data: Path, scratch: Path, tokenizer: Path | None = None) -> Iterator[None]:
     """The project's loop, one step at a time."""
     trainer = Trainer(config, data, scratch, Recorder(scratch / "record.jsonl"), tokenizer=tokenizer)
     trainer.method.train()
+    if isinstance(trainer.method, HIRL):
+        trainer.method.tree = random_tree(trainer.method, len(trainer.images)).to(trainer.device)
     rate, decay = config.training.effective_lr, config.training.optimizer.weight_decay
     for number, (index, views) in trainer._batches(0):
         set_rates(trainer.optimizer, rate, rate, decay)
         trainer._step(views, Step(number, trainer.per_epoch, config.training.epochs, index))["loss"].item()
         yield
+
+
+def batches_held(config: RunConfig) -> int:
+    """How many batches a way's workers have ready at most, which cost no time at first."""
+    pieces = PIECE // config.training.batch_size if config.data.storage == "files" else 1
+    return 2 * torch.get_num_threads() * max(1, pieces)
 
 
 def products(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
@@ -242,8 +259,11 @@ class Way:
         return time.process_time() + sum(taken.user + taken.system for taken in times)
 
 
-def take_turns(ways: list[Way], rounds: int, steps: int) -> int:
-    """Gives every way its turns; returns the floating-point operations of a step of the first."""
+def take_turns(ways: list[Way], rounds: int, steps: int, free: int) -> int:
+    """Gives every way its turns, a first one of `free` steps that does not count.
+
+    Returns the floating-point operations of a step of the first way.
+    """
     try:
         for way in ways:
             way.start()
@@ -251,8 +271,8 @@ def take_turns(ways: list[Way], rounds: int, steps: int) -> int:
             ways[0].turn(1)
         for turn in range(1 + rounds):
             for way in ways:
-                wall, cpu = way.turn(steps)
-                if turn:  # at first, workers have batches ready
+                wall, cpu = way.turn(steps if turn else free)
+                if turn:
                     way.wall, way.cpu = min(way.wall, wall), min(way.cpu, cpu)
     finally:
         for way in ways:

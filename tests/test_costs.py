@@ -36,8 +36,8 @@ COUNTS = Counts(
 )
 
 
-def a_cost(seconds: float, trees: float = 0.0) -> Cost:
-    return Cost("any", seconds, trees, 0.0, 0.0, 0.0)
+def a_cost(seconds: float, embedding: float = 0.0, clustering: float = 0.0) -> Cost:
+    return Cost("any", seconds, embedding, clustering, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(("name", "multiplications"), [("resnet50", 4.09e9), ("vit_base_patch16", 17.56e9)])
@@ -96,8 +96,8 @@ def test_a_run_takes_its_operations_over_the_rate_that_its_network_reaches(tiny_
     assert seconds == pytest.approx(6.0 + 3 * 64 * 100 / 500)  # 10^3 operations a second, half of which it reaches
 
 
-def test_ranks_share_all_but_the_trees():
-    assert a_cost(80.0, trees=10.0).wall(ranks=8) == 20.0
+def test_ranks_share_all_but_the_clustering():
+    assert a_cost(80.0, embedding=16.0, clustering=10.0).wall(ranks=8) == 22.0
 
 
 def test_runs_are_given_to_gpus_as_they_become_free():
@@ -138,7 +138,7 @@ def test_a_plan_is_checked_against_a_record(tmp_path):
     run.mkdir(parents=True)
     with (run / "history.csv").open("w", newline="") as handle:
         csv.writer(handle).writerows([["epoch", "seconds"], [0, 4.0], [1, 6.0]])
-    (found,) = check([a_cost(6.0 + 4.0, trees=1.0)], tmp_path)
+    (found,) = check([a_cost(6.0 + 4.0, embedding=0.75, clustering=0.25)], tmp_path)
     assert (found.planned, found.measured) == (5.0, 10.0)
     assert found.error == 2.0
     with pytest.raises(ValueError, match=r"history\.csv is missing: --check wants the results of a study that was run"):
@@ -154,8 +154,11 @@ def test_the_command_plans_a_study_and_refuses_an_unknown_gpu(tiny_study, capsys
     assert total.startswith("all")
     assert main(["plan", "--study", tiny_study, "--gpu", "abacus"]) == 2
     assert "--gpu abacus is unknown: choose h200, h100, a100, here, or add it to" in capsys.readouterr().err
+    assert main(["plan", "--study", tiny_study, "--gpu", "h200", "--count", "4", "--per-run", "8"]) == 2
+    assert "--per-run 8 is not within 1 and --count 4: change either" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("one_thread")  # which it sets, and would leave
 def test_this_machine_is_measured():
     here = find_machine("here")
     assert here.share is None

@@ -34,15 +34,6 @@ def of_each() -> dict[str, Any]:
     }
 
 
-def worker_sees(_: Any) -> int:
-    return ranks.world_size()
-
-
-def in_a_worker() -> list[int]:
-    loader = torch.utils.data.DataLoader([0, 1], num_workers=1, collate_fn=worker_sees)
-    return [*loader, ranks.world_size()]
-
-
 def same(one: Any, other: Any) -> bool:
     return torch.equal(torch.as_tensor(one), torch.as_tensor(other))
 
@@ -77,10 +68,6 @@ def test_two_ranks_share_and_gather() -> None:
     for rows, (count, dtype) in zip(first["shards"], SHARDED, strict=True):
         assert same(rows, torch.arange(count)[:, None].expand(-1, 2).to(dtype))
         assert rows.dtype == dtype
-
-
-def test_a_loaders_worker_works_alone() -> None:
-    assert on_two_ranks(in_a_worker) == [[1, 1, 2]] * 2
 
 
 def test_without_torchrun_there_is_nobody_to_join(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -129,8 +130,12 @@ def plan(args: argparse.Namespace) -> None:
     """Prints what a study will cost, or how far that is from what it did cost."""
     from hirl import costs
 
-    machine, ranks = costs.find_machine(args.gpu), args.per_run or args.count
-    planned = costs.plan(args.study, machine, ranks, _overrides(args), args.data)
+    ranks = args.per_run or args.count
+    if not 1 <= ranks <= args.count:
+        raise ValueError(f"--per-run {ranks} is not within 1 and --count {args.count}: change either")
+    with gpus(1) if args.gpu == "here" else nullcontext():
+        machine = costs.find_machine(args.gpu)
+        planned = costs.plan(args.study, machine, ranks, _overrides(args), args.data)
     if args.check is None:
         _print(costs.costs_table(planned, machine, args.count, ranks))
     else:
@@ -142,7 +147,8 @@ def tune(args: argparse.Namespace) -> None:
     config = _run_config(args)
     from hirl.training.tune import tune
 
-    tune(config, load_study(args.study).plugins)
+    with gpus(1):
+        tune(config, load_study(args.study).plugins)
 
 
 def extract_features(args: argparse.Namespace) -> None:

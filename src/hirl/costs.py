@@ -6,16 +6,17 @@ this machine's own). A run's seconds on one GPU are those of its parts, each ope
 
     pretraining   epochs x images x operations of an image in a step, its views and teachers included;
                   hirl: + 6 L m D^2 for L projections of m layers, + 4 D sum_l K_l for the path loss
-    trees         snapshots x (images x forward + sum_l 2 n_l K_l D (restarts x iterations + 1)), where n_l images or
-                  clusters are put into K_l clusters; a later tree's finest level may be one start of warm_iterations
+    trees         snapshots x images x forward, to embed all images, and snapshots x sum_l 2 n_l K_l D (restarts x
+                  iterations + 1), to put n_l images or clusters into K_l clusters; a later tree's finest level may be
+                  one start of warm_iterations
     evaluations   features: (training + validation images) x forward; linear: epochs x images x forward, fine-tuning
                   thrice that (a backward pass is two forward ones); detection: steps x batch x 3 forwards of larger
                   pictures, times DETECTOR for pyramid and heads
     START         seconds for each job, which only small studies notice
 
-On R ranks pretraining and evaluations take 1/R of that; trees do not, as one GPU clusters while the others wait. Runs
-are independent: with C GPUs, C // R at a time, the longest first. Reading images is not counted: it goes on beside the
-steps (benchmarks/input.py says what it takes not to be waited for).
+On R ranks all takes 1/R of that but the clustering, which one GPU does while the others wait. Runs are independent:
+with C GPUs, C // R at a time, the longest first. Reading images is not counted: it goes on beside the steps
+(benchmarks/input.py says what it takes not to be waited for).
 
 Memory of a GPU, in bytes: weights and buffers of all networks, 4 for each gradient, 4 (SGD, LARS) or 8 (AdamW) for the
 optimiser's state of each, and what autograd keeps (counted in those steps) of batch / R images; hirl: the tree, and on
@@ -116,10 +117,16 @@ class Cost:
 
     run: str
     pretraining: float
-    trees: float
+    embedding: float
+    clustering: float
     evaluations: float
     memory: float
     disk: float
+
+    @property
+    def trees(self) -> float:
+        """Seconds of all snapshots."""
+        return self.embedding + self.clustering
 
     @property
     def gpu_seconds(self) -> float:
@@ -128,7 +135,7 @@ class Cost:
 
     def wall(self, ranks: int) -> float:
         """Seconds from its start to its end."""
-        return (self.pretraining + self.evaluations) / ranks + self.trees
+        return (self.pretraining + self.embedding + self.evaluations) / ranks + self.clustering
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
@@ -149,7 +156,9 @@ def plan(
     costs, counted = [], {}
     for method in asked.methods:
         baseline = resolve(study, method, "baseline", 0, overrides)
-        network = repr((baseline.algorithm, baseline.backbone, baseline.model, baseline.views))
+        training = baseline.training
+        kept = (training.optimizer.name, training.precision, training.checkpoint_activations)
+        network = repr((baseline.algorithm, baseline.backbone, baseline.model, baseline.views, kept))
         if network not in counted:
             counted[network] = count(baseline, asked.plugins)
         for variant in asked.variants:
@@ -174,8 +183,6 @@ def cost(
     images, validation = number_of_images(config.data, data)
     own = _rate(machine, config, config.training.precision) * share
     training = config.training.epochs * images * (counts.step + hirl_operations(config, counts.embedding_dim)) / own
-    embedding = snapshots(config) * images * counts.forward / own
-    kmeans = kmeans_operations(config, counts.embedding_dim, images) / (machine.rate("tf32") * KMEANS)
     evaluations = sum(
         task_operations(task, config, counts, images, validation)
         / (_rate(machine, config, _precision(task, config)) * share)
@@ -184,7 +191,8 @@ def cost(
     return Cost(
         config.name,
         START + training,
-        embedding + kmeans,
+        snapshots(config) * images * counts.forward / own,
+        kmeans_operations(config, counts.embedding_dim, images) / (machine.rate("tf32") * KMEANS),
         START * (JOBS - 1) + evaluations,
         memory(config, counts, images, ranks),
         disk(config, counts, images, validation),
@@ -193,7 +201,7 @@ def cost(
 
 def wall_seconds(costs: list[Cost], gpus: int, ranks: int) -> float:
     """From the first run's start to the last one's end: `gpus // ranks` at a time, the longest first."""
-    free = [0.0] * max(1, gpus // ranks)
+    free = [0.0] * (gpus // ranks)
     for seconds in sorted((cost.wall(ranks) for cost in costs), reverse=True):
         heapq.heappush(free, heapq.heappop(free) + seconds)
     return max(free)
@@ -387,7 +395,8 @@ def _this_machine() -> Machine:
     else:
         torch.set_num_threads(1)  # as the workflow's jobs, one on each core
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    rates = {precision: product_rate(precision, device) / 1e12 for precision in ("bf16", "fp32")}
+    precisions = ("bf16", "fp32", *["tf32"] * (device.type == "cuda"))
+    rates = {precision: product_rate(precision, device) / 1e12 for precision in precisions}
     return Machine("here", memory / 2**30, rates, None)
 
 

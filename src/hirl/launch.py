@@ -7,7 +7,6 @@ last checkpoint; a user's mistake ends them.
 from __future__ import annotations
 
 import fcntl
-import getpass
 import logging
 import os
 import shutil
@@ -49,7 +48,7 @@ def gpus(number: int) -> Iterator[None]:
         yield
         return
     scheduler = os.environ.get("SLURM_JOB_ID", "")  # Slurm's jobs have GPUs of their own, under the same names
-    folder = Path(tempfile.gettempdir()) / f"hirl-gpus-{getpass.getuser()}{scheduler}"
+    folder = Path(tempfile.gettempdir()) / f"hirl-gpus-{os.getuid()}{scheduler}"
     with lease(seen, number, folder) as taken:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)  # before torch looks
         yield

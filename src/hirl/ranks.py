@@ -16,7 +16,6 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 PATIENCE = timedelta(hours=4)  # the others wait while the first rank clusters
 
@@ -24,8 +23,8 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """How many ranks there are; a loader's worker, though forked from a rank, works alone."""
-    return dist.get_world_size() if dist.is_initialized() and get_worker_info() is None else 1
+    """How many ranks there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from hirl.data.coco import load_scenes, ordered_pictures, training_batches
+from tests.ranks import on_ranks
 from tests.squares import square, write_squares
 
 CPU = torch.device("cpu")
@@ -97,6 +98,20 @@ def test_half_of_the_examples_are_flipped(folder):
     seen = [example for batch in training_batches(scenes, 4, 0, 0, 60, CPU) for example in batch]
     flips = sum(tuple(pixels.flatten()[:200].tolist()) not in plain for pixels, _ in seen)
     assert 80 < flips < 160  # of 240: five deviations of a fair coin
+
+
+def seen(folder: Path) -> tuple[list[list[torch.Tensor]], list[int]]:
+    """The pictures of a rank's batches, and the images that it looks at."""
+    batches = training_batches(load_scenes(folder, "train"), 4, seed=0, first=1, count=3, device=CPU)
+    looked_at = ordered_pictures(load_scenes(folder, "validation"), 2, CPU)
+    return [[pixels for pixels, _ in batch] for batch in batches], [image for batch in looked_at for image, _ in batch]
+
+
+def test_two_ranks_share_every_batch_and_every_picture(folder):
+    ((batches, images),) = on_ranks(1, seen, folder)
+    (first, one), (second, other) = on_ranks(2, seen, folder)
+    torch.testing.assert_close([[*a, *b] for a, b in zip(first, second, strict=True)], batches, rtol=0, atol=0)
+    assert one + other == images == [1, 2, 3]
 
 
 def test_workers_beside_a_gpu_read_the_same(folder):

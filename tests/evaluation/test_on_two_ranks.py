@@ -132,10 +132,12 @@ def test_one_rank_goes_on_where_two_were_killed(found, home, tiny_run) -> None:
     config = tiny_run("simsiam", evaluation={"linear": LINEAR})
     alone, together = (home / count / "probe" for count in ("1", "2"))
     (together / "checkpoint00003.pt").unlink()
+    kept = torch.load(together / "checkpoint00002.pt", weights_only=False)["history"]
     (outcome,) = on_ranks(1, probe, config, home / "data", together)
     (expected,) = on_ranks(1, probe, config, home / "data", alone)
     for row, other in zip(outcome.history, expected.history, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)  # as above
+    assert outcome.history[:2] == kept  # seconds among them: these epochs were not run again
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(found, home) -> None:

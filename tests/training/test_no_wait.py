@@ -12,15 +12,26 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from hirl.methods import beit, ibot
 from hirl.methods.base import Step
-from hirl.training.loop import build_method
+from hirl.training.loop import build_method, take_step
 from hirl.training.optimizers import build_optimizer, set_rates
 from tests.conftest import METHODS
 
-ASKS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
+ASKS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "equal", "is_nonzero")
+COPIES = ("cpu", "tolist", "numpy")  # to the CPU, which is where the tests' tensors are already
 
 
 class NothingAsked(TorchDispatchMode):
-    """Fails on an operation whose result, or its size, only the device knows."""
+    """Fails on an operation whose result, or its size, only the device knows, and on a copy to the CPU."""
+
+    def __enter__(self) -> Any:
+        self.patch = pytest.MonkeyPatch()
+        for name in COPIES:
+            self.patch.setattr(Tensor, name, lambda *_, name=name, **__: pytest.fail(f"Tensor.{name} waits"))
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.patch.undo()
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         asks = operation.overloadpacket.__name__ in ASKS
@@ -53,10 +64,15 @@ def masks_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "send", lambda values, _: values.as_subclass(Tensor))
 
 
-@pytest.mark.parametrize("ask", [torch.Tensor.item, bool, torch.nonzero, lambda x: x[x > 0]])
-def test_questions_are_noticed(ask: Callable[[Tensor], Any]) -> None:
+@pytest.mark.parametrize("ask", ["item", "__bool__", "nonzero", "unique", "bincount", "cpu", "tolist", "numpy"])
+def test_questions_are_noticed(ask: str) -> None:
+    with pytest.raises((AssertionError, pytest.fail.Exception)), NothingAsked():
+        getattr(torch.ones(1, dtype=torch.long), ask)()
+
+
+def test_a_mask_is_a_question() -> None:
     with pytest.raises(AssertionError), NothingAsked():
-        ask(torch.ones(()))
+        torch.ones(1)[torch.ones(1) > 0]
 
 
 @pytest.mark.parametrize(
@@ -73,8 +89,4 @@ def test_a_step_waits_for_nothing(
     set_rates(optimizer, 1e-3, 1e-3, 0.0)
     step, views = Step(4, 4, 3, torch.arange(16)), [torch.randn(16, 3, 32, 32) for _ in range(2)]
     with NothingAsked():
-        network.before_step(step)
-        network(views, step).loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        network.after_step(step)
+        take_step(network, network, optimizer, views, step, torch.bfloat16, clip_norm=1.0)

@@ -34,9 +34,7 @@ def test_the_command_measures_every_way_and_says_what_to_set(
 
 
 def test_operations_grow_with_the_batch(tiny_run: Callable[..., Any]) -> None:
-    one, two = (
-        count_operations(tiny_run("simsiam", training={"batch_size": batch}), torch.device("cpu")) for batch in (8, 16)
-    )
+    one, two = (count_operations(tiny_run("simsiam", "hirl", training={"batch_size": batch})) for batch in (8, 16))
     assert two == 2 * one > 0
 
 
@@ -56,3 +54,5 @@ def test_what_does_not_fit_into_memory_is_told(tiny_run: Callable[..., Any]) -> 
     ways = [Candidate("fp32", False, False), way("bf16", False, 0.1)]
     *_, row, _, _ = report(tiny_run("simsiam"), ways, 10**9, {"fp32": 1e11, "bf16": 1e11})
     assert row.split() == ["fp32", "as", "it", "is", "out", "of", "memory", "now"]
+    with pytest.raises(ValueError, match=r"no setting fits into this GPU's memory: lower training\.batch_size"):
+        advice(ways[:1])

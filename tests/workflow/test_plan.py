@@ -109,7 +109,7 @@ def test_a_profile_gives_a_gpu_to_every_job_that_runs_a_network(project, profile
 
 def test_a_number_in_a_profile_gives_a_training_its_gpus_ranks_and_threads(project):
     profile = own_profile(project.folder / "ours", "gpu", pretrain_hirl=4)
-    call = ("--dry-run", "--printshellcmds", "--workflow-profile", str(profile), "--resources", "gpu=4")
+    call = ("--dry-run", "--printshellcmds", "--workflow-profile", str(profile))
     said = project.snakemake(*call, methods="mocov2", tasks="knn")
     ranks = dict(re.findall(r"--method (\w+ --variant \w+).*--out.*runs/\S+/weights.*--ranks (\d)", said.stdout))
     assert ranks == {"mocov2 --variant hirl": "4", "mocov2 --variant baseline": "1"}

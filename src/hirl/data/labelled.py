@@ -21,6 +21,7 @@ from hirl.data.images import ImageSet
 from hirl.data.loader import Crops, load_in_workers, read_pixels
 from hirl.data.views import crop_boxes, evaluation_view, normalize, resize_each, resized_crop
 from hirl.ranks import share, world_size
+from hirl.training.device import send
 
 FLIP = 0.5
 
@@ -64,7 +65,7 @@ class LabelledBatches:
         order = torch.from_numpy(np.random.default_rng((self.seed, epoch)).permutation(len(self.images)))
         batches = [self._share(batch) for batch in order.split(self.batch_size)[: len(self)]]
         for index, views in zip(batches, self._views(batches, epoch), strict=True):
-            yield self._mixed(views, self.targets[index].to(self.device))
+            yield self._mixed(views, send(self.targets[index], self.device))
 
     def _share(self, rows: Tensor) -> Tensor:
         """This rank's rows of a batch; where images are mixed, both of a pair: timm mixes row i with row -1 - i."""
@@ -86,7 +87,7 @@ class LabelledBatches:
         return (views for (views,) in loaded)
 
     def _crops(self, index: Tensor) -> Tensor:
-        pixels = self.images.images[index].to(self.device).float().div_(255)
+        pixels = send(self.images.images[index], self.device).float().div_(255)
         boxes = crop_boxes(self.batch_size, *pixels.shape[2:], self.augmentation.crop_scale, self.device)
         flipped = (torch.rand(self.batch_size, device=self.device) < FLIP).float()
         boxes, flipped = self._share(boxes), self._share(flipped)

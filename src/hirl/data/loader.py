@@ -5,6 +5,7 @@ B images of a batch, S pixels a side.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from io import BytesIO
@@ -25,6 +26,7 @@ from hirl.data.images import ImageSet, to_tensor
 from hirl.data.sources import named
 from hirl.data.views import Views, crop_boxes, resize_each
 from hirl.ranks import shard, share, world_size
+from hirl.training.device import send
 
 SHORTER_SIDE = 256 / 224  # of an evaluated image, over the side of its central square
 PIECE = 128  # images that a worker reads at a time
@@ -42,8 +44,7 @@ def epoch_batches(
     Raises:
         ValueError: there are fewer images than one batch, the ranks cannot share it evenly, or a file cannot be read.
     """
-    if batch_size % world_size():
-        raise ValueError(f"training.batch_size {batch_size} is no multiple of the {world_size()} ranks: change either")
+    check_shared_evenly(batch_size)
     if len(images) < batch_size:
         raise ValueError(f"training.batch_size is {batch_size}, but there are {len(images)} images: lower it")
     order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(len(images)))
@@ -51,16 +52,29 @@ def epoch_batches(
     if images.images is None:
         crops = load_in_workers(Crops(images, views.config, seed, epoch), batches, device)
         return _coloured(crops, batches, views, device)
-    return ((index.to(device), views(images.images[index].to(device))) for index in batches)
+    return ((send(index, device), views(send(images.images[index], device))) for index in batches)
+
+
+def check_shared_evenly(batch_size: int) -> None:
+    """A batch of training is for all ranks.
+
+    Raises:
+        ValueError: they cannot share it evenly.
+    """
+    if batch_size % world_size():
+        raise ValueError(f"training.batch_size {batch_size} is no multiple of the {world_size()} ranks: change either")
 
 
 def ordered_batches(images: ImageSet, batch_size: int, device: torch.device) -> Iterator[Tensor]:
     """Every image of this rank's shard once, in order of its index: uint8 [B, 3, S, S] on the device.
 
     Raises:
-        ValueError: a file cannot be read.
+        ValueError: a rank is left without an image, or a file cannot be read.
     """
-    batches = torch.arange(len(images))[shard(len(images))].split(batch_size)
+    if (world_size() - 1) * math.ceil(len(images) / world_size()) >= len(images):
+        raise ValueError(f"{len(images)} images are too few for {world_size()} ranks to share: take fewer ranks")
+    own = shard(len(images))
+    batches = torch.arange(own.start, own.stop).split(batch_size)
     if images.images is not None:
         return (images.images[index].to(device) for index in batches)
     return (batch for (batch,) in load_in_workers(Squares(images), batches, device))
@@ -123,7 +137,7 @@ def _coloured(
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
     for index, sizes in zip(batches, loaded, strict=True):
         crops = [crop.float() / 255 for crops in sizes for crop in crops.unbind(1)]
-        yield index.to(device), views.colour(crops)
+        yield send(index, device), views.colour(crops)
 
 
 def load_in_workers(dataset: Dataset, batches: Sequence[Tensor], device: torch.device) -> Iterator[list[Tensor]]:

@@ -68,12 +68,14 @@ def evaluate_frozen(
     """
     if "hierarchy" in tasks and snapshot is None:
         raise ValueError("evaluate hierarchy looks at a tree: give the run's with --snapshot")
+    from hirl.ranks import is_first
+
     with tempfile.TemporaryDirectory() as folder:
-        if features is None:
-            if (extracted := extract_features(subject)) is None:
-                return
+        if features is None and (extracted := extract_features(subject)) is not None:
             features = Path(folder) / "features.safetensors"
             extracted.save(features)
+        if not is_first():
+            return
         for task in tasks:
             protocol = import_module(f"hirl.evaluation.{task}")
             looked_at = snapshot if task == "hierarchy" else subject.config.evaluation.of(task)

@@ -108,13 +108,13 @@ def kmeans(
     backend = ("torch" if points.is_cuda else "faiss") if config.backend == "auto" else config.backend
     start = None if groups is None else _update(points, groups, k)
     centroids = (_faiss_centroids if backend == "faiss" else _torch_centroids)(points, k, config, seed, start)
-    with _products("ieee"):
+    with products("ieee"):
         assignments, distances = nearest(points, centroids)
     return centroids, assignments, distances.double().sum().item()
 
 
 @contextmanager
-def _products(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
+def products(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
     """How a GPU multiplies float32 within: in full, or rounded to ten bits; what holds outside is left as it was."""
     matmul = torch.backends.cuda.matmul
     before, matmul.fp32_precision = matmul.fp32_precision, precision
@@ -162,7 +162,7 @@ def _permutation(count: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-@_products("tf32")
+@products("tf32")
 def _lloyd(points: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, float]:
     """Lloyd's iterations; the inertia is that of the last assignment, as faiss compares restarts."""
     previous = None

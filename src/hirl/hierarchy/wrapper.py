@@ -20,7 +20,7 @@ from hirl.hierarchy.kmeans import hierarchical_kmeans
 from hirl.hierarchy.path_loss import path_loss, sample_negative_paths
 from hirl.hierarchy.tree import SemanticTree
 from hirl.methods.base import Method, MethodOutput, Step, full_precision, split_decay, trainable
-from hirl.ranks import from_first, gather
+from hirl.ranks import from_first, gather, is_first
 
 
 class HIRL(Method):
@@ -63,7 +63,7 @@ class HIRL(Method):
         if since_start < 0 or since_start % self.config.snapshot_epochs:
             return None
         previous, self.tree = self.tree, self._cluster(embed_all())
-        return snapshot_metrics(self.tree, previous)
+        return snapshot_metrics(self.tree, previous) if is_first() else None
 
     def _cluster(self, embeddings: Tensor | None) -> SemanticTree:
         """A new tree: the first rank, which alone has the embeddings, clusters them and tells the others."""

@@ -83,7 +83,7 @@ def fit(
                 if config.optimizer.clip_norm is not None:
                     nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.clip_norm)
                 optimizer.step()
-                progress.add(mean(value.detach()))
+                progress.add(value.detach())
                 seed_step(seed, number + 1)
             assert progress.steps == per_epoch
             row = {"epoch": epoch, "loss": progress.mean(), "learning_rate": rate, "seconds": progress.seconds()}
@@ -117,15 +117,19 @@ class _Epoch:
         self.total, self.steps = self.total + loss, self.steps + 1
         if is_first() and time.monotonic() - self.told > SECONDS_BETWEEN_LINES:
             self.told = time.monotonic()
-            print(f"{self.label}  step {self.steps}  loss {self.mean():.3f}", flush=True)
+            print(f"{self.label}  step {self.steps}  loss {self._per_step(self.total):.3f}", flush=True)
 
     def mean(self) -> float:
-        mean = float(self.total) / self.steps
-        if not math.isfinite(mean):
+        """Of all ranks."""
+        return self._per_step(mean(self.total))
+
+    def _per_step(self, total: Tensor) -> float:
+        loss = float(total) / self.steps
+        if not math.isfinite(loss):
             raise ValueError(
                 f"{self.label}: the loss is not finite: lower its optimizer.base_lr, or set its precision to fp32"
             )
-        return mean
+        return loss
 
     def seconds(self) -> float:
         return time.monotonic() - self.started

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from hirl.backbones import build_backbone
 from hirl.config import RunConfig, digest
 from hirl.data.images import load_images
-from hirl.data.loader import epoch_batches, ordered_batches
+from hirl.data.loader import check_shared_evenly, epoch_batches, ordered_batches
 from hirl.data.views import Views, evaluation_view
 from hirl.files import atomic_path, locked, make_folder, read_json, sha256, write_json
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods import create_method, load_plugins
 from hirl.methods.base import Method, MethodOutput, Step
-from hirl.ranks import gather_shards, is_first, mean, shard, world_size
+from hirl.ranks import from_first, gather_shards, is_first, mean, shard, world_size
 from hirl.record import Follower, Recorder
 from hirl.tokenizer import load_tokenizer
 from hirl.training.blocks import set_up_blocks
@@ -107,6 +107,7 @@ class Trainer:
         self.config, self.scratch, self.recorder = config, scratch, recorder
         self.images = load_images(data, "train")
         self._check_clusters()
+        check_shared_evenly(config.training.batch_size)
         method = synchronise(build_method(config, plugins, tokenizer))
         decides = [config.pretraining_hash, read_json(data / "manifest.json")["digest"]]
         self.fingerprint = digest(decides + ([sha256(tokenizer)] if config.uses_tokenizer else []))
@@ -240,7 +241,7 @@ class Trainer:
 
     def _resume(self) -> None:
         """Takes up the newest checkpoint of this very configuration and data, if there is one."""
-        state = load_checkpoint(self.scratch)
+        state = from_first(lambda: load_checkpoint(self.scratch))
         if state is not None and state["fingerprint"] != self.fingerprint:
             raise ValueError(
                 f"{self.scratch} holds another configuration, other data or another tokenizer: remove it, or give "

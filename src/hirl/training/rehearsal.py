@@ -19,6 +19,7 @@ from torch import Tensor
 from hirl.config import RunConfig
 from hirl.data.views import Views
 from hirl.hierarchy import SemanticTree
+from hirl.hierarchy.kmeans import products
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods.base import Method, Step
 from hirl.tokenizer import DiscreteVAE, save_tokenizer
@@ -67,10 +68,11 @@ def seconds(work: Callable[[], object], times: int, device: torch.device) -> flo
 
 
 def product_rate(precision: str, device: torch.device) -> float:
-    """Operations per second of a product of two large matrices: the best of several."""
-    side, dtype = PRODUCT[device.type], choose_precision(precision, device)
+    """Operations per second of a product of two large matrices, in bf16, fp32 or a GPU's tf32: the best of several."""
+    side, dtype = PRODUCT[device.type], torch.bfloat16 if precision == "bf16" else torch.float32
     one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / min(seconds(lambda: one @ other, 1, device) for _ in range(10))
+    with products("tf32" if precision == "tf32" else "ieee"):
+        return 2 * side**3 / min(seconds(lambda: one @ other, 1, device) for _ in range(10))
 
 
 def random_tree(method: HIRL, images: int) -> SemanticTree:

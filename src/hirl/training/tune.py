@@ -11,9 +11,9 @@ from itertools import product
 from statistics import median
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from hirl.config import RunConfig
+from hirl.costs import count, hirl_operations, kind
 from hirl.training.device import choose_device, choose_precision
 from hirl.training.rehearsal import Rehearsal, product_rate
 
@@ -61,8 +61,8 @@ def tune(config: RunConfig, plugins: tuple[str, ...] = ()) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # nothing compiled before: a start is a first start
         candidates = measure(config, device, plugins)
-        operations = count_operations(config, device, plugins)
-    for line in report(config, candidates, operations, {name: product_rate(name, device) for name in ("fp32", "bf16")}):
+        operations = count_operations(config, plugins)
+    for line in report(config, candidates, operations, _rates(config, device)):
         print(line)
 
 
@@ -70,37 +70,48 @@ def tune(config: RunConfig, plugins: tuple[str, ...] = ()) -> None:
 
 
 def measure(config: RunConfig, device: torch.device, plugins: tuple[str, ...] = ()) -> list[Candidate]:
-    """All candidates, which have taken turns. A CPU has memory enough to keep activations."""
-    again = (False, True) if device.type == "cuda" else (False,)
-    candidates = [Candidate(*way) for way in product(("fp32", "bf16"), (False, True), again)]
-    rehearsals: list[tuple[Candidate, Rehearsal]] = []
-    for candidate in candidates:
-        before = _memory(device)
-        try:
-            rehearsal = Rehearsal(_with(config, candidate), device, plugins)
-            candidate.start = rehearsal.seconds(2)
-        except torch.OutOfMemoryError:
-            continue
-        candidate.memory = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else 0
-        rehearsals.append((candidate, rehearsal))
-    for _ in range(ROUNDS):
-        for candidate, rehearsal in rehearsals:
-            candidate.seconds.append(rehearsal.seconds(STEPS) / STEPS)
-    for candidate, _ in rehearsals:
-        candidate.start = max(0.0, candidate.start - 2 * candidate.step)
+    """All candidates: on a GPU one after the other, which has all its memory; on a CPU, which is shared, by turns.
+
+    A CPU has memory enough to keep activations.
+    """
+    on_gpu = device.type == "cuda"
+    candidates = [Candidate(*way) for way in product(("fp32", "bf16"), (False, True), (False, True)[: 1 + on_gpu])]
+    for together in [[candidate] for candidate in candidates] if on_gpu else [candidates]:
+        _take_turns(together, config, device, plugins)
     return candidates
 
 
-def count_operations(config: RunConfig, device: torch.device, plugins: tuple[str, ...] = ()) -> int:
-    """Floating-point operations of a step's products and convolutions, forward and backward."""
-    rehearsal = Rehearsal(_with(config, Candidate("fp32", False, False)), device, plugins)
-    with FlopCounterMode(display=False) as counter:
-        rehearsal.step()
-    return counter.get_total_flops()
+def _take_turns(candidates: list[Candidate], config: RunConfig, device: torch.device, plugins: tuple[str, ...]) -> None:
+    before = _memory(device)
+    try:
+        rehearsals = [Rehearsal(_with(config, candidate), device, plugins) for candidate in candidates]
+        for candidate, rehearsal in zip(candidates, rehearsals, strict=True):
+            candidate.start = rehearsal.seconds(2)
+        for _ in range(ROUNDS):
+            for candidate, rehearsal in zip(candidates, rehearsals, strict=True):
+                candidate.seconds.append(rehearsal.seconds(STEPS) / STEPS)
+    except torch.OutOfMemoryError:
+        candidates[0].seconds = []  # on a GPU there is but one
+        return
+    for candidate in candidates:
+        candidate.start = max(0.0, candidate.start - 2 * candidate.step)
+        candidate.memory = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else 0
+
+
+def count_operations(config: RunConfig, plugins: tuple[str, ...] = ()) -> float:
+    """Floating-point operations of a step's products and convolutions, forward and backward, as a plan counts them."""
+    counts = count(config.model_copy(update={"hierarchy": None}), plugins)
+    return config.training.batch_size * (counts.step + hirl_operations(config, counts.embedding_dim))
 
 
 def _with(config: RunConfig, candidate: Candidate) -> RunConfig:
     return config.model_copy(update={"training": config.training.model_copy(update=candidate.settings)})
+
+
+def _rates(config: RunConfig, device: torch.device) -> dict[str, float]:
+    """Of large products; a GPU's convolutions in fp32 are TF32, unless torch is told otherwise."""
+    fp32 = "tf32" if device.type == "cuda" and kind(config) == "resnet" else "fp32"
+    return {"fp32": product_rate(fp32, device), "bf16": product_rate("bf16", device)}
 
 
 def _memory(device: torch.device) -> int:
@@ -114,7 +125,7 @@ def _memory(device: torch.device) -> int:
 # --- telling ----------------------------------------------------------------------------------------------------------
 
 
-def report(config: RunConfig, candidates: list[Candidate], operations: int, rates: dict[str, float]) -> Iterator[str]:
+def report(config: RunConfig, candidates: list[Candidate], operations: float, rates: dict[str, float]) -> Iterator[str]:
     """The lines of the table, and what to set. Ratios are to the settings that the run has now."""
     device, training = choose_device(), config.training
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
@@ -140,8 +151,14 @@ def current(config: RunConfig, candidates: list[Candidate]) -> Candidate:
 
 
 def advice(candidates: list[Candidate]) -> Candidate:
-    """The first that the fastest gains next to nothing on: they come plainest first."""
+    """The first that the fastest gains next to nothing on: they come plainest first.
+
+    Raises:
+        ValueError: none fits into memory.
+    """
     fastest = min(way.step for way in candidates)
+    if math.isinf(fastest):
+        raise ValueError("no setting fits into this GPU's memory: lower training.batch_size")
     return next(way for way in candidates if way.step <= WORTH * fastest)
 
 
@@ -157,7 +174,7 @@ def _row(
     now: Candidate,
     candidates: list[Candidate],
     batch_size: int,
-    operations: int,
+    operations: float,
     rates: dict[str, float],
 ) -> tuple[str, ...]:
     way = "compiled" if candidate.compile else "as it is"

@@ -19,7 +19,9 @@ over the whole batch on all sides; the row with 8 groups is ours with the publis
 All threads that torch has are used. The ways take turns of a few steps, while the others' workers are held; the best
 turn counts, by the clock, and in seconds of CPU, those of workers included. The share says how much of the machine's
 products a way does: the floating-point operations of a step of ours, forward and backward, as torch counts them, for
-the images of a second, over those of a large matrix product that takes turns too, ours in bf16 where it trains in it.
+the images of a second, over those of a large matrix product that takes turns too, ours in bf16 where it trains in it. A
+goal that would take a share of more than 100 % is out of this machine's reach, as it is for ResNet-18 in `cifar10`:
+three times the straightforward loop is share x 3 / times straightforward.
 """
 
 from __future__ import annotations

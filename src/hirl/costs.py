@@ -414,8 +414,13 @@ def measured_share(config: RunConfig, counts: Counts, machine: Machine) -> float
 
 
 def _rate(machine: Machine, config: RunConfig, precision: str) -> float:
-    """Operations a second; convolutions in fp32 are TF32 on a GPU, unless torch is told otherwise."""
-    return machine.rate("tf32" if precision == "fp32" and kind(config) == "resnet" else precision)
+    """Operations a second of large products as the network has them."""
+    return machine.rate(multiplied_in(precision, config))
+
+
+def multiplied_in(precision: str, config: RunConfig) -> str:
+    """What a network's products are in; a GPU's convolutions in fp32 are TF32, unless torch is told otherwise."""
+    return "tf32" if precision == "fp32" and kind(config) == "resnet" else precision
 
 
 def kind(config: RunConfig) -> str:

@@ -13,7 +13,7 @@ from statistics import median
 import torch
 
 from hirl.config import RunConfig
-from hirl.costs import count, hirl_operations, kind
+from hirl.costs import count, hirl_operations, multiplied_in
 from hirl.training.device import choose_device, choose_precision
 from hirl.training.rehearsal import Rehearsal, product_rate
 
@@ -62,7 +62,8 @@ def tune(config: RunConfig, plugins: tuple[str, ...] = ()) -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # nothing compiled before: a start is a first start
         candidates = measure(config, device, plugins)
         operations = count_operations(config, plugins)
-    for line in report(config, candidates, operations, _rates(config, device)):
+    rates = {name: product_rate(multiplied_in(name, config), device) for name in ("fp32", "bf16")}
+    for line in report(config, candidates, operations, rates):
         print(line)
 
 
@@ -75,7 +76,8 @@ def measure(config: RunConfig, device: torch.device, plugins: tuple[str, ...] = 
     A CPU has memory enough to keep activations.
     """
     on_gpu = device.type == "cuda"
-    candidates = [Candidate(*way) for way in product(("fp32", "bf16"), (False, True), (False, True)[: 1 + on_gpu])]
+    again = (False, True) if on_gpu else (False,)
+    candidates = [Candidate(*way) for way in product(("fp32", "bf16"), (False, True), again)]
     for together in [[candidate] for candidate in candidates] if on_gpu else [candidates]:
         _take_turns(together, config, device, plugins)
     return candidates
@@ -106,12 +108,6 @@ def count_operations(config: RunConfig, plugins: tuple[str, ...] = ()) -> float:
 
 def _with(config: RunConfig, candidate: Candidate) -> RunConfig:
     return config.model_copy(update={"training": config.training.model_copy(update=candidate.settings)})
-
-
-def _rates(config: RunConfig, device: torch.device) -> dict[str, float]:
-    """Of large products; a GPU's convolutions in fp32 are TF32, unless torch is told otherwise."""
-    fp32 = "tf32" if device.type == "cuda" and kind(config) == "resnet" else "fp32"
-    return {"fp32": product_rate(fp32, device), "bf16": product_rate("bf16", device)}
 
 
 def _memory(device: torch.device) -> int:

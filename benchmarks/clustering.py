@@ -24,9 +24,9 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from hirl.config import KMeansConfig
+from hirl.distributed.device import choose_device
 from hirl.evaluation.clustering import agreement
 from hirl.hierarchy.kmeans import kmeans
-from hirl.training.device import choose_device
 
 PROTOCOL = KMeansConfig()
 NOISE = 2.5  # the length of what is added to a unit direction: k-means then finds some of the classes

@@ -24,7 +24,7 @@ import torch
 
 from hirl.config import ViewsConfig
 from hirl.files import write_json
-from hirl.record import environment
+from hirl.tracking.record import environment
 
 Row = dict[str, str | float]
 STARTED = time.monotonic()

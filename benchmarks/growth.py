@@ -16,8 +16,8 @@ from common import Report, parser
 from torch.utils.flop_counter import FlopCounterMode
 from training import Way, our_steps, prepare_noise, settings
 
-from hirl.backbones import VITS
 from hirl.config import RunConfig, resolve
+from hirl.models.backbones import VITS
 
 HEAD_WIDTH = 64
 

@@ -42,12 +42,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import InterpolationMode, v2
 
-from hirl.backbones import build_backbone
 from hirl.config import AugmentationConfig, BackboneConfig, RunConfig, ViewsConfig, resolve
 from hirl.data.images import ImageSet
-from hirl.data.labelled import FLIP, _Augmented
 from hirl.data.loader import PIECE, Crops, Squares, load_in_workers, read_pixels
+from hirl.data.supervised_loader import FLIP, _Augmented
 from hirl.data.views import MEAN, STD, Views, crop_boxes, resize_each
+from hirl.models.backbones import build_backbone
 
 WIDTH, HEIGHT, QUALITY, FILES = 500, 375, 90, 64
 ROUGHNESS = 0.93  # of an octave's noise, over that of the next coarser

@@ -29,9 +29,9 @@ from common import Report, Row, best_times, memory_rise_mb, parser
 from torch import Tensor
 
 from hirl.config import KMeansConfig
-from hirl.costs import IMAGES
+from hirl.distributed.device import choose_device
 from hirl.hierarchy.kmeans import SCORES_PER_CHUNK, kmeans, nearest
-from hirl.training.device import choose_device
+from hirl.planning.cost import IMAGES
 
 SETTINGS = {
     "paper": KMeansConfig(),

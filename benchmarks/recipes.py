@@ -34,12 +34,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
-from hirl.backbones import build_backbone
 from hirl.config import RunConfig, ViewsConfig
 from hirl.data.images import ImageSet, load_images
 from hirl.data.views import MEAN, STD
+from hirl.distributed.device import choose_device
 from hirl.methods.base import Step
-from hirl.training.device import choose_device
+from hirl.models.backbones import build_backbone
 from hirl.training.loop import build_method
 
 Views = Callable[[Image.Image], list[Tensor]]

@@ -41,17 +41,17 @@ from recipes import RECIPES, lightly, straightforward
 from torch.utils.flop_counter import FlopCounterMode
 
 from hirl.config import DataConfig, RunConfig, resolve
-from hirl.costs import IMAGES
 from hirl.data.images import prepare
 from hirl.data.loader import PIECE
+from hirl.distributed.device import choose_device, choose_precision
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods.base import Step
-from hirl.record import Recorder
-from hirl.tokenizer import DiscreteVAE, save_tokenizer
-from hirl.training.device import choose_device, choose_precision
+from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
+from hirl.planning.cost import IMAGES
+from hirl.planning.step_benchmark import random_tree
+from hirl.tracking.record import Recorder
 from hirl.training.loop import Trainer
 from hirl.training.optimizers import set_rates
-from hirl.training.rehearsal import random_tree
 
 NAMES = {
     "mocov2": "MoCo v2",

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 from hirl.config import ViewsConfig
 from hirl.data.views import MEAN, STD, Views
-from hirl.training.device import choose_device
+from hirl.distributed.device import choose_device
 
 OURS = "ours, batch"
 

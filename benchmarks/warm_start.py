@@ -28,10 +28,10 @@ from torch import Tensor
 
 from hirl.config import RunConfig, TreeKMeansConfig, resolve
 from hirl.data.images import prepare
-from hirl.data.taxonomy import write_taxonomy
+from hirl.data.synthetic.taxonomy import write_taxonomy
 from hirl.hierarchy import SemanticTree, hierarchical_kmeans
 from hirl.hierarchy.diagnostics import snapshot_metrics
-from hirl.record import Recorder
+from hirl.tracking.record import Recorder
 from hirl.training.loop import Trainer
 
 PUBLISHED = "published"

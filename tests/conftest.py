@@ -35,7 +35,7 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A discrete VAE of 16 tokens of 4 pixels, as it is drawn; for methods that use one."""
     import torch
 
-    from hirl.tokenizer import DiscreteVAE, save_tokenizer
+    from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.safetensors"

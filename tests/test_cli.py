@@ -82,9 +82,9 @@ def test_a_wrong_weights_file_is_named_and_no_features_appear(
 
 
 def test_weights_of_another_backbone_are_named(refused, tiny_study, tiny_data, tmp_path) -> None:
-    from hirl.backbones import build_backbone
     from hirl.config import BackboneConfig
-    from hirl.weights import save_weights
+    from hirl.models.backbones import build_backbone
+    from hirl.models.weights import save_weights
 
     vit = BackboneConfig(name="vit_narrow_patch8")
     save_weights(build_backbone(vit, 32), vit, tmp_path / "weights.safetensors")
@@ -127,8 +127,8 @@ def test_a_configuration_is_shown_with_the_origin_of_every_value(tiny_study, cap
 
 
 def test_a_run_from_images_to_its_evaluations(tiny_study, tiny_data, tmp_path, monkeypatch, refused) -> None:
-    from hirl import tracking
     from hirl.files import read_json
+    from hirl.tracking.mlflow import mlflow as tracking
 
     monkeypatch.setattr(tracking, "live_run", lambda *_: None)  # no tracker is asked to listen
     short = ("--set", "training.epochs=1", "--set", "hierarchy.start_epoch=0")
@@ -155,9 +155,9 @@ def test_a_checkpoint_of_the_authors_is_imported_and_evaluated_by_what_it_says(
 ) -> None:
     import torch
 
-    from hirl.backbones import build_backbone
     from hirl.config import BackboneConfig
     from hirl.files import read_json
+    from hirl.models.backbones import build_backbone
 
     state = build_backbone(BackboneConfig(name="resnet8"), 32).state_dict()
     theirs, ours = tmp_path / "theirs.pth", tmp_path / "run" / "weights.safetensors"
@@ -182,7 +182,7 @@ def test_the_authors_weights_are_listed_and_an_unknown_name_is_answered_with_the
 @pytest.mark.parametrize("study", ["demo", "studies/demo.yaml"])
 def test_the_tracker_calls_a_study_by_its_name(study: str, monkeypatch) -> None:
     made = []
-    monkeypatch.setattr("hirl.tracking.init", lambda uri, experiment: made.append(experiment))
+    monkeypatch.setattr("hirl.tracking.mlflow.init", lambda uri, experiment: made.append(experiment))
     assert main(["track", "init", "--study", study]) == 0
     assert made == ["demo"]
 

@@ -15,9 +15,9 @@ import pandas as pd
 from PIL import Image
 
 from hirl.files import atomic_path, write_text
-from hirl.record import Record, read_record
 from hirl.reporting.report import duration
 from hirl.reporting.table import METRICS
+from hirl.tracking.record import Record, read_record
 
 BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 FIGURE = re.compile(r"!\[[^\]]*\]\((?P<path>docs/images/(?P<name>[\w-]+\.png))\)")

@@ -21,7 +21,7 @@ from hirl.config import (
     resolve_control,
     study_name,
 )
-from hirl.launch import as_rank, gpus, is_first, is_launched, launch
+from hirl.distributed.launch import as_rank, gpus, is_first, is_launched, launch
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,7 +80,7 @@ def show_config(args: argparse.Namespace) -> None:
 
 def make_taxonomy(args: argparse.Namespace) -> None:
     """Draws the taxonomy's pictures."""
-    from hirl.data.taxonomy import write_taxonomy
+    from hirl.data.synthetic.taxonomy import write_taxonomy
 
     write_taxonomy(args.out, train=args.train, validation=args.validation, size=args.size, seed=args.seed)
 
@@ -95,14 +95,14 @@ def prepare_data(args: argparse.Namespace) -> None:
 
 def prepare_scenes(args: argparse.Namespace) -> None:
     """Draws the scenes of a study's detection, or looks at a folder in COCO's layout."""
-    from hirl.data.scenes import prepare_scenes
+    from hirl.data.synthetic.scenes import prepare_scenes
 
     prepare_scenes(_any_run(args).scenes, args.data_root, args.out)
 
 
 def choose_labels(args: argparse.Namespace) -> None:
     """Writes which images keep their labels."""
-    from hirl.data.labels import choose_labels
+    from hirl.data.label_subsets import choose_labels
 
     given = _any_run(args).data.label_lists.get(args.percent)
     choose_labels(args.data, args.percent, given, args.out)
@@ -111,7 +111,7 @@ def choose_labels(args: argparse.Namespace) -> None:
 def train_tokenizer(args: argparse.Namespace) -> None:
     """Trains the tokenizer whose tokens a method predicts."""
     config = _run_config(args)
-    from hirl.tokenizer import train_tokenizer
+    from hirl.training.train_tokenizer import train_tokenizer
 
     train_tokenizer(config, args.data, args.out, args.scratch)
 
@@ -119,7 +119,7 @@ def train_tokenizer(args: argparse.Namespace) -> None:
 def pretrain_run(args: argparse.Namespace) -> None:
     """Trains one run, or goes on with it."""
     config = _run_config(args)
-    from hirl.tracking import live_run
+    from hirl.tracking.mlflow import live_run
     from hirl.training.loop import pretrain
 
     follower = live_run(config.name, config.model_dump(mode="json")) if is_first() else None
@@ -128,7 +128,7 @@ def pretrain_run(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Prints what a study will cost, or how far that is from what it did cost."""
-    from hirl import costs
+    from hirl.planning import cost as costs
 
     ranks = args.per_run or args.count
     if not 1 <= ranks <= args.count:
@@ -145,7 +145,7 @@ def plan(args: argparse.Namespace) -> None:
 def tune(args: argparse.Namespace) -> None:
     """Prints how fast a run's steps are on this machine, with every setting of speed."""
     config = _run_config(args)
-    from hirl.training.tune import tune
+    from hirl.planning.tune import tune
 
     with gpus(1):
         tune(config, load_study(args.study).plugins)
@@ -180,7 +180,7 @@ def list_weights(args: argparse.Namespace) -> None:
     """Prints the authors' published weights."""
     from rich.table import Table
 
-    from hirl.zoo import published_weights
+    from hirl.models.zoo import published_weights
 
     columns = ("name", "backbone", "epochs", "file")
     table = Table(*columns, box=None, pad_edge=False)
@@ -191,21 +191,21 @@ def list_weights(args: argparse.Namespace) -> None:
 
 def fetch_weights(args: argparse.Namespace) -> None:
     """Downloads published weights, or goes on with it."""
-    from hirl.zoo import fetch_weights
+    from hirl.models.zoo import fetch_weights
 
     print(fetch_weights(args.name, args.out))
 
 
 def import_weights(args: argparse.Namespace) -> None:
     """Turns a checkpoint of the authors' into weights of ours."""
-    from hirl.zoo import recognise
+    from hirl.models.zoo import recognise
 
     known = recognise(args.file)
     method, variant = (getattr(args, key) or getattr(known, key, None) for key in ("method", "variant"))
     if method is None or variant is None:
         raise ValueError(f"{args.file} is none of the published names: add --method and --variant")
     config = resolve(args.study, method, variant, 0, _overrides(args))
-    from hirl.weights import import_weights
+    from hirl.models.weights import import_weights
 
     import_weights(args.file, args.out, config)
 
@@ -228,21 +228,21 @@ def write_report(args: argparse.Namespace) -> None:
 
 def initialise_tracking(args: argparse.Namespace) -> None:
     """Makes the MLflow store, before any job logs."""
-    from hirl.tracking import init
+    from hirl.tracking.mlflow import init
 
     init(args.uri, study_name(args.study))
 
 
 def sync_tracking(args: argparse.Namespace) -> None:
     """Replays a study's records into MLflow."""
-    from hirl.tracking import sync
+    from hirl.tracking.mlflow import sync
 
     sync(args.results, _runs(args), args.uri, Path("scratch") / study_name(args.study))
 
 
 def publish(args: argparse.Namespace) -> None:
     """Rounds, packs or unpacks published runs."""
-    from hirl import publish as publishing
+    from hirl.tracking.mlflow import publish as publishing
 
     action: Callable[..., None] = {
         "round": publishing.round_runs,
@@ -281,7 +281,7 @@ def _name_by_weights(args: argparse.Namespace) -> None:
     """Weights that say which method made them need no --method."""
     if args.weights is None:
         raise ValueError("say what is evaluated: --weights FILE, or --method and --variant")
-    from hirl.weights import describe_weights
+    from hirl.models.weights import describe_weights
 
     known = describe_weights(args.weights)
     if "method" not in known:
@@ -460,7 +460,7 @@ def _add_results(step: argparse.ArgumentParser) -> None:
 
 
 def _add_uri(step: argparse.ArgumentParser) -> None:
-    from hirl.tracking import DEFAULT_URI
+    from hirl.tracking.mlflow import DEFAULT_URI
 
     step.add_argument("--uri", default=DEFAULT_URI, help="the MLflow store (default %(default)s)")
 

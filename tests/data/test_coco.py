@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from hirl.data.coco import load_scenes, ordered_pictures, training_batches
-from tests.ranks import on_ranks
-from tests.squares import square, write_squares
+from tests.run_on_ranks import on_ranks
+from tests.square_scenes import square, write_squares
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from hirl.config import CONFIG_ROOT, DataConfig
-from hirl.data.classes import read_class_tree
+from hirl.data.class_tree import read_class_tree
 from hirl.data.images import choose, load_images, prepare
-from hirl.data.taxonomy import draw, write_taxonomy
+from hirl.data.synthetic.taxonomy import draw, write_taxonomy
 
 
 def make_folder(root, branches, train=4, validation=2, size=(12, 8)):

@@ -8,13 +8,13 @@ import torch
 from pycocotools import mask as encoding
 from pycocotools.coco import COCO
 
-from hirl.backbones import build_backbone
 from hirl.config import DetectionConfig, RunConfig
 from hirl.evaluation import detection
 from hirl.evaluation.detection import average_precision, evaluate, in_epochs, parameter_groups, start
+from hirl.models.backbones import build_backbone
+from hirl.models.weights import save_weights
 from hirl.training.schedules import learning_rate
-from hirl.weights import save_weights
-from tests.squares import write_squares
+from tests.square_scenes import write_squares
 
 SETTINGS = {
     "neck": "fpn",

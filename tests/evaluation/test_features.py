@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from hirl.backbones import build_backbone
 from hirl.config import BackboneConfig
 from hirl.data.images import ImageSet
 from hirl.data.views import evaluation_view
 from hirl.evaluation import features as module
 from hirl.evaluation.cache import FeatureCache
 from hirl.evaluation.features import extract_features, make_cache
-from tests.ranks import on_two_ranks
+from hirl.models.backbones import build_backbone
+from tests.run_on_ranks import on_two_ranks
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from hirl.data.images import load_images
-from hirl.data.labelled import LabelledBatches
-from hirl.data.labels import choose_labels
+from hirl.data.label_subsets import choose_labels
+from hirl.data.supervised_loader import LabelledBatches
+from hirl.distributed.device import seed_step
 from hirl.evaluation import finetune
 from hirl.evaluation.finetune import Classifier, evaluate
 from hirl.evaluation.supervised import load_backbone
 from hirl.training.checkpoint import load_checkpoint
-from hirl.training.device import seed_step
 
 CPU = torch.device("cpu")
 SGD = {"name": "sgd", "base_lr": 0.8, "momentum": 0.9, "weight_decay": 0.01}

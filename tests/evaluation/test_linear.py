@@ -10,13 +10,13 @@ import torch.nn.functional as F
 
 from hirl.config import AugmentationConfig
 from hirl.data.images import load_images
-from hirl.data.labelled import LabelledBatches
+from hirl.data.supervised_loader import LabelledBatches
+from hirl.distributed.device import seed_step
 from hirl.evaluation import linear
 from hirl.evaluation.linear import evaluate
 from hirl.evaluation.supervised import load_backbone
+from hirl.models.weights import save_weights
 from hirl.training.checkpoint import load_checkpoint
-from hirl.training.device import seed_step
-from hirl.weights import save_weights
 
 CPU = torch.device("cpu")
 SETTINGS = {

@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from hirl.config import DetectionConfig, RunConfig
-from hirl.data.labels import choose_labels
+from hirl.data.label_subsets import choose_labels
 from hirl.evaluation import linear
 from hirl.evaluation.run import Subject, evaluate_trained
 from hirl.files import read_json
-from hirl.tokenizer import load_tokenizer, train_tokenizer
+from hirl.models.tokenizer import load_tokenizer
+from hirl.training.train_tokenizer import train_tokenizer
 from tests.evaluation.test_detection import SETTINGS as DETECTION
 from tests.evaluation.test_finetune import ADAMW, BRIEF, MIXED, STRONG
 from tests.evaluation.test_linear import SETTINGS as LINEAR
-from tests.ranks import on_ranks
-from tests.squares import write_squares
+from tests.run_on_ranks import on_ranks
+from tests.square_scenes import write_squares
 
 TASKS = ("linear", "finetune", "semisup-10", "detection")  # of eight images with labels a batch is half full
 EVALUATIONS = {

@@ -8,7 +8,7 @@ from sklearn.metrics import top_k_accuracy_score
 
 from hirl.data.images import ImageSet
 from hirl.evaluation.supervised import accuracies, check_labels, fingerprint, load_backbone
-from hirl.weights import save_weights
+from hirl.models.weights import save_weights
 
 CPU = torch.device("cpu")
 

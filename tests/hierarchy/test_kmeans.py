@@ -11,7 +11,7 @@ from hirl.config import KMeansConfig, TreeKMeansConfig
 from hirl.hierarchy import SemanticTree, hierarchical_kmeans
 from hirl.hierarchy import kmeans as module
 from hirl.hierarchy.kmeans import kmeans
-from tests.made import Made
+from tests.largest_tensor import Made
 
 BACKENDS = ["faiss", "torch"]
 

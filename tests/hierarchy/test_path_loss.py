@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hirl.hierarchy import SemanticTree, semantic_path_loss
 from hirl.hierarchy.path_loss import path_loss, sample_negative_paths
-from tests.made import Made
+from tests.largest_tensor import Made
 
 # Both ways to a cosine are tried: few negatives of many clusters are gathered, many negatives read the whole product.
 NEGATIVES = [2, 60, None]

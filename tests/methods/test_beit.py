@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hirl.backbones import build_backbone
 from hirl.config import BackboneConfig, BEiTConfig
 from hirl.data.masks import block_masks
 from hirl.data.views import evaluation_view
 from hirl.methods import beit
 from hirl.methods.beit import BEiT, masked_token_loss
-from hirl.tokenizer import DiscreteVAE, Tokenizer
-from tests.methods.slow import SINGLE, Array, cross_entropy, numbers
+from hirl.models.backbones import build_backbone
+from hirl.models.tokenizer import DiscreteVAE, Tokenizer
+from tests.methods.reference_losses import SINGLE, Array, cross_entropy, numbers
 
 
 @pytest.fixture

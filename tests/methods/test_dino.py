@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hirl.methods.dino import warm_up
-from tests.methods.slow import EXACT, SINGLE, Array, cross_entropy, numbers, softmax
+from tests.methods.reference_losses import EXACT, SINGLE, Array, cross_entropy, numbers, softmax
 
 
 def slow_loss(

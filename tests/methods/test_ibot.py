@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hirl.methods import ibot
 from hirl.methods.ibot import masked_patch_loss
-from tests.methods.slow import EXACT, SINGLE, Array, cross_entropy, numbers, softmax
+from tests.methods.reference_losses import EXACT, SINGLE, Array, cross_entropy, numbers, softmax
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hirl.methods.mocov2 import info_nce
-from tests.methods.slow import EXACT, SINGLE, Array, log_softmax, numbers, unit
+from tests.methods.reference_losses import EXACT, SINGLE, Array, log_softmax, numbers, unit
 
 SAME = 1e-6  # between unit vectors of float32 networks that saw their images in another order
 

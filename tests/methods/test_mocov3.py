@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hirl.methods.mocov3 import symmetric_term
-from tests.methods.slow import EXACT, SINGLE, Array, log_softmax, numbers, unit
+from tests.methods.reference_losses import EXACT, SINGLE, Array, log_softmax, numbers, unit
 
 
 def slow_term(queries: Array, keys: Array, temperature: float) -> float:

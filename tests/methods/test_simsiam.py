@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hirl.methods.simsiam import negative_cosine
-from tests.methods.slow import EXACT, SINGLE, Array, numbers, unit
+from tests.methods.reference_losses import EXACT, SINGLE, Array, numbers, unit
 
 
 def slow_cosine(predictions: Array, projections: Array) -> float:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightly.loss.swav_loss import sinkhorn
 
-from tests.methods.slow import EXACT, SINGLE, Array, cross_entropy, numbers
+from tests.methods.reference_losses import EXACT, SINGLE, Array, cross_entropy, numbers
 
 
 def slow_codes(scores: Array, epsilon: float = 0.05, iterations: int = 3) -> Array:

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from hirl.hierarchy.tree import SemanticTree
-from hirl.record import Recorder
 from hirl.reporting.figures import draw_figures
 from hirl.reporting.summary import summarise
+from hirl.tracking.record import Recorder
 
 BACKBONES = dict.fromkeys(("mocov2", "simsiam", "swav", "swav_800"), "resnet18")
 BACKBONES |= dict.fromkeys(("mocov3", "dino", "ibot", "beit"), "vit_tiny")

@@ -12,8 +12,8 @@ from PIL import Image
 
 from hirl.data.images import ImageSet
 from hirl.reporting.atlas import picture, strips
-from hirl.reporting.figures import assignments, draw_figures, gains, hierarchy, training
-from hirl.reporting.runs import Run
+from hirl.reporting.figures import draw_figures, gains, hierarchy, training
+from hirl.reporting.runs import Run, assignments
 from hirl.reporting.summary import summarise
 
 TASKS = ("knn", "finetune", "hierarchy")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hirl.record import environment
+from hirl.tracking.record import environment
 from workflow.show_results import BLOCK, FIGURE, chance, show
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hirl.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from hirl.distributed.device import seed_step
 from hirl.files import locked
 from hirl.training import fit as module
 from hirl.training.checkpoint import load_checkpoint
-from hirl.training.device import seed_step
 from hirl.training.fit import fit
 
 PER_EPOCH = 3

@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hirl.distributed.device import seed_step
 from hirl.files import locked
 from hirl.hierarchy import SemanticTree
-from hirl.tokenizer import DiscreteVAE, save_tokenizer
+from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
 from hirl.training import loop
 from hirl.training.checkpoint import load_checkpoint
-from hirl.training.device import seed_step
 from hirl.training.loop import build_method, feature_std, pretrain
 from tests.conftest import METHODS
 

@@ -13,7 +13,7 @@ from hirl.config import RunConfig
 from hirl.hierarchy import SemanticTree
 from hirl.training.loop import pretrain
 from tests.conftest import METHODS
-from tests.ranks import on_two_ranks
+from tests.run_on_ranks import on_two_ranks
 
 SETTINGS = {
     "views": {"local_crops": 1},

@@ -5,8 +5,8 @@ import torch
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from hirl.backbones import build_backbone
 from hirl.config import BackboneConfig, OptimizerConfig
+from hirl.models.backbones import build_backbone
 from hirl.training.optimizers import build_optimizer, layer_groups, set_rates
 
 NAMES = ("sgd", "lars", "adamw")

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from hirl.config.plugins import load_plugins
 from hirl.config.sections import MODEL_CONFIGS, RunConfig, Section, StudyConfig
 
 CONFIG_ROOT = Path(__file__).resolve().parents[3] / "config"
@@ -243,8 +244,6 @@ def _study_path(study: str) -> Path:
 def _model_config(method: str, plugins: tuple[str, ...]) -> type[Section]:
     """The typed hyper-parameters of a method; a plugin registers its own on import."""
     if method not in MODEL_CONFIGS and plugins:
-        from hirl.methods import load_plugins
-
         load_plugins(plugins)
     if method not in MODEL_CONFIGS:
         raise ValueError(f"method {method!r} is unknown; known: {', '.join(MODEL_CONFIGS)}")

@@ -103,7 +103,7 @@ class ViewsConfig(Section):
 
 
 class BackboneConfig(Section):
-    """The network that is evaluated; names are listed in hirl.backbones."""
+    """The network that is evaluated; names are listed in hirl.models.backbones."""
 
     name: str = "resnet50"
     zero_init_residual: bool = False

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from hirl.data.images import to_tensor
 from hirl.data.loader import in_one_line
 from hirl.data.sources import read_image
+from hirl.distributed.collectives import shard
 from hirl.files import read_json
-from hirl.ranks import shard
 
 Example = tuple[Tensor, dict[str, Tensor]]  # uint8 [3, H, W]; boxes [N, 4], labels [N], masks [N, H, W]
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hirl.config import DataConfig
-from hirl.data.classes import ClassTree, read_class_tree
+from hirl.data.class_tree import ClassTree, read_class_tree
 from hirl.data.sources import Split, check_header, open_source
 from hirl.files import atomic_path, read_json, sha256, write_json
 

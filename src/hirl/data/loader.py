@@ -25,8 +25,8 @@ from hirl.config import ViewsConfig
 from hirl.data.images import ImageSet, to_tensor
 from hirl.data.sources import named
 from hirl.data.views import Views, crop_boxes, resize_each
-from hirl.ranks import shard, share, world_size
-from hirl.training.device import send
+from hirl.distributed.collectives import shard, share, world_size
+from hirl.distributed.device import send
 
 SHORTER_SIDE = 256 / 224  # of an evaluated image, over the side of its central square
 PIECE = 128  # images that a worker reads at a time

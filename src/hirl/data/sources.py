@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from hirl.config import CONFIG_ROOT, DataConfig
-from hirl.data.classes import Branch, Lineage, folder_lineages
-from hirl.data.sketches import draw_sketches, sketch_paths
-from hirl.data.taxonomy import LEVELS
+from hirl.data.class_tree import Branch, Lineage, folder_lineages
+from hirl.data.synthetic.sketches import draw_sketches, sketch_paths
+from hirl.data.synthetic.taxonomy import LEVELS
 
 DOWNLOADS = Path("~/.cache/hirl").expanduser()
 VALIDATION_FOLDERS = ("val", "validation", "test")  # the first there is
@@ -79,7 +79,7 @@ def open_source(config: DataConfig, root: str | Path | None) -> Source:
 
 
 def open_taxonomy(root: Path) -> Source:
-    """The packed pictures that `hirl.data.taxonomy` draws.
+    """The packed pictures that `hirl.data.synthetic.taxonomy` draws.
 
     Raises:
         ValueError: a file is missing or broken.

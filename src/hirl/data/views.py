@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hirl.config import ViewsConfig
-from hirl.ranks import share, world_size
+from hirl.distributed.collectives import share, world_size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 GREY = (0.2989, 0.587, 0.114)

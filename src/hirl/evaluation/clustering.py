@@ -13,9 +13,9 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from hirl.config import ClusteringConfig
+from hirl.distributed.device import choose_device
 from hirl.evaluation.cache import FeatureCache, unit_rows, write_result
 from hirl.hierarchy.kmeans import kmeans
-from hirl.training.device import choose_device
 
 SEED = 0  # of k-means: the same protocol for every run
 

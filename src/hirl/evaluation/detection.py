@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from hirl.config import DetectionConfig, RunConfig
 from hirl.data.coco import Example, SceneSet, load_scenes, ordered_pictures, training_batches
-from hirl.detectors import build_detector
+from hirl.distributed.collectives import collect, from_first, world_size
+from hirl.distributed.device import choose_device
 from hirl.evaluation.cache import Outcome
 from hirl.evaluation.supervised import fingerprint, load_backbone
-from hirl.ranks import collect, from_first, world_size
-from hirl.training.device import choose_device
+from hirl.models.detectors import build_detector
 from hirl.training.fit import fit
 from hirl.training.optimizers import layer_groups
 

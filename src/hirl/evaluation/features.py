@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from hirl.data.images import ImageSet, load_images
 from hirl.data.loader import ordered_batches
 from hirl.data.views import evaluation_view
+from hirl.distributed.collectives import gather_shards, is_first, world_size
 from hirl.evaluation.cache import FeatureCache
-from hirl.ranks import gather_shards, is_first, world_size
 
 
 @torch.no_grad()

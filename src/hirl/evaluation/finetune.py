@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hirl.backbones import ViT
 from hirl.config import FinetuneConfig, RunConfig
 from hirl.data.images import ImageSet, load_images
-from hirl.data.labelled import LabelledBatches
-from hirl.data.labels import load_labelled
+from hirl.data.label_subsets import load_labelled
+from hirl.data.supervised_loader import LabelledBatches
+from hirl.distributed.device import choose_device
 from hirl.evaluation.cache import Outcome
 from hirl.evaluation.supervised import accuracies, check_labels, fingerprint, load_backbone
-from hirl.training.device import choose_device
+from hirl.models.backbones import ViT
 from hirl.training.fit import fit
 from hirl.training.optimizers import layer_groups
 

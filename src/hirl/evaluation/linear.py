@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hirl.backbones import ViT
 from hirl.config import AugmentationConfig, LinearConfig, RunConfig
 from hirl.data.images import load_images
-from hirl.data.labelled import LabelledBatches
+from hirl.data.supervised_loader import LabelledBatches
+from hirl.distributed.device import choose_device
 from hirl.evaluation.cache import Outcome
 from hirl.evaluation.supervised import accuracies, check_labels, fingerprint, load_backbone
-from hirl.training.device import choose_device
+from hirl.models.backbones import ViT
 from hirl.training.fit import fit
 
 

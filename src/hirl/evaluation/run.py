@@ -45,10 +45,10 @@ def extract_features(subject: Subject) -> FeatureCache | None:
     """The features of the backbone, for every protocol that needs no more; None for all ranks but the first."""
     import torch
 
-    from hirl.backbones import build_backbone
+    from hirl.distributed.device import choose_device
     from hirl.evaluation.features import make_cache
-    from hirl.training.device import choose_device
-    from hirl.weights import load_weights
+    from hirl.models.backbones import build_backbone
+    from hirl.models.weights import load_weights
 
     config = subject.config
     torch.manual_seed(subject.seed)
@@ -68,7 +68,7 @@ def evaluate_frozen(
     """
     if "hierarchy" in tasks and snapshot is None:
         raise ValueError("evaluate hierarchy looks at a tree: give the run's with --snapshot")
-    from hirl.ranks import is_first
+    from hirl.distributed.collectives import is_first
 
     with tempfile.TemporaryDirectory() as folder:
         if features is None and (extracted := extract_features(subject)) is not None:
@@ -90,7 +90,7 @@ def evaluate_trained(tasks: Sequence[str], subject: Subject, out: Path, scratch:
     Raises:
         ValueError: a batch cannot be shared evenly by the ranks, or what the protocol raises.
     """
-    from hirl.ranks import is_first
+    from hirl.distributed.collectives import is_first
 
     for task in tasks:
         _check_batch(task, subject.config)
@@ -106,7 +106,7 @@ def evaluate_trained(tasks: Sequence[str], subject: Subject, out: Path, scratch:
 
 def _outcome(task: str, subject: Subject, home: Path) -> Outcome:
     """What a task finds, or has found before its call was killed; its history tells the seconds of each rank."""
-    from hirl.ranks import from_first, is_first
+    from hirl.distributed.collectives import from_first, is_first
 
     kept = home / "outcome.json"
     if (found := from_first(lambda: read_json(kept) if kept.exists() else None)) is not None:
@@ -121,7 +121,7 @@ def _outcome(task: str, subject: Subject, home: Path) -> Outcome:
 
 def _check_batch(task: str, config: RunConfig) -> None:
     """Looks at a task's batch before another task is trained."""
-    from hirl.ranks import world_size
+    from hirl.distributed.collectives import world_size
 
     settings = config.evaluation.of(task)
     augmentation = getattr(settings, "augmentation", None)

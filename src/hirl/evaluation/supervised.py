@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hirl.backbones import ViT, build_backbone
 from hirl.config import RunConfig, digest
 from hirl.data.images import ImageSet
 from hirl.data.loader import ordered_batches
 from hirl.data.views import evaluation_view
+from hirl.distributed.collectives import gather, shard, world_size
 from hirl.files import read_json, sha256
-from hirl.ranks import gather, shard, world_size
-from hirl.weights import load_weights
+from hirl.models.backbones import ViT, build_backbone
+from hirl.models.weights import load_weights
 
 
 def load_backbone(config: RunConfig, weights: Path | None, image_size: int, drop_path: float = 0.0) -> nn.Module:

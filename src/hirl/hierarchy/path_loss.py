@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hirl.distributed.collectives import share, world_size
 from hirl.hierarchy.tree import SemanticTree
-from hirl.ranks import share, world_size
 
 EPSILON = 1e-6
 

@@ -15,12 +15,12 @@ from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 
 from hirl.config import HierarchyConfig
+from hirl.distributed.collectives import from_first, gather, is_first
 from hirl.hierarchy.diagnostics import snapshot_metrics
 from hirl.hierarchy.kmeans import hierarchical_kmeans
 from hirl.hierarchy.path_loss import path_loss, sample_negative_paths
 from hirl.hierarchy.tree import SemanticTree
 from hirl.methods.base import Method, MethodOutput, Step, full_precision, split_decay, trainable
-from hirl.ranks import from_first, gather, is_first
 
 
 class HIRL(Method):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hirl.config import MODEL_CONFIGS, Section
@@ -14,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hirl.methods.base import Method
-    from hirl.tokenizer import Tokenizer
+    from hirl.models.tokenizer import Tokenizer
 
 _METHODS: dict[str, type[Method]] = {}
 
@@ -36,18 +34,3 @@ def create_method(name: str, backbone: nn.Module, config: Section, *parts: Token
     if name not in _METHODS:
         importlib.import_module(f"hirl.methods.{name}")
     return _METHODS[name](backbone, config, *parts)
-
-
-def load_plugins(paths: Iterable[str]) -> None:
-    """Runs the Python files that register methods of your own.
-
-    Raises:
-        ValueError: a file is missing.
-    """
-    for path in map(Path, paths):
-        if not path.is_file():
-            raise ValueError(f"plugin {path} is missing: correct the study's `plugins`")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hirl.backbones import ViT
 from hirl.config import BEiTConfig
 from hirl.data.masks import block_masks
 from hirl.data.views import denormalize
+from hirl.distributed.collectives import mean, share, world_size
+from hirl.distributed.device import send
 from hirl.methods import register
 from hirl.methods.base import Encoder, Method, MethodOutput, Step, in_full_precision, split_decay
-from hirl.ranks import mean, share, world_size
-from hirl.tokenizer import Tokenizer
-from hirl.training.device import send
+from hirl.models.backbones import ViT
+from hirl.models.tokenizer import Tokenizer
 
 
 @in_full_precision

@@ -16,11 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hirl.config import IBOTConfig
 from hirl.data.masks import block_masks
+from hirl.distributed.collectives import share, world_size
+from hirl.distributed.device import send
 from hirl.methods import register
 from hirl.methods.base import MethodOutput, Step, full_precision, in_full_precision
 from hirl.methods.dino import DINO, warm_up
-from hirl.ranks import share, world_size
-from hirl.training.device import send
 
 
 @in_full_precision

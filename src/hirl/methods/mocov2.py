@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hirl.config import MoCoV2Config
+from hirl.distributed.collectives import gather, share, world_size
+from hirl.distributed.parallel import replace_norms
 from hirl.methods import register
 from hirl.methods.base import Encoder, Method, MethodOutput, Step, frozen_copy, in_full_precision, update_average
-from hirl.ranks import gather, share, world_size
-from hirl.training.parallel import replace_norms
 
 
 @in_full_precision

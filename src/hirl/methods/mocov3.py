@@ -15,6 +15,7 @@ from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 
 from hirl.config import MoCoV3Config
+from hirl.distributed.collectives import gather, rank
 from hirl.methods import register
 from hirl.methods.base import (
     Encoder,
@@ -26,7 +27,6 @@ from hirl.methods.base import (
     in_full_precision,
     update_average,
 )
-from hirl.ranks import gather, rank
 
 
 @in_full_precision

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from hirl.data.images import ImageSet, load_images
-from hirl.reporting.figures import FAINT, INK, LOSS, assignments, figure_file
-from hirl.reporting.runs import Run
+from hirl.reporting.runs import Run, assignments
+from hirl.reporting.style import FAINT, INK, LOSS, figure_file
 
 BRANCHES = {1: (12,), 2: (4, 3), 3: (3, 2, 2)}  # clusters shown per level, coarsest first: twelve rows of pictures
 PICTURES = 12

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,55 +15,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hirl.files import atomic_path
-from hirl.reporting.runs import Run, level_names, method_title, open_runs, pairs
+from hirl.reporting.atlas import atlas
+from hirl.reporting.runs import Run, assignments, level_names, method_title, open_runs, pairs
+from hirl.reporting.style import BASELINE, CONTROL_LINE, HIRL, INK, LEVEL_COLOURS, LOSS, figure_file
 from hirl.reporting.table import WHOLE_NETWORK, Metric, Row, Table, read_summary, tabulate
-
-# Blue and vermilion stay apart for every kind of colour vision; the baseline is what it is compared with: grey.
-BASELINE, HIRL, LOSS, INK, FAINT = "#8b929c", "#1f5fa8", "#cc4b1c", "#24292f", "#dfe3e8"
-CONTROL_LINE = {"color": "#b9922f", "linewidth": 1.4, "linestyle": (0, (2, 1.2))}
-LEVEL_COLOURS = ("#1f5fa8", "#3c9ab2", "#cc7a29", "#8b929c")  # finest first
-LOOK = {
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
-    "savefig.bbox": "tight",
-    "savefig.pad_inches": 0.12,
-    "font.size": 8.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": "#9aa1ab",
-    "axes.linewidth": 0.7,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "xtick.color": "#57606a",
-    "ytick.color": "#57606a",
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "lines.linewidth": 1.5,
-}
-
-
-@contextmanager
-def figure_file(path: str | Path, **kwargs: object) -> Iterator[Figure]:
-    """A figure in the common look, written whole to `path` when the block ends well."""
-    with plt.rc_context(LOOK):
-        figure = plt.figure(layout="constrained", **kwargs)
-        try:
-            yield figure
-            with atomic_path(path) as temporary:
-                # No date, no version: the same numbers give the same bytes.
-                figure.savefig(temporary, format="png", metadata={"Software": None})
-        finally:
-            plt.close(figure)
-
 
 # --- gains ------------------------------------------------------------------------------------------------------------
 
@@ -215,13 +169,6 @@ def _labels(study_folder: str | Path) -> np.ndarray:
     return np.asarray(load_images(Path(study_folder) / "data", "train").labels)
 
 
-def assignments(snapshot: Path) -> np.ndarray:
-    """A snapshot's clusters, int [N, L], finest first."""
-    from hirl.hierarchy.tree import SemanticTree
-
-    return SemanticTree.load(snapshot).assignments.numpy()
-
-
 def _tree_column(column: Sequence[Axes], run: Run, labels: np.ndarray) -> None:
     from sklearn.metrics import normalized_mutual_info_score as nmi
 
@@ -265,8 +212,6 @@ def _size_bins(tree: np.ndarray) -> np.ndarray:
 
 def draw_figures(study_folder: str | Path, runs: Sequence[str]) -> list[Path]:
     """Draws every figure that the study's runs allow into its figures folder; returns the files."""
-    from hirl.reporting.atlas import atlas
-
     study_folder, opened = Path(study_folder), open_runs(study_folder, runs)
     folder, drawn = study_folder / "figures", []
     chosen = [gains]

@@ -13,11 +13,11 @@ import pandas as pd
 from docutils.core import publish_parts
 
 from hirl.files import read_json, write_text
-from hirl.record import read_record
-from hirl.reporting.figures import LOOK
 from hirl.reporting.paper import compare
 from hirl.reporting.runs import Run, backbone_title, method_title, open_runs, pairs
+from hirl.reporting.style import LOOK
 from hirl.reporting.table import PARTS, Metric, Table, hierarchy_table, read_summary, tabulate
+from hirl.tracking.record import read_record
 
 CAPTIONS = Path(__file__).resolve().parents[3] / "workflow" / "report"
 TITLES = {"gains": "Gains", "training": "Training", "hierarchy": "Semantic trees"}

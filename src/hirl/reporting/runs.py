@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hirl.files import read_json
@@ -144,3 +145,10 @@ def level_names(study_folder: str | Path) -> list[str]:
     """Names of the data's class levels, finest first; empty where the data was not prepared here."""
     manifest = Path(study_folder) / "data" / "manifest.json"
     return read_json(manifest)["levels"] if manifest.exists() else []
+
+
+def assignments(snapshot: Path) -> np.ndarray:
+    """A snapshot's clusters, int [N, L], finest first."""
+    from hirl.hierarchy.tree import SemanticTree
+
+    return SemanticTree.load(snapshot).assignments.numpy()

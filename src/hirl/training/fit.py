@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from hirl.config import TrainingConfig
+from hirl.distributed.collectives import from_first, is_first, mean
+from hirl.distributed.device import choose_precision, seed_step
+from hirl.distributed.parallel import parallel, synchronise
 from hirl.files import locked
-from hirl.ranks import from_first, is_first, mean
-from hirl.training.blocks import set_up_blocks
+from hirl.models.blocks import set_up_blocks
 from hirl.training.checkpoint import load_checkpoint, save_checkpoint
-from hirl.training.device import choose_precision, seed_step
 from hirl.training.optimizers import build_optimizer, set_rates
-from hirl.training.parallel import parallel, synchronise
 from hirl.training.schedules import learning_rate, weight_decay
 
 SECONDS_BETWEEN_LINES = 30  # of progress within an epoch

@@ -20,25 +20,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hirl.backbones import build_backbone
 from hirl.config import RunConfig, digest
+from hirl.config.plugins import load_plugins
 from hirl.data.images import load_images
 from hirl.data.loader import check_shared_evenly, epoch_batches, ordered_batches
 from hirl.data.views import Views, evaluation_view
+from hirl.distributed.collectives import from_first, gather_shards, is_first, mean, shard, world_size
+from hirl.distributed.device import choose_device, choose_precision, seed_step
+from hirl.distributed.parallel import parallel, synchronise
 from hirl.files import atomic_path, locked, make_folder, read_json, sha256, write_json
 from hirl.hierarchy.wrapper import HIRL
-from hirl.methods import create_method, load_plugins
+from hirl.methods import create_method
 from hirl.methods.base import Method, MethodOutput, Step
-from hirl.ranks import from_first, gather_shards, is_first, mean, shard, world_size
-from hirl.record import Follower, Recorder
-from hirl.tokenizer import load_tokenizer
-from hirl.training.blocks import set_up_blocks
+from hirl.models.backbones import build_backbone
+from hirl.models.blocks import set_up_blocks
+from hirl.models.tokenizer import load_tokenizer
+from hirl.models.weights import save_weights
+from hirl.tracking.record import Follower, Recorder
 from hirl.training.checkpoint import load_checkpoint, save_checkpoint
-from hirl.training.device import choose_device, choose_precision, seed_step
 from hirl.training.optimizers import build_optimizer, set_rates
-from hirl.training.parallel import parallel, synchronise
 from hirl.training.schedules import learning_rate, weight_decay
-from hirl.weights import save_weights
 
 SECONDS_BETWEEN_LINES = 30  # of progress within an epoch
 FIRST_COLUMNS = ("epoch", "loss", "image_loss", "path_loss", "learning_rate", "images_per_second", "seconds")

@@ -1,0 +1,1 @@
+"""What several processes of one training share: collectives, parallel layers, launching, devices."""

@@ -1,0 +1,110 @@
+"""A network on several ranks: averaged gradients, statistics of the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from hirl.distributed.collectives import share, world_size
+
+
+def parallel(network: nn.Module) -> nn.Module:
+    """The network with its gradients averaged over the ranks; its parameters must be those that ever take gradients.
+
+    Buffers stay each rank's own: those of batch norm agree, as the ranks' statistics do (`synchronise`).
+    """
+    if world_size() == 1:
+        return network
+    return DistributedDataParallel(network, forward_sync_buffers=False, find_unused_parameters=True)
+
+
+def synchronise(network: nn.Module) -> nn.Module:
+    """Statistics of batch norm over the batch of all ranks, and paths dropped independently on each; in place.
+
+    Norms of a kind of their own, as MoCo v2 has, stay.
+    """
+    if world_size() == 1:
+        return network
+    replace_norms(network, nn.SyncBatchNorm if torch.cuda.is_available() else _SyncBatchNorm)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, DropPath):
+                setattr(module, name, _DropPath(child.drop_prob, child.scale_by_keep))
+    return network
+
+
+def replace_norms(network: nn.Module, kind: Callable[[int, float, float, bool], _BatchNorm]) -> None:
+    """Makes torch's batch norms in a network into another kind, with their own parameters and buffers; in place."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            replaced = kind(child.num_features, child.eps, child.momentum, child.affine)
+            for key, values in [*child.named_parameters(), *child.named_buffers()]:
+                setattr(replaced, key, values)
+            setattr(network, name, replaced.train(child.training))
+        else:
+            replace_norms(child, kind)
+
+
+class _SyncBatchNorm(_BatchNorm):
+    """Batch norm over all ranks on a CPU, which torch's refuses; as there, the variance kept is unbiased."""
+
+    def _check_input_dim(self, values: Tensor) -> None:
+        """Any that has channels."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(values)
+        self.num_batches_tracked.add_(1)
+        dims = [0, *range(2, values.ndim)]
+        number = _sum(torch.tensor(float(values.numel() // values.shape[1])))  # pictures of scenes differ in size
+        centre = _sum(values.float().sum(dims, keepdim=True)) / number
+        centred = values.float() - centre
+        variance = _sum(centred.square().sum(dims, keepdim=True)) / number
+        with torch.no_grad():
+            self.running_mean.lerp_(centre.flatten(), self.momentum)
+            self.running_var.lerp_(variance.flatten() * number / (number - 1), self.momentum)
+        normalised = centred * (variance + self.eps).rsqrt()
+        if self.affine:
+            weight, bias = (part.view(-1, *[1] * len(dims[1:])) for part in (self.weight, self.bias))
+            normalised = normalised * weight + bias
+        return normalised.to(values.dtype)
+
+
+def global_mean(values: Tensor) -> Tensor:
+    """The mean over the ranks, with gradient."""
+    return values if world_size() == 1 else _sum(values) / world_size()
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the ranks, which is that of the gradients as well."""
+
+    @staticmethod
+    def forward(_context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(_context, gradient)
+
+
+_sum = _Sum.apply
+
+
+class _DropPath(DropPath):
+    """timm's, drawn for the batch of all ranks: generators stay in step, and no two images share their draws."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        if not self.training or not self.drop_prob:
+            return values
+        keep = 1 - self.drop_prob
+        kept = values.new_empty(world_size() * len(values), *[1] * (values.ndim - 1)).bernoulli_(keep)
+        return values * share(kept.div_(keep) if self.scale_by_keep else kept)

@@ -1,0 +1,265 @@
+"""Mask R-CNN on the backbones: torchvision's parts, and what joins them to a ResNet or a plain ViT.
+
+Detectors take lists of images in [0, 1], [3, H, W] of any size, and of targets: boxes [N, 4], labels [N] from 1 on and
+masks [N, H, W]. In training they give a dictionary of losses, else each image's boxes, labels, scores and masks.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import partial
+from math import log2
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from hirl.config import DetectionConfig
+from hirl.data.views import MEAN, STD
+from hirl.models.backbones import ViT
+
+ASPECTS = (0.5, 1.0, 2.0)  # of anchors: height over width
+C4_SIZES = 5  # of anchors on the one map of a C4, each double the one before
+
+
+def build_detector(
+    backbone: ResNet | ViT, config: DetectionConfig, categories: int, image_size: int
+) -> GeneralizedRCNN:
+    """Mask R-CNN on a backbone, which becomes part of it: its weights are the detector's start.
+
+    Args:
+        categories: to tell apart, the background not among them.
+        image_size: side of the pictures the backbone learnt from; a box of this size is looked at on the map a
+            classifier would look at, of the last stage but one of a ResNet, of the patches of a ViT.
+
+    Raises:
+        ValueError: the configuration asks for C4 where there is no fourth stage.
+
+    Source: Mask R-CNN (arXiv 1703.06870); FPN (arXiv 1612.03144, equation 1); ViTDet (arXiv 2203.16527)
+    """
+    if config.neck == "c4" and isinstance(backbone, ResNet):
+        trunk, heads = Stage4(backbone), _c4_heads(backbone, config, categories)
+        sizes = [tuple(config.anchor_size << step for step in range(C4_SIZES))]
+    else:
+        trunk = (SimplePyramid if isinstance(backbone, ViT) else ResNetPyramid)(backbone, config.channels)
+        heads = _pyramid_heads(trunk.strides, config, categories, image_size)
+        sizes = [(config.anchor_size << level,) for level in range(len(trunk.strides) + 1)]
+    rpn = _region_proposals(trunk.out_channels, sizes, config)
+    resize = GeneralizedRCNNTransform(config.short_sides, config.long_side, MEAN, STD, size_divisible=trunk.strides[-1])
+    return GeneralizedRCNN(trunk, rpn, heads, resize)
+
+
+# --- trunks: images [B, 3, H, W] -> maps by name, finest first; boxes are pooled from those that `strides` tells of ---
+
+
+class ResNetPyramid(nn.Module):
+    """A feature pyramid on all stages of a ResNet; the coarsest map, for proposals only, is subsampled."""
+
+    def __init__(self, backbone: ResNet, channels: int):
+        super().__init__()
+        stages = _stages(backbone)
+        self.strides = [_stem_stride(backbone) << level for level in range(len(stages))]
+        self.out_channels = channels
+        self.body = IntermediateLayerGetter(backbone, {f"layer{level + 1}": str(level) for level in range(len(stages))})
+        self.fpn = FeaturePyramidNetwork(stages, channels, LastLevelMaxPool())
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The maps of every level."""
+        return self.fpn(self.body(images))
+
+
+class Stage4(nn.Module):
+    """A ResNet up to its last stage but one, of stride 16 and detectron2's fourth; the last belongs to the heads.
+
+    Raises:
+        ValueError: the network has three stages.
+    """
+
+    def __init__(self, backbone: ResNet):
+        super().__init__()
+        if len(_stages(backbone)) < 4:
+            raise ValueError("evaluation.detection.neck is c4, but the backbone has three stages: set it to fpn")
+        self.strides = [_stem_stride(backbone) << 2]
+        self.out_channels = _stages(backbone)[2]
+        self.body = IntermediateLayerGetter(backbone, {"layer3": "0"})
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The one map."""
+        return self.body(images)
+
+
+class SimplePyramid(nn.Module):
+    """Maps of 1/4 to 2 times the patch's stride, all from the last block's, and a subsampled one for proposals.
+
+    The maps come before the ViT's last norm, as in the paper: each level has norms of its own. Strides below 2, of
+    small patches, are left out: a ResNet's first map is no finer.
+
+    Source: ViTDet (arXiv 2203.16527, section 3)
+    """
+
+    def __init__(self, backbone: ViT, channels: int):
+        super().__init__()
+        patch, dim = backbone.patch_embed.patch_size[0], backbone.embed_dim
+        assert patch in (4, 8, 16), "maps are doubled and halved"
+        backbone.norm = nn.Identity()
+        self.body = backbone
+        self.strides = [stride for stride in (patch // 4, patch // 2, patch, 2 * patch) if stride > 1]
+        self.levels = nn.ModuleList(_pyramid_level(dim, patch / stride, channels) for stride in self.strides)
+        self.out_channels = channels
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The maps of every level."""
+        sides = [side // self.body.patch_embed.patch_size[0] for side in images.shape[2:]]
+        patches = self.body.tokens(images)[:, 1:].transpose(1, 2).unflatten(2, sides)
+        maps = OrderedDict((str(number), level(patches)) for number, level in enumerate(self.levels))
+        return maps | {"pool": F.max_pool2d(maps[str(len(self.levels) - 1)], 1, stride=2)}
+
+
+def _pyramid_level(dim: int, scale: float, channels: int) -> nn.Sequential:
+    """From the patches' map to one of `scale` times its resolution."""
+    layers: list[nn.Module] = []
+    if scale == 4:
+        layers += [nn.ConvTranspose2d(dim, dim // 2, 2, stride=2), LayerNorm2d(dim // 2), nn.GELU()]
+        dim //= 2
+    if scale >= 2:
+        layers += [nn.ConvTranspose2d(dim, dim // 2, 2, stride=2)]
+        dim //= 2
+    if scale < 1:
+        layers += [nn.MaxPool2d(2)]
+    layers += [nn.Conv2d(dim, channels, 1, bias=False), LayerNorm2d(channels)]
+    return nn.Sequential(*layers, nn.Conv2d(channels, channels, 3, padding=1, bias=False), LayerNorm2d(channels))
+
+
+def _stages(backbone: ResNet) -> list[int]:
+    """The channels of each stage."""
+    stages = [getattr(backbone, info["module"]) for info in backbone.feature_info if "layer" in info["module"]]
+    channels = [info["num_chs"] for info in backbone.feature_info if "layer" in info["module"]]
+    return [width for width, stage in zip(channels, stages, strict=True) if not isinstance(stage, nn.Identity)]
+
+
+def _stem_stride(backbone: ResNet) -> int:
+    return backbone.conv1.stride[0] * (1 if isinstance(backbone.maxpool, nn.Identity) else 2)
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
+
+
+def _region_proposals(channels: int, sizes: list[tuple[int, ...]], config: DetectionConfig) -> RegionProposalNetwork:
+    """Proposals from all maps of a trunk, `sizes` the sides of each map's anchors."""
+    anchors = AnchorGenerator(sizes, (ASPECTS,) * len(sizes))
+    return RegionProposalNetwork(
+        anchors,
+        RPNHead(channels, anchors.num_anchors_per_location()[0]),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n=dict(zip(("training", "testing"), config.candidates, strict=True)),
+        post_nms_top_n=dict(zip(("training", "testing"), config.proposals, strict=True)),
+        nms_thresh=0.7,
+    )
+
+
+def _region_heads(heads: type[RoIHeads], config: DetectionConfig, **parts: Any) -> RoIHeads:
+    """Box and mask heads with the thresholds of the paper."""
+    return heads(
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=config.regions,
+        positive_fraction=0.25,
+        bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
+        score_thresh=0.05,
+        nms_thresh=0.5,
+        detections_per_img=100,
+        **parts,
+    )
+
+
+def _pyramid_heads(strides: list[int], config: DetectionConfig, categories: int, image_size: int) -> RoIHeads:
+    """Two hidden layers for boxes, four convolutions for masks."""
+    levels = [str(level) for level in range(len(strides))]
+    level = int(log2(strides[-2]))
+    pool = partial(MultiScaleRoIAlign, levels, sampling_ratio=2, canonical_scale=image_size, canonical_level=level)
+    width = config.channels
+    return _region_heads(
+        RoIHeads,
+        config,
+        box_roi_pool=pool(7),
+        box_head=TwoMLPHead(width * 7**2, config.box_dim),
+        box_predictor=FastRCNNPredictor(config.box_dim, categories + 1),
+        mask_roi_pool=pool(14),
+        mask_head=MaskRCNNHeads(width, (width,) * 4, dilation=1),
+        mask_predictor=MaskRCNNPredictor(width, width, categories + 1),
+    )
+
+
+def _c4_heads(backbone: ResNet, config: DetectionConfig, categories: int) -> RoIHeads:
+    """The last stage and a norm of its own, shared by boxes and masks."""
+    width = backbone.num_features
+    return _region_heads(
+        C4Heads,
+        config,
+        box_roi_pool=MultiScaleRoIAlign(["0"], 14, sampling_ratio=2),
+        box_head=nn.Sequential(OrderedDict(res5=backbone.layer4, norm=nn.BatchNorm2d(width))),
+        box_predictor=FastRCNNPredictor(width, categories + 1),
+        mask_predictor=MaskRCNNPredictor(width, config.channels, categories + 1),
+    )
+
+
+class C4Heads(RoIHeads):
+    """Boxes and masks from the same maps of a region, computed once; boxes from their mean.
+
+    Source: Mask R-CNN (arXiv 1703.06870, figure 4, left), with the extra norm of MoCo (arXiv 1911.05722, appendix)
+    """
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """As torchvision's: what is found in each image, or the losses."""
+        if self.training:
+            return [], self._losses(features, proposals, image_shapes, targets)
+        logits, offsets = self.box_predictor(self._maps(features, proposals, image_shapes).mean(dim=(2, 3)))
+        boxes, scores, labels = self.postprocess_detections(logits, offsets, proposals, image_shapes)
+        masks = maskrcnn_inference(self.mask_predictor(self._maps(features, boxes, image_shapes)), labels)
+        found = zip(boxes, scores, labels, masks, strict=True)
+        return [dict(zip(("boxes", "scores", "labels", "masks"), parts, strict=True)) for parts in found], {}
+
+    def _losses(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        proposals, matches, labels, offsets = self.select_training_samples(proposals, targets)
+        maps = self._maps(features, proposals, image_shapes)
+        classifier, box = fastrcnn_loss(*self.box_predictor(maps.mean(dim=(2, 3))), labels, offsets)
+        objects = [label > 0 for label in labels]
+        mask = maskrcnn_loss(
+            self.mask_predictor(maps[torch.cat(objects)]),
+            [boxes[chosen] for boxes, chosen in zip(proposals, objects, strict=True)],
+            [target["masks"] for target in targets],
+            [target["labels"] for target in targets],
+            [match[chosen] for match, chosen in zip(matches, objects, strict=True)],
+        )
+        return {"loss_classifier": classifier, "loss_box_reg": box, "loss_mask": mask}
+
+    def _maps(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        return self.box_head(self.box_roi_pool(features, boxes, image_shapes))

@@ -1,0 +1,145 @@
+"""Visual tokens: what BEiT predicts. A tokenizer is a frozen network from images to ids of a vocabulary.
+
+There are two: the encoder of OpenAI's DALL-E, which BEiT's authors use, from a file of yours; and a small discrete VAE
+that is trained here where no file is given. B images, V tokens in the vocabulary, f pixels a side to each token.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hirl.distributed.collectives import share, world_size
+from hirl.distributed.parallel import global_mean
+from hirl.files import atomic_path
+from hirl.models import dall_e
+
+SHARPNESS = 5  # of the discrete VAE's scores: at 1 the Gumbel noise drowns them for epochs
+
+
+class Tokenizer:
+    """A frozen network that gives every square of `patch_size` pixels one of `vocabulary` tokens.
+
+    It is no module of the method that holds it: it takes no gradients, and checkpoints are without it.
+    """
+
+    def __init__(self, network: DiscreteVAE | dall_e.Encoder):
+        self.network = network.eval().requires_grad_(False)
+        self.vocabulary, self.patch_size = network.vocabulary, network.patch_size
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """The most likely tokens, int64 [B, H/f, W/f], of images [B, 3, H, W] in [0, 1]."""
+        return self.network.to(images.device)(images).argmax(dim=1)
+
+
+def load_tokenizer(path: Path | None) -> Tokenizer:
+    """A tokenizer from a file: one that was trained here, or DALL-E's encoder as .safetensors, .pt, .pth or .pkl.
+
+    DALL-E's encoder.pkl is a pickled module; its tensors are read, nothing in it is run.
+
+    Raises:
+        ValueError: there is no file, or it holds neither of the two whole.
+    """
+    if path is None or not path.is_file():
+        raise ValueError(
+            f"there is no tokenizer {path or ''}: make it with hirl tokenizer, or give one with --tokenizer"
+        )
+    state, sizes = _read_safetensors(path) if path.suffix == ".safetensors" else (dall_e.read_state(path), {})
+    if sizes.get("tokenizer") == "dvae":
+        network = DiscreteVAE(*(int(sizes[key]) for key in ("vocabulary", "width", "patch_size")))
+    elif "blocks.input.w" in state:
+        network = dall_e.Encoder(*dall_e.sizes(state))
+    else:
+        raise ValueError(f"{path} is no tokenizer: give one that hirl trained, or DALL-E's encoder.pkl")
+    expected = {key: value.shape for key, value in network.state_dict().items()}
+    wrong = [key for key in expected.keys() | state.keys() if key not in state or state[key].shape != expected.get(key)]
+    if wrong:
+        raise ValueError(f"{path} is no whole tokenizer: {', '.join(sorted(wrong)[:3])} missing or of another shape")
+    network.load_state_dict(state)
+    return Tokenizer(network)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is no readable tokenizer ({error}): make it again, or give another") from error
+
+
+# --- a discrete VAE of our own ----------------------------------------------------------------------------------------
+
+
+class DiscreteVAE(nn.Module):
+    """Images to scores of tokens; tokens, through a codebook, to images again.
+
+    Source: DALL-E (arXiv 2102.12092, section 2.1): a Gumbel softmax relaxes the choice of a token while it is learnt.
+    The error is squared, where DALL-E has a logit-Laplace likelihood.
+    """
+
+    def __init__(self, vocabulary: int, width: int, patch_size: int):
+        super().__init__()
+        self.vocabulary, self.width, self.patch_size = vocabulary, width, patch_size
+        stages = int(math.log2(patch_size))
+        down = [_halve(before, after) for before, after in pairwise([3, *[width] * stages])]
+        up = [layer for _ in range(stages) for layer in (nn.ConvTranspose2d(width, width, 4, 2, 1), nn.ReLU())]
+        self.encoder = nn.Sequential(*down, _Residual(width), nn.Conv2d(width, vocabulary, 1))
+        self.codebook = nn.Embedding(vocabulary, width)
+        self.decoder = nn.Sequential(_Residual(width), *up, nn.Conv2d(width, 3, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores [B, V, H/f, W/f] of images in [0, 1]."""
+        return SHARPNESS * self.encoder(2 * images - 1).float()
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Images in [0, 1], about, of distributions over the vocabulary, [B, V, H/f, W/f]."""
+        return (self.decoder(torch.einsum("bvhw,vd->bdhw", tokens, self.codebook.weight)) + 1) / 2
+
+    def loss(self, images: Tensor, temperature: float, kl_weight: float) -> Tensor:
+        """The squared error of what relaxed tokens decode to, and how far the batch is from using all tokens alike.
+
+        That is the divergence of its mean distribution from the uniform one, in nats. DALL-E has that of each token's
+        distribution, which works against the choice of one.
+        """
+        scores = self(images)
+        relaxed = F.softmax((scores + _gumbel_noise(scores)) / temperature, dim=1)
+        error = F.mse_loss(self.decode(relaxed), images)
+        mean = global_mean(F.softmax(scores, dim=1).mean(dim=(0, 2, 3)))
+        return error + kl_weight * (math.log(self.vocabulary) - torch.special.entr(mean).sum())
+
+
+def _gumbel_noise(scores: Tensor) -> Tensor:
+    """As torch's `gumbel_softmax` draws it, this rank's share of what is drawn for all."""
+    drawn = scores.new_empty(world_size() * len(scores), *scores.shape[1:]).exponential_()
+    return -share(drawn).log()
+
+
+def _halve(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(before, after, 4, 2, 1), nn.ReLU())
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.path = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU()
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps + self.path(maps)
+
+
+def save_tokenizer(network: DiscreteVAE, path: Path) -> None:
+    """Writes a discrete VAE, with its sizes as metadata."""
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    sizes = {key: str(getattr(network, key)) for key in ("vocabulary", "width", "patch_size")}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata={"tokenizer": "dvae"} | sizes)

@@ -1,0 +1,107 @@
+"""Steps of a run as they will be, on noise: what `hirl tune` and `hirl plan` measure.
+
+The network, its optimiser and its views are the run's own; images and clusters are drawn at random, so no data is
+needed, and reading and decoding image files is not in the times.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hirl.config import RunConfig
+from hirl.data.views import Views
+from hirl.distributed.device import choose_precision
+from hirl.hierarchy import SemanticTree
+from hirl.hierarchy.kmeans import products
+from hirl.hierarchy.wrapper import HIRL
+from hirl.methods.base import Method, Step
+from hirl.models.blocks import set_up_blocks
+from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
+from hirl.training.loop import build_method, take_step
+from hirl.training.optimizers import build_optimizer, set_rates
+
+PRODUCT = {"cuda": 8192, "cpu": 1024}  # rows and columns of the matrices whose product is timed
+
+
+class Rehearsal:
+    """A run's method and optimiser, and steps of its last epoch, when all of the method is under way."""
+
+    def __init__(self, config: RunConfig, device: torch.device, plugins: tuple[str, ...] = ()):
+        training = config.training
+        self.device, self.clip_norm = device, training.optimizer.clip_norm
+        self.dtype = choose_precision(training.precision, device)
+        self.method = _build(config, plugins).to(device, memory_format=torch.channels_last).train()
+        set_up_blocks(self.method, training)
+        if isinstance(self.method, HIRL):
+            self.method.tree = random_tree(self.method, training.batch_size).to(device)
+        self.optimizer = build_optimizer(self.method.parameter_groups(), training.optimizer)
+        set_rates(self.optimizer, 1e-6, 1e-6, 0.0)  # noise teaches nothing
+        self.at = Step(training.epochs - 1, 1, training.epochs, torch.arange(training.batch_size, device=device))
+        self.draw = _views(config, device)
+
+    def step(self) -> None:
+        """Takes one, views included."""
+        views = [view.to(memory_format=torch.channels_last) for view in self.draw()]
+        take_step(self.method, self.method, self.optimizer, views, self.at, self.dtype, self.clip_norm)
+
+    def seconds(self, steps: int) -> float:
+        """What so many steps take."""
+        return seconds(self.step, steps, self.device)
+
+
+def seconds(work: Callable[[], object], times: int, device: torch.device) -> float:
+    """What it takes to do something so many times, until the device is done."""
+    started = time.perf_counter()
+    for _ in range(times):
+        work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def product_rate(precision: str, device: torch.device) -> float:
+    """Operations per second of a product of two large matrices, in bf16, fp32 or a GPU's tf32: the best of several."""
+    side, dtype = PRODUCT[device.type], torch.bfloat16 if precision == "bf16" else torch.float32
+    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    with products("tf32" if precision == "tf32" else "ieee"):
+        return 2 * side**3 / min(seconds(lambda: one @ other, 1, device) for _ in range(10))
+
+
+def random_tree(method: HIRL, images: int) -> SemanticTree:
+    """As many clusters as the run has, of random directions and parents."""
+    numbers = method.config.num_clusters
+    centroids = tuple(F.normalize(torch.randn(number, method.embedding_dim), dim=1) for number in numbers)
+    parents = tuple(torch.randint(above, (number,)) for number, above in pairwise(numbers))
+    path = [torch.randint(numbers[0], (images,))]
+    for above in parents:
+        path.append(above[path[-1]])
+    return SemanticTree(centroids, parents, torch.stack(path, dim=1))
+
+
+def _build(config: RunConfig, plugins: tuple[str, ...]) -> Method:
+    """The method; one that uses a tokenizer gets an untrained one."""
+    if not config.uses_tokenizer:
+        return build_method(config, plugins)
+    sizes = config.model.tokenizer
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.safetensors"
+        save_tokenizer(DiscreteVAE(sizes.vocabulary, sizes.width, sizes.patch_size), path)
+        return build_method(config, plugins, path)
+
+
+def _views(config: RunConfig, device: torch.device) -> Callable[[], list[Tensor]]:
+    """Draws the views of one batch of noise; crops of files, which worker processes make, are cropped already."""
+    side, views = config.data.image_size, Views(config.views)
+    images = torch.randint(256, (config.training.batch_size, 3, side, side), dtype=torch.uint8, device=device)
+    if config.data.storage == "memory":
+        return lambda: views(images)
+    crops = views.crop(images)
+    return lambda: views.colour(crops)

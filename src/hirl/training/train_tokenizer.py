@@ -1,0 +1,96 @@
+"""Training of the discrete VAE whose tokens BEiT predicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hirl.config import RunConfig, TokenizerConfig, digest
+from hirl.data.images import ImageSet, load_images
+from hirl.data.loader import epoch_batches, ordered_batches
+from hirl.data.views import Views, denormalize
+from hirl.distributed.collectives import gather, is_first, world_size
+from hirl.distributed.device import choose_device
+from hirl.files import read_json
+from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
+from hirl.training.fit import fit
+
+
+def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> dict[str, float]:
+    """Trains a discrete VAE on the views of a method that uses a tokenizer, or goes on with it; writes it to `out`.
+
+    Args:
+        config: of any run of that method; one tokenizer serves all of them.
+        data: the prepared data.
+        out: a .safetensors.
+        scratch: keeps the resume state.
+
+    Returns:
+        What `measure` says of the validation images.
+
+    Raises:
+        ValueError: the method uses none, the data do not fit, or `fit` cannot go on.
+    """
+    if not config.uses_tokenizer:
+        raise ValueError(f"method {config.method} uses no tokenizer: name one that does, such as beit")
+    settings, device = config.model.tokenizer, choose_device()
+    images = load_images(data, "train")
+    torch.manual_seed(config.seed)
+    network = DiscreteVAE(settings.vocabulary, settings.width, settings.patch_size).to(device)
+    views = Views(config.views.model_copy(update={"global_crops": 1, "local_crops": 0}))
+    per_epoch = len(images) // settings.batch_size
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, float]]:
+        drawn = epoch_batches(images, settings.batch_size, config.seed, epoch, views, device)
+        for number, (_, (view,)) in enumerate(drawn, epoch * per_epoch):
+            yield denormalize(view), _temperature(settings, number / (per_epoch * settings.epochs))
+
+    def loss(batch: tuple[Tensor, float]) -> Tensor:
+        return network.train().loss(*batch, settings.kl_weight)
+
+    decides = [settings.model_dump(mode="json"), config.views.model_dump(mode="json"), config.seed]
+    fingerprint = digest([*decides, read_json(data / "manifest.json")["digest"]])
+    groups = [{"params": list(network.parameters())}]
+    fit("tokenizer", network, groups, batches, loss, settings, per_epoch, scratch, fingerprint, config.seed)
+    gauges = measure(network, load_images(data, "validation"), settings.batch_size, device)
+    if is_first():
+        save_tokenizer(network, out)
+        used, error = gauges["tokens_used"], gauges["error"]
+        print(
+            f"tokenizer  uses {used:.1f} of {settings.vocabulary} tokens, root mean squared error {error:.3f}",
+            flush=True,
+        )
+    return gauges
+
+
+def _temperature(settings: TokenizerConfig, progress: float) -> float:
+    start, end = settings.temperature
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@torch.no_grad()
+def measure(network: DiscreteVAE, images: ImageSet, batch_size: int, device: torch.device) -> dict[str, float]:
+    """How much of the vocabulary all images use, exp(entropy) in [1, V], and how well the tokens alone give them back.
+
+    Each rank looks at its shard of the images, and all are told of the whole.
+
+    Returns:
+        tokens_used, and error: the root mean square over pixels in [0, 1].
+    """
+    network.eval()
+    counts, squares, values = torch.zeros(network.vocabulary, device=device), 0.0, 0
+    for batch in ordered_batches(images, batch_size // world_size(), device):
+        pixels = batch.float() / 255
+        tokens = F.one_hot(network(pixels).argmax(dim=1), network.vocabulary).movedim(-1, 1).float()
+        counts += tokens.sum(dim=(0, 2, 3))
+        squares += (network.decode(tokens) - pixels).square().sum().item()
+        values += pixels.numel()
+    counts = gather(counts[None]).sum(dim=0)
+    squares, values = gather(torch.tensor([[squares, values]], dtype=torch.float64, device=device)).sum(dim=0).tolist()
+    used = torch.special.entr(counts / counts.sum()).sum().exp().item()
+    return {"tokens_used": used, "error": math.sqrt(squares / values)}

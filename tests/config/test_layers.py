@@ -1,0 +1,400 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from hirl.config import (
+    CONFIG_ROOT,
+    MODEL_CONFIGS,
+    FrozenTask,
+    TrainedTask,
+    expected_runs,
+    flatten,
+    load_study,
+    parse_override,
+    provenance,
+    read_yaml,
+    resolve,
+    resolve_control,
+)
+
+STUDIES = sorted(path.stem for path in (CONFIG_ROOT / "studies").glob("*.yaml"))
+TRAINED = [task.replace("-", "_") for task in get_args(TrainedTask)]
+RUNS = [(study, method) for study in STUDIES for method in load_study(study).methods]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Callable[[str], str]:
+    """Writes a study of one's own; returns its path."""
+
+    def write(text: str, name: str = "own") -> str:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def problem(call: Callable[[], object]) -> str:
+    """The one line that a user reads."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the caller looks at the words
+        call()
+    message = str(caught.value)
+    assert not isinstance(caught.value, ValidationError)
+    assert "\n" not in message
+    return message
+
+
+# --- what is shipped --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "method"), RUNS)
+def test_every_shipped_run_resolves(name: str, method: str) -> None:
+    for variant in ("baseline", "hirl"):
+        config = resolve(name, method, variant)
+        assert isinstance(config.model, MODEL_CONFIGS[config.algorithm])
+        assert config.training.effective_lr > 0
+
+
+@pytest.mark.parametrize(("name", "method"), RUNS)
+def test_baseline_and_hirl_differ_in_the_hierarchy_alone(name: str, method: str) -> None:
+    baseline, hirl = (flatten(resolve(name, method, v).model_dump(mode="json")) for v in ("baseline", "hirl"))
+    different = {key for key in baseline.keys() | hirl.keys() if baseline.get(key) != hirl.get(key)}
+    assert {key.split(".")[0] for key in different} == {"variant", "hierarchy"}
+    assert baseline["hierarchy"] is None
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_ROOT.glob("methods/*.yaml")), ids=lambda path: path.stem)
+def test_method_files_name_their_source_and_spell_out_their_method(path: Path) -> None:
+    content = read_yaml(path)
+    assert content["source"]
+    if "base" not in content:
+        assert set(content["model"]) == set(MODEL_CONFIGS[path.stem].model_fields)
+        assert set(content["evaluation"]) == set(TRAINED)
+
+
+def test_the_papers_study_runs_every_method_file_and_every_evaluation() -> None:
+    study = load_study("imagenet")
+    assert set(study.methods) == {path.stem for path in CONFIG_ROOT.glob("methods/*.yaml")}
+    assert set(study.tasks) == {*get_args(FrozenTask), *get_args(TrainedTask)}
+    assert study.variants == ("baseline", "hirl")
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+LAYERED = """
+methods:
+  mocov2:
+    training: {epochs: 7}
+    views: {jitter: {hue: 0.3}}
+  dino:
+all:
+  training: {epochs: 5, batch_size: 64}
+  hierarchy: {start_epoch: 1}
+  views: {jitter: {hue: 0.2, contrast: 0.1}}
+"""
+
+
+def test_later_layers_win_key_by_key(study) -> None:
+    path = study(LAYERED)
+    config = resolve(path, "mocov2", "hirl", 3, {"training.batch_size": 32, "hierarchy.num_clusters": [9, 3]})
+    assert (config.training.epochs, config.training.batch_size) == (7, 32)
+    jitter = config.views.jitter
+    assert (jitter.hue, jitter.contrast, jitter.brightness) == (0.3, 0.1, 0.4)  # method block, all, method file
+    assert config.hierarchy.num_clusters == (9, 3)
+    assert resolve(path, "dino", "hirl").training.epochs == 5
+    assert (config.name, config.study) == ("mocov2-hirl-s3", "own")
+
+
+def test_provenance_tells_each_values_layer(study) -> None:
+    found = {key: origin for key, _, origin in provenance(study(LAYERED), "mocov2", "hirl", 1, {"model.momentum": 0.5})}
+    expected = {
+        "training.epochs": "studies/own.yaml methods.mocov2",
+        "training.batch_size": "studies/own.yaml all",
+        "training.optimizer.base_lr": "methods/mocov2.yaml",
+        "training.precision": "default",
+        "model.momentum": "--set",
+        "seed": "the run",
+    }
+    assert {key: found[key] for key in expected} == expected
+    assert set(found) == set(flatten(resolve(study(LAYERED), "mocov2", "hirl").model_dump(mode="json")))
+
+
+def test_studies_take_their_own_keys_from_a_call(study) -> None:
+    config = load_study(study(LAYERED), {"methods": ["dino", "swav"], "seeds": [0, 1]})
+    assert list(config.methods) == ["dino", "swav"]
+    assert config.seeds == (0, 1)
+    assert load_study(study(LAYERED), {"methods": ["mocov2"]}).methods["mocov2"]["training"] == {"epochs": 7}
+
+
+def test_expected_runs_and_the_controls_configuration(study) -> None:
+    path = study(LAYERED)
+    names = ("mocov2-baseline-s0", "mocov2-hirl-s0", "dino-baseline-s0", "dino-hirl-s0")
+    assert expected_runs(path) == [*names, "untrained-resnet50-s0", "untrained-vit_base_patch16-s0"]
+    assert resolve_control(path, "vit_base_patch16").method == "dino"
+    assert "name one of its methods' backbones" in problem(lambda: resolve_control(path, "resnet18"))
+
+
+def test_the_effective_rate_is_derived_and_never_written_back(study) -> None:
+    config = resolve(study("methods: [mocov2]"), "mocov2", "hirl", 0, {"training.batch_size": 1024})
+    assert config.training.effective_lr == pytest.approx(0.12)
+    assert config.training.optimizer.base_lr == 0.03
+    with pytest.raises(ValidationError):
+        config.training.epochs = 3
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1.0e-4", ".0001", "1E-4", "+1e-4"])
+def test_floats_are_numbers_in_every_spelling(study, text: str) -> None:
+    path = study(f"methods: [mocov2]\nall: {{training: {{optimizer: {{base_lr: {text}}}}}}}")
+    config = resolve(path, "mocov2", "hirl")
+    assert config.training.optimizer.base_lr == pytest.approx(1e-4, rel=1e-15)
+    assert parse_override(f"training.optimizer.base_lr={text}")[1] == pytest.approx(1e-4, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a.b=3", 3),
+        ("a.b=[4, 2]", [4, 2]),
+        ("a.b=all", "all"),
+        ("a.b=true", True),
+        ("a.b=x=y", "x=y"),
+    ],
+)
+def test_overrides_are_read_as_yaml(text: str, value: Any) -> None:
+    assert parse_override(text) == ("a.b", value)
+
+
+# --- hashes -----------------------------------------------------------------------------------------------------------
+
+PLAIN = "methods: [mocov2]\nall: {training: {epochs: 5, batch_size: 64}, hierarchy: {start_epoch: 1}}\n"
+REWRITTEN = """# why
+all:
+  hierarchy: {start_epoch: 1}
+  training:
+    batch_size: 64  # fits
+    epochs: 5
+methods: [mocov2]
+"""
+
+
+def test_the_hash_sees_values_not_their_spelling(study) -> None:
+    first = resolve(study(PLAIN), "mocov2", "hirl").pretraining_hash
+    assert resolve(study(REWRITTEN), "mocov2", "hirl").pretraining_hash == first
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("training.epochs", 6), ("model.momentum", 0.5), ("hierarchy.negatives", "all"), ("views.jitter.hue", 0.2)],
+)
+def test_the_hash_changes_with_what_decides_the_weights(study, key: str, value: Any) -> None:
+    path = study(PLAIN)
+    changed = resolve(path, "mocov2", "hirl", 0, {key: value})
+    assert changed.pretraining_hash != resolve(path, "mocov2", "hirl").pretraining_hash
+
+
+def test_the_hash_of_a_baseline_knows_no_hierarchy_and_no_run_shares_anothers(study) -> None:
+    path = study(PLAIN)
+    runs = [("baseline", 0), ("hirl", 0), ("baseline", 1)]
+    hashes = [resolve(path, "mocov2", *run).pretraining_hash for run in runs]
+    assert len(set(hashes)) == 3
+    assert resolve(path, "mocov2", "baseline", 0, {"hierarchy.negatives": 5}).pretraining_hash == hashes[0]
+
+
+def test_evaluation_settings_have_hashes_of_their_own(study) -> None:
+    path = study(PLAIN)
+    first, second = (resolve(path, "mocov2", "hirl", 0, {"evaluation.knn.temperature": t}) for t in (0.07, 0.1))
+    assert first.pretraining_hash == second.pretraining_hash
+    assert first.task_hash("knn") != second.task_hash("knn")
+    assert first.task_hash("linear") == second.task_hash("linear")
+
+
+@pytest.mark.parametrize(
+    "key", ["evaluation.linear.epochs", "transfer_data.train_images", "scenes.train_images", "data.label_lists"]
+)
+def test_what_comes_after_the_training_does_not_decide_its_weights(study, key: str) -> None:
+    value = {1: "list.txt"} if key.endswith("lists") else 7
+    changed = resolve(study(PLAIN), "mocov2", "hirl", 0, {key: value})
+    assert changed.pretraining_hash == resolve(study(PLAIN), "mocov2", "hirl", 0).pretraining_hash
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        ({"training.epoch": 5}, ["unknown key 'training.epoch'", "epochs"]),
+        ({"training.optimizer.lr": 1}, ["unknown key 'training.optimizer.lr'", "base_lr"]),
+        ({"model.tau": 1}, ["unknown key 'model.tau'", "temperature"]),
+        ({"hierarchy.levels": 3}, ["unknown key 'hierarchy.levels'", "num_clusters"]),
+        ({"hierarchy.kmeans.niter": 3}, ["unknown key 'hierarchy.kmeans.niter'", "iterations"]),
+        ({"traning.epochs": 5}, ["unknown key 'traning'", "training"]),
+        ({"training.epochs": 0}, ["training.epochs = 0", "greater than or equal to 1"]),
+        ({"training.epochs": "many"}, ["training.epochs = 'many'", "integer"]),
+        ({"training.epochs.first": 1}, ["training.epochs", "integer"]),
+        ({"training.precision": "fp16"}, ["training.precision = 'fp16'", "'auto', 'fp32' or 'bf16'"]),
+        ({"model.momentum": 1.5}, ["model.momentum = 1.5", "less than or equal to 1"]),
+        ({"training.optimizer.base_lr": float("nan")}, ["training.optimizer.base_lr", "finite"]),
+        ({"hierarchy.num_clusters": [10, 30]}, ["num_clusters is [10, 30]", "fine to coarse"]),
+        ({"hierarchy.num_clusters": []}, ["num_clusters is []"]),
+        ({"hierarchy.negatives": "some"}, ["hierarchy.negatives = 'some'", "integer", "'all'"]),
+        ({"hierarchy": None}, ["hierarchy is empty", "baseline"]),
+        ({"views.global_scale": [0.9, 0.1]}, ["global_scale is [0.9, 0.1]", "[low, high]"]),
+        ({"seed": 4}, ["'seed' names a run"]),
+    ],
+    ids=lambda value: ".".join(value) if isinstance(value, dict) else "",
+)
+def test_a_wrong_setting_is_named_with_what_is_allowed(study, overrides: dict[str, Any], parts: list[str]) -> None:
+    path = study(PLAIN)
+    for variant in ("baseline", "hirl"):  # a baseline's hierarchy is read with the same care
+        message = problem(lambda v=variant: resolve(path, "mocov2", v, 0, overrides))
+        assert all(part in message for part in [*parts, "mocov2"]), message
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_hirl_run_that_ends_before_its_first_tree_is_refused_and_its_baseline_is_not(study, epochs: int) -> None:
+    short = {"training.epochs": epochs, "hierarchy.start_epoch": 2}
+    message = problem(lambda: resolve(study(PLAIN), "mocov2", "hirl", 0, short))
+    assert f"hierarchy.start_epoch is 2, but training.epochs is {epochs}: " in message
+    assert resolve(study(PLAIN), "mocov2", "baseline", 0, short).training.epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("methods: [mocov4]", ["'mocov4' is unknown", "mocov2, simsiam, swav, mocov3, dino, ibot, beit"]),
+        ("methods: [mocov2]\nseed: [0]", ["own.yaml", "unknown key 'seed'", "seeds"]),
+        ("methods: [mocov2]\ntasks: [knm]", ["own.yaml", "tasks.0 = 'knm'", "'knn'"]),
+        ("methods: [mocov2]\nvariants: [hirl, both]", ["variants.1 = 'both'"]),
+        ("- mocov2", ["own.yaml must hold a mapping"]),
+        ("methods: 3", ["own.yaml", "methods = 3"]),
+        ("methods: [mocov2", ["own.yaml is not valid YAML"]),
+        ("methods: {mocov2: {data: {image_size: 8}}}", ["methods.mocov2.data is not possible", "all.data"]),
+        ("methods: [mocov2]\nall: {trainig: {epochs: 3}}", ["unknown key 'trainig'"]),
+    ],
+)
+def test_a_wrong_study_is_named_with_what_is_allowed(study, text: str, parts: list[str]) -> None:
+    message = problem(lambda: resolve(study(text), "mocov2", "hirl"))
+    assert all(part in message for part in parts), message
+
+
+def test_unknown_names_are_answered_with_the_known_ones(study) -> None:
+    message = problem(lambda: resolve("imagnet", "mocov2", "hirl"))
+    assert all(name in message for name in ("no studies file 'imagnet'", *STUDIES))
+    assert "known: mocov2, simsiam" in problem(lambda: resolve(study(PLAIN), "moco", "hirl"))
+    assert "known: baseline, hirl" in problem(lambda: resolve(study(PLAIN), "mocov2", "both"))
+    assert "seed = -1" in problem(lambda: resolve(study(PLAIN), "mocov2", "hirl", -1))
+
+
+@pytest.mark.parametrize("text", ["epochs", "=3", "training.epochs=[1,"])
+def test_a_torn_override_is_named(text: str) -> None:
+    assert repr(text) in problem(lambda: parse_override(text))
+
+
+# --- a method of your own ---------------------------------------------------------------------------------------------
+
+PLUGIN = '''
+from hirl.config import Count, Section
+from hirl.methods import register
+from hirl.methods.base import Encoder, Method, MethodOutput
+from torch import nn
+
+
+class Config(Section):
+    embedding_dim: Count = 8
+
+
+@register("mean_teacherless", Config)
+class Own(Method):
+    """Pulls two views together."""
+
+    def __init__(self, backbone, config):
+        super().__init__()
+        self.embedding_dim = config.embedding_dim
+        self.encoder = Encoder(backbone, nn.Linear(backbone.num_features, config.embedding_dim))
+
+    @property
+    def backbone(self):
+        return self.encoder.backbone
+
+    def forward(self, views, step):
+        first, second = self.encoder(views[0]), self.encoder(views[1])
+        return MethodOutput((first - second).square().mean(), first)
+
+    def embed(self, images):
+        return self.encoder(images)
+'''
+
+
+@pytest.fixture
+def forget_plugins():
+    known = set(MODEL_CONFIGS)
+    yield
+    for name in MODEL_CONFIGS.keys() - known:
+        del MODEL_CONFIGS[name]
+
+
+@pytest.mark.usefixtures("forget_plugins")
+def test_a_method_of_your_own_is_one_python_file(study, tmp_path: Path) -> None:
+    from hirl.hierarchy.wrapper import HIRL
+    from hirl.methods import create_method
+    from hirl.models.backbones import build_backbone
+
+    (tmp_path / "own.py").write_text(PLUGIN)
+    settings = {
+        "methods": {"mean_teacherless": {"backbone": {"name": "resnet8"}, "model": {"embedding_dim": 4}}},
+        "plugins": [str(tmp_path / "own.py")],
+    }
+    path = study(yaml.safe_dump(settings))
+    config = resolve(path, "mean_teacherless", "hirl")
+    assert config.model.embedding_dim == 4
+    method = create_method(config.method, build_backbone(config.backbone, 32), config.model)
+    assert HIRL(method, config.hierarchy, 0).embedding_dim == 4
+    assert "unknown key 'model.dim'" in problem(lambda: resolve(path, "mean_teacherless", "hirl", 0, {"model.dim": 4}))
+
+
+def test_without_the_repositorys_config_folder_nothing_resolves(study, tmp_path: Path, monkeypatch) -> None:
+    path = study(PLAIN)
+    monkeypatch.setattr("hirl.config.layers.CONFIG_ROOT", tmp_path / "config")
+    message = problem(lambda: resolve(path, "mocov2", "hirl"))
+    assert f"{tmp_path}/config is missing: install hirl from a clone" in message
+
+
+def test_a_missing_plugin_is_named(study) -> None:
+    text = "methods: [own_method]\nplugins: [absent.py]"
+    assert "plugin absent.py is missing" in problem(lambda: load_study(study(text)))
+
+
+def test_configuration_costs_no_torch() -> None:
+    code = "import sys, hirl.config as c, hirl.files; c.resolve('demo', 'dino', 'hirl'); print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
+
+
+def test_a_study_may_start_from_another(study) -> None:
+    base = study("methods: {dino: {training: {epochs: 9, batch_size: 32}}}\nall: {data: {image_size: 8}}", "base")
+    path = study(f"base: {base}\nmethods: {{dino: {{training: {{epochs: 4}}}}}}\nseeds: [7]")
+    config = resolve(path, "dino", "baseline")
+    assert (config.training.epochs, config.training.batch_size, config.data.image_size) == (4, 32, 8)
+    assert load_study(path).seeds == (7,)
+
+
+def test_a_method_named_without_settings_keeps_those_of_the_base(study) -> None:
+    base = study("methods: {dino: {training: {epochs: 50}}}", "base")
+    for named in ("{dino: }", "[dino]"):
+        assert resolve(study(f"base: {base}\nmethods: {named}"), "dino", "hirl").training.epochs == 50
+
+
+def test_a_base_stands_alone(study) -> None:
+    first = study("methods: [dino]", "first")
+    second = study(f"base: {first}", "second")
+    message = problem(lambda: load_study(study(f"base: {second}", "third")))
+    assert f"{second} is the base of a study and has base" in message

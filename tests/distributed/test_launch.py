@@ -1,0 +1,120 @@
+"""One process or many: which GPUs a job takes, and what becomes of ranks that crash or find a mistake."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from hirl.distributed.launch import gpus, lease, visible_gpus
+from hirl.training.loop import pretrain
+from tests.run_on_ranks import on_two_ranks
+
+CARDS = ["a", "b", "c"]
+CLOCK = ["seconds", "images_per_second", "memory_mb"]  # the columns that no two trainings share
+
+
+# --- GPUs -------------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_take_gpus_that_are_free(tmp_path):
+    with lease(CARDS, 1, tmp_path) as one, lease(CARDS, 2, tmp_path) as two:
+        assert (one, two) == (["a"], ["b", "c"])
+
+
+def test_jobs_share_the_least_used_when_all_are_taken(tmp_path):
+    with lease(CARDS, 3, tmp_path), lease(CARDS, 1, tmp_path) as fourth, lease(CARDS, 2, tmp_path) as fifth:
+        assert (fourth, fifth) == (["a"], ["b", "c"])
+        with lease(CARDS, 2, tmp_path) as sixth:  # never the same twice for one job
+            assert sixth == ["a", "b"]
+
+
+def test_a_gpu_is_free_again_when_its_job_ends(tmp_path):
+    with lease(CARDS, 3, tmp_path):
+        pass
+    holder = f"""
+import os
+from pathlib import Path
+from hirl.distributed.launch import lease
+with lease({CARDS}, 2, Path({str(tmp_path)!r})):
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", holder]).returncode == -9
+    with lease(CARDS, 1, tmp_path) as taken:
+        assert taken == ["a"]
+
+
+def test_a_job_sees_the_gpus_it_took(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5")
+    with gpus(2):
+        assert visible_gpus() == ["2", "3"]
+
+
+@pytest.mark.parametrize("named", ["", "-1"])
+def test_hidden_gpus_are_none(monkeypatch, named):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == []
+    with gpus(4):  # ranks on the CPU
+        pass
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ValueError, match="--ranks 3 needs as many GPUs, and 2 can be seen"), gpus(3):
+        pass
+
+
+# --- ranks ------------------------------------------------------------------------------------------------------------
+
+
+def start(study: Path | str, data: Path, home: Path, *settings: str) -> subprocess.Popen[str]:
+    """`hirl pretrain` of a tiny run on two ranks."""
+    folders = ("--data", data, "--out", home / "out", "--scratch", home / "scratch")
+    run = ("--study", study, "--method", "simsiam", "--variant", "hirl", *settings)
+    command = [sys.executable, "-m", "hirl.cli", "pretrain", *map(str, (*run, *folders)), "--ranks", "2"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def kill_second_rank(launcher: int, once_there: Path) -> None:
+    """kill -9 for the rank, as soon as a file is there."""
+    deadline = time.monotonic() + 300
+    while not once_there.exists():
+        assert time.monotonic() < deadline, f"no {once_there} in five minutes"
+        time.sleep(0.005)
+    (second,) = (rank for rank in psutil.Process(launcher).children() if rank.environ()["RANK"] == "1")
+    second.kill()
+
+
+def test_ranks_of_which_one_is_killed_go_on_to_the_same_numbers(tiny_study, tiny_run, tiny_data, tmp_path):
+    call = start(tiny_study, tiny_data, tmp_path)
+    kill_second_rank(call.pid, once_there=tmp_path / "scratch" / "checkpoint00001.pt")
+    said, errors = call.communicate()
+    assert call.returncode == 0, errors
+    assert said.count("goes on after epoch 1/3") == 1, said
+    assert said.count("epoch 3/3  loss") == 1  # the first rank alone is heard
+    assert "exitcode: -9" in errors
+
+    on_two_ranks(pretrain, tiny_run("simsiam", "hirl"), tiny_data, tmp_path / "whole", tmp_path / "undisturbed")
+    killed, whole = (pd.read_csv(tmp_path / name / "history.csv").drop(columns=CLOCK) for name in ("out", "whole"))
+    pd.testing.assert_frame_equal(killed, whole, check_exact=True)
+
+
+def test_a_mistake_that_one_rank_finds_ends_all_in_one_line(tiny_study, tiny_data, tmp_path):
+    (tmp_path / "plugin.py").write_text(
+        'from hirl.distributed.collectives import rank\nif rank() == 1:\n    raise ValueError("image 7 is cut short")\n'
+    )
+    study = tmp_path / "tiny.yaml"
+    study.write_text(f"plugins: [{tmp_path}/plugin.py]\n{Path(tiny_study).read_text()}")
+    call = start(study, tiny_data, tmp_path)
+    _, errors = call.communicate(timeout=300)
+    assert call.returncode == 2
+    assert [line for line in errors.splitlines() if "Warning" not in line] == ["hirl: image 7 is cut short"]

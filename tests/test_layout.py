@@ -1,0 +1,79 @@
+"""Imports of src/hirl point down: a room imports only from the rooms below it."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "hirl"
+FLOORS = (  # top to bottom; rooms of one floor know nothing of each other
+    ("cli",),
+    ("reporting", "planning", "evaluation"),
+    ("training",),
+    ("hierarchy",),
+    ("methods",),
+    ("models",),
+    ("data",),
+    ("distributed", "tracking"),
+    ("config",),
+    ("files",),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def module_name(file: Path) -> str:
+    """`hirl.data.views` of src/hirl/data/views.py."""
+    return ".".join(("hirl", *file.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+FILES = {module_name(file): file for file in sorted(SOURCE.rglob("*.py"))}
+
+
+def imports(module: str) -> set[str]:
+    """The modules of src/hirl that a module imports, anywhere in it but for type checkers alone."""
+    found: set[str] = set()
+    tree = ast.parse(FILES[module].read_text())
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in FILES else node.module for name in names}
+    return found & FILES.keys() - {module}
+
+
+def room(module: str) -> str:
+    """`data` of hirl.data.views; the package itself is above all."""
+    return module.split(".")[1] if "." in module else "cli"
+
+
+def test_only_two_files_lie_outside_the_rooms():
+    assert {file.name for file in SOURCE.glob("*.py")} == {"__init__.py", "cli.py", "files.py"}
+
+
+def test_every_room_has_its_floor():
+    assert {room(module) for module in FILES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_point_down(module):
+    upward = [
+        other for other in imports(module) if room(other) != room(module) and FLOOR[room(other)] <= FLOOR[room(module)]
+    ]
+    assert not upward
+
+
+def test_no_imports_run_in_a_circle():
+    order = TopologicalSorter({module: imports(module) for module in FILES if FILES[module].name != "__init__.py"})
+    assert list(order.static_order())

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
 SERVER_IMPORTS = ["pytest", "torch.distributed", "hirl.evaluation.finetune", "hirl.distributed.parallel"]
-PATIENCE = timedelta(minutes=2)  # a rank that waits in vain for the other fails its test
+TIMEOUT = timedelta(minutes=2)  # a rank that waits in vain for the other fails its test
 
 
 def on_ranks(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -43,7 +43,7 @@ def _run(rank: int, count: int, folder: Path, function: Callable[..., Any], argu
     set_start_method("fork", force=True)  # of loaders' workers, as anywhere else
     torch.set_num_threads(1)
     if count > 1:
-        dist.init_process_group("gloo", f"file://{folder}/store", PATIENCE, count, rank)
+        dist.init_process_group("gloo", f"file://{folder}/store", TIMEOUT, count, rank)
     torch.save(function(*arguments), folder / f"{rank}.pt")
     if count > 1:
         dist.destroy_process_group()  # not after an error: it would wait for the others

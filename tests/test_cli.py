@@ -128,7 +128,7 @@ def test_a_configuration_is_shown_with_the_origin_of_every_value(tiny_study, cap
 
 def test_a_run_from_images_to_its_evaluations(tiny_study, tiny_data, tmp_path, monkeypatch, refused) -> None:
     from hirl.files import read_json
-    from hirl.tracking.mlflow import mlflow as tracking
+    from hirl.tracking import mlflow as tracking
 
     monkeypatch.setattr(tracking, "live_run", lambda *_: None)  # no tracker is asked to listen
     short = ("--set", "training.epochs=1", "--set", "hierarchy.start_epoch=0")

@@ -21,12 +21,12 @@ from hirl.config import (
     resolve_control,
     study_name,
 )
-from hirl.distributed.launch import as_rank, gpus, is_first, is_launched, launch
+from hirl.distributed.launch import as_rank, gpus, is_launched, is_main_process, launch
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hirl.evaluation.run import Subject
+    from hirl.evaluation.run import EvaluationTarget
 
 FROZEN: tuple[str, ...] = get_args(FrozenTask)
 TRAINED: tuple[str, ...] = get_args(TrainedTask)
@@ -122,7 +122,7 @@ def pretrain_run(args: argparse.Namespace) -> None:
     from hirl.tracking.mlflow import live_run
     from hirl.training.loop import pretrain
 
-    follower = live_run(config.name, config.model_dump(mode="json")) if is_first() else None
+    follower = live_run(config.name, config.model_dump(mode="json")) if is_main_process() else None
     pretrain(config, args.data, args.out, args.scratch, follower, load_study(args.study).plugins, args.tokenizer)
 
 
@@ -153,10 +153,10 @@ def tune(args: argparse.Namespace) -> None:
 
 def extract_features(args: argparse.Namespace) -> None:
     """Writes the features of a run's backbone, or of an untrained one."""
-    subject = _subject(args)
+    target = _evaluation_target(args)
     from hirl.evaluation.run import extract_features
 
-    if (features := extract_features(subject)) is not None:
+    if (features := extract_features(target)) is not None:
         features.save(args.out)
 
 
@@ -164,15 +164,15 @@ def evaluate(args: argparse.Namespace) -> None:
     """Runs evaluations of one network: on its frozen features, or by training it further."""
     if args.out is None and args.weights is None:
         raise ValueError("say where the results go: --out FOLDER")
-    subject = _subject(args, features=args.features is not None and set(args.tasks) <= set(FROZEN))
+    target = _evaluation_target(args, features=args.features is not None and set(args.tasks) <= set(FROZEN))
     from hirl.evaluation.run import evaluate_frozen, evaluate_trained, print_metrics
 
     out = args.out or args.weights.parent / "evaluation"
     if frozen := [task for task in args.tasks if task in FROZEN]:
-        evaluate_frozen(frozen, subject, out, args.features, args.snapshot)
+        evaluate_frozen(frozen, target, out, args.features, args.snapshot)
     if trained := [task for task in args.tasks if task in TRAINED]:
-        evaluate_trained(trained, subject, out, args.scratch or Path("scratch") / subject.config.study)
-    if is_first():
+        evaluate_trained(trained, target, out, args.scratch or Path("scratch") / target.config.study)
+    if is_main_process():
         print_metrics(out, args.tasks)
 
 
@@ -242,7 +242,7 @@ def sync_tracking(args: argparse.Namespace) -> None:
 
 def publish(args: argparse.Namespace) -> None:
     """Rounds, packs or unpacks published runs."""
-    from hirl.tracking.mlflow import publish as publishing
+    from hirl.tracking import publish as publishing
 
     action: Callable[..., None] = {
         "round": publishing.round_runs,
@@ -289,16 +289,16 @@ def _name_by_weights(args: argparse.Namespace) -> None:
     args.method, args.variant = known["method"], known["variant"]
 
 
-def _subject(args: argparse.Namespace, features: bool = False) -> Subject:
+def _evaluation_target(args: argparse.Namespace, features: bool = False) -> EvaluationTarget:
     """The network an argument list names, and the folders it is evaluated on; cached features replace its weights."""
     config = _run_config(args)
     if not features and (args.weights is None) != (args.method == UNTRAINED):
         raise ValueError(f"give --weights for a trained run, and none for --method {UNTRAINED}")
-    from hirl.evaluation.run import Subject
+    from hirl.evaluation.run import EvaluationTarget
 
     parts = ("data", "transfer", "scenes")
     folders = {part: getattr(args, part, None) or Path("results") / config.study / part for part in parts}
-    return Subject(config, args.method, args.variant, args.seed, args.weights, folders)
+    return EvaluationTarget(config, args.method, args.variant, args.seed, args.weights, folders)
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:

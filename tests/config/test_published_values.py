@@ -181,7 +181,7 @@ def test_detection_with_resnets(published, method: str) -> None:
     """180,000 steps of 16 pictures, the rate divided by ten at 120,000 and 160,000."""
     task = published(method).evaluation.of("detection")
     assert [epochs * task.epoch_steps for epochs in (task.epochs, *task.schedule.milestones)] == [180e3, 120e3, 160e3]
-    assert (task.schedule.factor, task.candidates, task.proposals) == (0.1, (12000, 6000), (2000, 1000))
+    assert (task.schedule.factor, task.pre_nms_top_n, task.post_nms_top_n) == (0.1, (12000, 6000), (2000, 1000))
     assert (task.batch_size, task.effective_lr, task.neck) == (16, pytest.approx(0.02), "c4")
     assert (task.optimizer.name, task.optimizer.momentum, task.optimizer.weight_decay) == ("sgd", 0.9, 1e-4)
     assert (task.warmup_steps, task.warmup_factor) == (1000, 0.001)
@@ -192,7 +192,7 @@ def test_detection_with_resnets(published, method: str) -> None:
 def test_detection_with_vits(published, method: str) -> None:
     task = published(method).evaluation.of("detection")
     assert (task.epochs, task.schedule.milestones, task.schedule.factor) == (12, (8, 11), 0.1)
-    assert (task.epoch_steps, task.candidates, task.proposals) == (None, (2000, 1000), (2000, 1000))
+    assert (task.epoch_steps, task.pre_nms_top_n, task.post_nms_top_n) == (None, (2000, 1000), (2000, 1000))
     assert (task.batch_size, task.effective_lr) == (16, pytest.approx(1e-4))
     assert (task.optimizer.name, task.optimizer.weight_decay) == ("adamw", 0.05)
     assert (task.layer_decay, task.drop_path) == (0.75, 0.2)

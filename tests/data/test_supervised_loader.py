@@ -43,7 +43,7 @@ def an_epoch(images, batch_size=8, epoch=0, seed=0, **augmentation):
     return list(LabelledBatches(images, batch_size, AugmentationConfig(**augmentation), seed, CPU)(epoch))
 
 
-def joined(batches):
+def concatenated(batches):
     return [torch.cat(parts) for parts in zip(*batches, strict=True)]
 
 
@@ -70,7 +70,7 @@ def test_a_set_smaller_than_a_batch_is_one_and_even_where_pairs_are_mixed(prepar
 
 
 def test_every_image_comes_once_with_its_class(images):
-    views, targets = joined(an_epoch(images, batch_size=11))
+    views, targets = concatenated(an_epoch(images, batch_size=11))
     assert len(views) == COUNT
     levels = grey(views).round().long()
     assert sorted(levels.tolist()) == sorted(60 * (n % CLASSES) + n // CLASSES for n in range(COUNT))
@@ -82,21 +82,21 @@ AUGMENTATIONS = [{}, {"randaugment": "rand-m9-mstd0.5-inc1", "random_erasing": 0
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_an_epoch_is_repeated_exactly_and_others_differ(images, augmentation):
-    once, again = (joined(an_epoch(images, **augmentation)) for _ in range(2))
+    once, again = (concatenated(an_epoch(images, **augmentation)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
     for key in ({"epoch": 1}, {"seed": 1}):
-        assert not torch.equal(joined(an_epoch(images, **key, **augmentation))[1], once[1])
+        assert not torch.equal(concatenated(an_epoch(images, **key, **augmentation))[1], once[1])
 
 
 def test_files_and_pixels_are_augmented_alike(prepared):
     """By timm, since it is more than a crop and a flip; the pictures have the size of the stored pixels."""
-    memory, files = (joined(an_epoch(prepared[storage], **AUGMENTATIONS[1])) for storage in ("memory", "files"))
+    memory, files = (concatenated(an_epoch(prepared[storage], **AUGMENTATIONS[1])) for storage in ("memory", "files"))
     assert all(torch.equal(a, b) for a, b in zip(memory, files, strict=True))
 
 
 def test_what_a_worker_draws_depends_on_the_image_alone(prepared):
     by_eight, by_two = (an_epoch(prepared["files"], size, **AUGMENTATIONS[1]) for size in (8, 2))
-    assert torch.equal(joined(by_eight)[0], joined(by_two)[0][:16])
+    assert torch.equal(concatenated(by_eight)[0], concatenated(by_two)[0][:16])
 
 
 def test_workers_leave_the_default_generator_alone(prepared):
@@ -134,7 +134,7 @@ def test_a_small_crop_shows_less_of_the_picture(prepared):
 
 
 def test_labels_are_smoothed(images):
-    _, targets = joined(an_epoch(images, label_smoothing=0.2))
+    _, targets = concatenated(an_epoch(images, label_smoothing=0.2))
     assert targets.sort(dim=1).values.numpy() == pytest.approx(np.tile([0.05, 0.05, 0.05, 0.85], (16, 1)))
 
 
@@ -145,7 +145,7 @@ def test_classes_are_mixed_as_their_pixels_are(prepared, mixing):
     plain = (labels * 60).byte().view(-1, 1, 1, 1).expand(-1, 3, SIZE, SIZE).contiguous()
     images = replace(prepared["memory"], images=plain)
     for epoch in range(4):
-        views, targets = joined(an_epoch(images, epoch=epoch, **mixing))
+        views, targets = concatenated(an_epoch(images, epoch=epoch, **mixing))
         torch.testing.assert_close(targets.sum(dim=1), torch.ones(16))
         expected = targets @ torch.arange(0, 240, 60).float()
         torch.testing.assert_close(grey(views), expected, atol=0.01, rtol=0)  # of 255 levels
@@ -154,7 +154,7 @@ def test_classes_are_mixed_as_their_pixels_are(prepared, mixing):
 
 def test_randaugment_and_erasing_change_views(prepared):
     plain, random, erased = (
-        joined(an_epoch(prepared["files"], crop_scale=(1.0, 1.0), **options))[0]
+        concatenated(an_epoch(prepared["files"], crop_scale=(1.0, 1.0), **options))[0]
         for options in ({}, {"randaugment": "rand-m9"}, {"random_erasing": 1.0})
     )
     assert plain.std(dim=(2, 3)).max() < 1e-6  # plain pictures stay plain

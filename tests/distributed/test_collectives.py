@@ -7,28 +7,35 @@ from typing import Any
 import pytest
 import torch
 
-from hirl.distributed import collectives as ranks
+from hirl.distributed import collectives
 from tests.run_on_ranks import on_two_ranks
 
 SHARDED = ((6, torch.float32), (5, torch.int64), (1, torch.int64), (4, torch.bool))  # how many rows there are in all
 
 
+def rows_of(numbers: range, dtype: torch.dtype) -> torch.Tensor:
+    """[len(numbers), 2]: each number twice."""
+    return torch.tensor(numbers, dtype=dtype).view(-1, 1).expand(-1, 2)
+
+
 def of_each() -> dict[str, Any]:
     """What one rank sees of itself and of the others, whose rows are their own number."""
-    number = ranks.rank()
+    number = collectives.rank()
     return {
-        "place": (ranks.world_size(), number, ranks.is_first()),
-        "share": ranks.share(torch.arange(8).view(4, 2)),
-        "columns": ranks.share(torch.arange(8).view(2, 4), dim=1),
-        "shard": [ranks.shard(count) for count in (0, 1, 5, 6)],
-        "gather": ranks.gather(torch.full((2, 3), number)),
-        "flags": ranks.gather(torch.tensor([number == 0])),
-        "strided": ranks.gather(torch.arange(4).view(2, 2).t() + 4 * number),
-        "mean": ranks.mean(torch.tensor([1.0, 3.0]) * number),
-        "scalar": ranks.mean(torch.tensor(float(number))),
-        "from_first": ranks.from_first(lambda: {"maker": number, "rows": torch.tensor([number])}),
+        "place": (collectives.world_size(), number, collectives.is_main_process()),
+        "share": collectives.local_slice(torch.arange(8).view(4, 2)),
+        "columns": collectives.local_slice(torch.arange(8).view(2, 4), dim=1),
+        "shard": [collectives.shard_range(count) for count in (0, 1, 5, 6)],
+        "gather": collectives.gather(torch.full((2, 3), number)),
+        "flags": collectives.gather(torch.tensor([number == 0])),
+        "strided": collectives.gather(torch.arange(4).view(2, 2).t() + 4 * number),
+        "mean": collectives.mean(torch.tensor([1.0, 3.0]) * number),
+        "scalar": collectives.mean(torch.tensor(float(number))),
+        "from_first": collectives.broadcast_object(lambda: {"maker": number, "rows": torch.tensor([number])}),
         "shards": [
-            ranks.gather_shards(torch.tensor(ranks.shard(count), dtype=dtype).view(-1, 1).expand(-1, 2), count)
+            collectives.gather_shards(
+                torch.tensor(collectives.shard_range(count), dtype=dtype).view(-1, 1).expand(-1, 2), count
+            )
             for count, dtype in SHARDED
         ],
     }
@@ -72,5 +79,5 @@ def test_two_ranks_share_and_gather() -> None:
 
 def test_without_torchrun_there_is_nobody_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    with ranks.joined():
+    with collectives.process_group():
         assert not torch.distributed.is_initialized()

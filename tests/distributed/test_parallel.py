@@ -9,7 +9,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from hirl.distributed.collectives import gather, is_first, share
+from hirl.distributed.collectives import gather, is_main_process, local_slice
 from hirl.distributed.parallel import global_mean, parallel, synchronise
 from tests.run_on_ranks import on_two_ranks
 
@@ -45,7 +45,7 @@ def train_a_step() -> dict[str, Any]:
     wrapped = parallel(network)
     for _ in range(2):
         network.zero_grad()
-        output = wrapped(share(pictures()))
+        output = wrapped(local_slice(pictures()))
         output.square().sum(dim=1).mean().backward()
     gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     return {
@@ -60,7 +60,7 @@ def train_a_step() -> dict[str, Any]:
 def uneven_rows() -> tuple[Tensor, Tensor, Tensor]:
     """A norm over five rows, two on the first rank, three on the second; the gradient with regard to the rows."""
     norm = synchronise(nn.Sequential(nn.BatchNorm1d(3)))
-    rows = ROWS[:2] if is_first() else ROWS[2:]
+    rows = ROWS[:2] if is_main_process() else ROWS[2:]
     rows = rows.clone().requires_grad_()
     output = norm(rows)
     (output**3).sum().backward()
@@ -79,7 +79,7 @@ def drop_paths() -> dict[str, Any]:
 
 
 def mean_with_gradient() -> tuple[Tensor, Tensor]:
-    values = torch.tensor([1.0, 2.0] if is_first() else [3.0, 6.0], requires_grad=True)
+    values = torch.tensor([1.0, 2.0] if is_main_process() else [3.0, 6.0], requires_grad=True)
     mean = global_mean(values)
     mean.square().sum().backward()
     return mean.detach(), values.grad

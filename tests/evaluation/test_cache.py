@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from hirl.evaluation.cache import FeatureCache, Outcome, unit_rows, write_result
+from hirl.evaluation.cache import EvaluationResult, FeatureCache, unit_rows, write_result
 
 
 @pytest.fixture
@@ -58,6 +58,6 @@ def test_unit_rows_keep_zero_rows():
 
 def test_a_training_leaves_its_history(run, tmp_path):
     rows = [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "loss": 0.5}]
-    outcome = Outcome({"top1": 50.0}, {"epochs": 2}, rows)
-    write_result(tmp_path / "linear.json", run, "linear", outcome.metrics, outcome.settings, outcome.history)
+    result = EvaluationResult({"top1": 50.0}, {"epochs": 2}, rows)
+    write_result(tmp_path / "linear.json", run, "linear", result.metrics, result.settings, result.history)
     assert json.loads((tmp_path / "linear.json").read_text())["history"] == rows

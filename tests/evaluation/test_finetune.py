@@ -84,7 +84,7 @@ def test_steps_are_those_of_a_plain_loop_with_a_rate_for_each_parameter(
     tiny_run, tiny_data, tmp_path, method: str, settings: dict[str, Any]
 ) -> None:
     config = tiny_run(method, evaluation={"finetune": BRIEF | settings})
-    outcome = tune(config, tiny_data, tmp_path)
+    result = tune(config, tiny_data, tmp_path)
 
     asked = config.evaluation.finetune
     network = Classifier(load_backbone(config, None, 32), 4).to(memory_format=torch.channels_last).train()
@@ -112,7 +112,7 @@ def test_steps_are_those_of_a_plain_loop_with_a_rate_for_each_parameter(
             seed_step(0, number + 1)
 
     expected = torch.tensor(losses).view(2, 4).mean(dim=1).tolist()
-    assert [row["loss"] for row in outcome.history] == pytest.approx(expected, rel=1e-3)
+    assert [row["loss"] for row in result.history] == pytest.approx(expected, rel=1e-3)
     # float32 after eight steps of fused and plain optimisers, whose last bits batch norm and Adam's signs enlarge
     for key, value in network.state_dict().items():
         torch.testing.assert_close(trained(tmp_path)[key], value, rtol=1e-2, atol=1e-3)
@@ -149,9 +149,9 @@ def test_two_classes_that_differ_in_colour_are_told_apart(
     tiny_run, red_and_blue, tmp_path, method: str, optimizer: dict[str, Any], task: str
 ) -> None:
     settings = BRIEF | {"epochs": 8, "optimizer": optimizer}
-    outcome = tune(tiny_run(method, evaluation={task: settings}), red_and_blue, tmp_path, task)
-    assert outcome.metrics == {"top1": 100, "top5": 100}
-    assert outcome.settings["training_images"] == 32
+    result = tune(tiny_run(method, evaluation={task: settings}), red_and_blue, tmp_path, task)
+    assert result.metrics == {"top1": 100, "top5": 100}
+    assert result.settings["training_images"] == 32
 
 
 def test_heads_start_as_released(tiny_run) -> None:
@@ -169,8 +169,8 @@ def test_heads_start_as_released(tiny_run) -> None:
 @pytest.mark.parametrize(("task", "count"), [("semisup-1", 4), ("semisup-10", 8)])
 def test_only_labelled_images_are_learned_from(tiny_run, data, tmp_path, task: str, count: int) -> None:
     config = tiny_run("simsiam", evaluation={task.replace("-", "_"): BRIEF})
-    outcome = tune(config, data, tmp_path / "before", task)
-    assert outcome.settings["training_images"] == count
+    result = tune(config, data, tmp_path / "before", task)
+    assert result.settings["training_images"] == count
     content = load_file(data / "train.safetensors")
     labelled = [int(line.split(",")[0]) for line in (data / f"labels-{task[8:]}.csv").read_text().splitlines()[1:]]
     unlabelled = torch.ones(64, dtype=torch.bool).index_fill(0, torch.tensor(labelled), False)
@@ -183,9 +183,9 @@ def test_only_labelled_images_are_learned_from(tiny_run, data, tmp_path, task: s
 def test_a_transfer_set_has_its_own_classes_and_size(tiny_run, write_data, tmp_path) -> None:
     images = torch.randint(0, 256, (24, 3, 40, 40), dtype=torch.uint8)
     data = write_data(tmp_path / "other", images, torch.arange(24) % 7, 7)
-    outcome = tune(tiny_run("dino", evaluation={"transfer": BRIEF}), data, tmp_path / "scratch", "transfer")
+    result = tune(tiny_run("dino", evaluation={"transfer": BRIEF}), data, tmp_path / "scratch", "transfer")
     assert trained(tmp_path / "scratch")["head.weight"].shape == (7, 96)
-    assert 0 <= outcome.metrics["top1"] <= outcome.metrics["top5"] <= 100
+    assert 0 <= result.metrics["top1"] <= result.metrics["top5"] <= 100
 
 
 # --- going on after a kill --------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def test_the_probe_is_softmax_regression_on_the_features_of_views(
     config = tiny_run(method, evaluation={"linear": SETTINGS | {"last_blocks": last_blocks}})
     backbone = load_backbone(config.model_copy(update={"seed": 3}), None, 32).eval()
     save_weights(backbone, config.backbone, tmp_path / "weights.safetensors")
-    outcome = probe(config, tiny_data, tmp_path / "scratch", tmp_path / "weights.safetensors")
+    result = probe(config, tiny_data, tmp_path / "scratch", tmp_path / "weights.safetensors")
 
     seen = []
     if method == "dino":
@@ -81,13 +81,13 @@ def test_the_probe_is_softmax_regression_on_the_features_of_views(
             seed_step(0, number)
 
     expected = torch.tensor(losses).view(3, 4).mean(dim=1).tolist()
-    assert [row["loss"] for row in outcome.history] == pytest.approx(expected, rel=1e-4)  # float32, other kernels
+    assert [row["loss"] for row in result.history] == pytest.approx(expected, rel=1e-4)  # float32, other kernels
     found = trained_head(tmp_path / "scratch")
     torch.testing.assert_close(found["weight"], head.weight.detach(), rtol=1e-3, atol=1e-4)
     images = load_images(tiny_data, "validation")
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     hits = head(features((images.images / 255 - mean) / std)).argmax(dim=1) == images.labels[:, 0]
-    assert outcome.metrics["top1"] == pytest.approx(100 * hits.float().mean().item(), abs=1.6)  # one of 64 on the edge
+    assert result.metrics["top1"] == pytest.approx(100 * hits.float().mean().item(), abs=1.6)  # one of 64 on the edge
 
 
 @pytest.mark.parametrize("method", ["simsiam", "dino"])
@@ -103,10 +103,10 @@ def test_the_backbone_is_bit_equal_afterwards(tiny_run, tiny_data, tmp_path, mon
 
 @pytest.mark.parametrize("method", ["simsiam", "dino"])
 def test_two_classes_that_differ_in_colour_are_told_apart(tiny_run, red_and_blue, tmp_path, method: str) -> None:
-    outcome = probe(tiny_run(method, evaluation={"linear": SETTINGS | {"epochs": 15}}), red_and_blue, tmp_path)
-    assert outcome.metrics == {"top1": 100, "top5": 100}
-    assert outcome.settings["optimizer"]["base_lr"] == 4
-    assert [row["epoch"] for row in outcome.history] == list(range(15))
+    result = probe(tiny_run(method, evaluation={"linear": SETTINGS | {"epochs": 15}}), red_and_blue, tmp_path)
+    assert result.metrics == {"top1": 100, "top5": 100}
+    assert result.settings["optimizer"]["base_lr"] == 4
+    assert [row["epoch"] for row in result.history] == list(range(15))
 
 
 def test_killed_and_resumed_is_bit_equal_to_one_go(tiny_run, tiny_data, tmp_path, kill_after) -> None:

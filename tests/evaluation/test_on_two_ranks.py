@@ -12,7 +12,7 @@ import torch
 from hirl.config import DetectionConfig, RunConfig
 from hirl.data.label_subsets import choose_labels
 from hirl.evaluation import linear
-from hirl.evaluation.run import Subject, evaluate_trained
+from hirl.evaluation.run import EvaluationTarget, evaluate_trained
 from hirl.files import read_json
 from hirl.models.tokenizer import load_tokenizer
 from hirl.training.train_tokenizer import train_tokenizer
@@ -40,10 +40,10 @@ def changed(config: RunConfig, **evaluations: Any) -> RunConfig:
     return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=evaluations)})
 
 
-def everything(subjects: list[Subject], beit: RunConfig, out: Path) -> dict[str, Any]:
+def everything(subjects: list[EvaluationTarget], beit: RunConfig, out: Path) -> dict[str, Any]:
     """Writes all results and a tokenizer; gives what a rank is told that is not written."""
-    for subject in subjects:
-        evaluate_trained(TASKS, subject, out / subject.method, out / "scratch")
+    for target in subjects:
+        evaluate_trained(TASKS, target, out / target.method, out / "scratch")
     data = subjects[0].folders["data"]
     return {
         "gauges": train_tokenizer(beit, data, out / "tokenizer.safetensors", out / "scratch of the tokenizer"),
@@ -56,12 +56,12 @@ def probe(config: RunConfig, data: Path, scratch: Path) -> Any:
     return linear.evaluate("linear", config, None, data, scratch, "run")
 
 
-def refusal(subject: Subject, out: Path) -> str:
+def refusal(target: EvaluationTarget, out: Path) -> str:
     """What is said of a batch of 18 images in pairs."""
-    finetune = subject.config.evaluation.finetune.model_copy(update={"batch_size": 18})
-    subject = replace(subject, config=changed(subject.config, finetune=finetune))
+    finetune = target.config.evaluation.finetune.model_copy(update={"batch_size": 18})
+    target = replace(target, config=changed(target.config, finetune=finetune))
     try:
-        evaluate_trained(("finetune",), subject, out, out)
+        evaluate_trained(("finetune",), target, out, out)
     except ValueError as error:
         return str(error)
     return ""
@@ -85,7 +85,7 @@ def found(tiny_run, home) -> dict[int, list[dict[str, Any]]]:
     detection = DetectionConfig(**DETECTION | {"epochs": 1, "drop_path": 0.0})
     folders = {part: home / part for part in ("data", "scenes")}
     subjects = [
-        Subject(
+        EvaluationTarget(
             changed(tiny_run(method, evaluation={"linear": LINEAR} | evaluation), detection=detection),
             *(method, "baseline", 0, None, folders),
         )
@@ -134,11 +134,11 @@ def test_one_rank_goes_on_where_two_were_killed(found, home, tiny_run) -> None:
     alone, together = (home / count / "probe" for count in ("1", "2"))
     (together / "checkpoint00003.pt").unlink()
     kept = torch.load(together / "checkpoint00002.pt", weights_only=False)["history"]
-    (outcome,) = on_ranks(1, probe, config, home / "data", together)
+    (result,) = on_ranks(1, probe, config, home / "data", together)
     (expected,) = on_ranks(1, probe, config, home / "data", alone)
-    for row, other in zip(outcome.history, expected.history, strict=True):
+    for row, other in zip(result.history, expected.history, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)  # as above
-    assert outcome.history[:2] == kept  # seconds among them: these epochs were not run again
+    assert result.history[:2] == kept  # seconds among them: these epochs were not run again
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(found, home) -> None:

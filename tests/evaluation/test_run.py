@@ -9,19 +9,19 @@ from types import SimpleNamespace
 import pytest
 
 from hirl.evaluation import run
-from hirl.evaluation.cache import Outcome
-from hirl.evaluation.run import Subject, evaluate_frozen, evaluate_trained
+from hirl.evaluation.cache import EvaluationResult
+from hirl.evaluation.run import EvaluationTarget, evaluate_frozen, evaluate_trained
 from hirl.files import read_json
 
 TASKS = ("linear", "semisup-1", "transfer", "detection")
 
 
 @pytest.fixture
-def subject(tiny_run, tmp_path) -> Subject:
+def target(tiny_run, tmp_path) -> EvaluationTarget:
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"weights")
     folders = {part: tmp_path / part for part in ("data", "transfer", "scenes")}
-    return Subject(tiny_run("mocov2"), "mocov2", "baseline", 0, weights, folders)
+    return EvaluationTarget(tiny_run("mocov2"), "mocov2", "baseline", 0, weights, folders)
 
 
 @pytest.fixture
@@ -30,11 +30,13 @@ def asked(monkeypatch) -> list[tuple[str, str, str]]:
     calls: list[tuple[str, str, str]] = []
 
     def protocol(module: str) -> SimpleNamespace:
-        def evaluate(task, config, weights, data, scratch, run_name) -> Outcome:
+        def evaluate(task, config, weights, data, scratch, run_name) -> EvaluationResult:
             calls.append((module, task, data.name))
             if task == "detection" and sum(call[1] == task for call in calls) == 1:
                 raise KeyboardInterrupt
-            return Outcome({"top1": float(len(calls))}, {"epochs": 1}, [{"epoch": 0, "loss": 1.0, "seconds": 1.0}])
+            return EvaluationResult(
+                {"top1": float(len(calls))}, {"epochs": 1}, [{"epoch": 0, "loss": 1.0, "seconds": 1.0}]
+            )
 
         return SimpleNamespace(evaluate=evaluate)
 
@@ -42,12 +44,12 @@ def asked(monkeypatch) -> list[tuple[str, str, str]]:
     return calls
 
 
-def test_a_killed_call_goes_on_with_the_task_it_had_reached(subject, asked, tmp_path) -> None:
+def test_a_killed_call_goes_on_with_the_task_it_had_reached(target, asked, tmp_path) -> None:
     out, scratch = tmp_path / "evaluation", tmp_path / "scratch"
     with pytest.raises(KeyboardInterrupt):
-        evaluate_trained(TASKS, subject, out, scratch)
+        evaluate_trained(TASKS, target, out, scratch)
     assert not out.exists()
-    evaluate_trained(TASKS, subject, out, scratch)
+    evaluate_trained(TASKS, target, out, scratch)
     assert asked == [
         ("hirl.evaluation.linear", "linear", "data"),
         ("hirl.evaluation.finetune", "semisup-1", "data"),
@@ -61,16 +63,16 @@ def test_a_killed_call_goes_on_with_the_task_it_had_reached(subject, asked, tmp_
     assert not list(scratch.iterdir())
 
 
-def test_other_weights_or_settings_start_afresh(subject, tiny_run, tmp_path) -> None:
+def test_other_weights_or_settings_start_afresh(target, tiny_run, tmp_path) -> None:
     other_weights = tmp_path / "other.safetensors"
     other_weights.write_bytes(b"other weights")
     longer = tiny_run("mocov2", evaluation={"linear": {"epochs": 7}})
-    subjects = [subject, replace(subject, weights=other_weights), replace(subject, config=longer)]
+    subjects = [target, replace(target, weights=other_weights), replace(target, config=longer)]
     assert len({run._home("linear", each, tmp_path) for each in subjects}) == 3
-    assert run._home("transfer", subject, tmp_path) == run._home("transfer", subjects[2], tmp_path)
+    assert run._home("transfer", target, tmp_path) == run._home("transfer", subjects[2], tmp_path)
 
 
-def test_a_hierarchy_wants_its_tree(subject, tmp_path) -> None:
+def test_a_hierarchy_wants_its_tree(target, tmp_path) -> None:
     with pytest.raises(ValueError, match="give the run's with --snapshot"):
-        evaluate_frozen(["knn", "hierarchy"], subject, tmp_path / "out", Path("features.safetensors"))
+        evaluate_frozen(["knn", "hierarchy"], target, tmp_path / "out", Path("features.safetensors"))
     assert not (tmp_path / "out").exists()

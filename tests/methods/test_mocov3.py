@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hirl.methods.mocov3 import symmetric_term
+from hirl.methods.mocov3 import contrastive_loss
 from tests.methods.reference_losses import EXACT, SINGLE, Array, log_softmax, numbers, unit
 
 
@@ -23,7 +23,7 @@ def test_term_is_the_formula() -> None:
     torch.manual_seed(0)
     query, key = torch.randn(2, 6, 5, dtype=torch.float64)
     expected = slow_term(numbers(query), numbers(key), 0.2)
-    assert symmetric_term(query, key, 0.2).item() == pytest.approx(expected, rel=EXACT)
+    assert contrastive_loss(query, key, 0.2).item() == pytest.approx(expected, rel=EXACT)
 
 
 def test_step_crosses_the_views_and_predicts_from_the_query_alone(make, views, at) -> None:

@@ -61,7 +61,7 @@ def test_step_scores_every_crop_and_encodes_crops_of_one_size_together(make, vie
     output = method(batch, at())
     assert output.loss.item() == pytest.approx(slow_loss(scores), rel=SINGLE)
     assert len(calls) == 2
-    assert 1 <= output.metrics["prototypes_used"] <= 12
+    assert 1 <= output.metrics["prototype_perplexity"] <= 12
 
 
 def test_prototypes_are_compared_by_direction_alone(make) -> None:

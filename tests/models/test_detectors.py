@@ -14,9 +14,9 @@ SMALL = DetectionConfig(
     short_sides=[64],
     long_side=96,
     anchor_size=8,
-    candidates=(50, 50),
-    proposals=(20, 20),
-    regions=16,
+    pre_nms_top_n=(50, 50),
+    post_nms_top_n=(20, 20),
+    roi_batch_size=16,
     channels=16,
     box_dim=16,
 )
@@ -138,7 +138,7 @@ def test_c4_finds_what_torchvisions_heads_find_that_compute_a_regions_maps_twice
 
 def test_published_settings_are_torchvisions_mask_rcnn():
     """Its parameters fit ours by name, and both then find the same."""
-    config = DetectionConfig(short_sides=[160], long_side=200, proposals=(50, 50))
+    config = DetectionConfig(short_sides=[160], long_side=200, post_nms_top_n=(50, 50))
     detector = build_detector(build_backbone(BackboneConfig(name="resnet50"), 224), config, 90, 224).eval()
     theirs = maskrcnn_resnet50_fpn(
         weights=None, weights_backbone=None, min_size=160, max_size=200, rpn_post_nms_top_n_test=50
@@ -161,7 +161,7 @@ def test_c4_needs_four_stages():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "neck"), [("resnet50", "fpn"), ("resnet50", "c4"), ("vit_base_patch16", "fpn")])
 def test_the_papers_networks_take_a_step(name, neck):
-    config = DetectionConfig(short_sides=[224], long_side=320, regions=32)
+    config = DetectionConfig(short_sides=[224], long_side=320, roi_batch_size=32)
     _, detector = detector_of(name, neck, config, 224)
     sum(detector.train()(*two_squares(240)).values()).backward()
     torch.optim.SGD(detector.parameters(), lr=1e-3).step()

@@ -3,17 +3,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hirl.planning.step_benchmark import Rehearsal, product_rate
+from hirl.planning.step_benchmark import StepBenchmark, product_rate
 from tests.conftest import METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_takes_steps_without_data(tiny_run, method):
-    rehearsal = Rehearsal(tiny_run(method, "hirl"), torch.device("cpu"))
-    before = [parameter.clone() for parameter in rehearsal.method.projections.parameters()]
-    assert rehearsal.seconds(2) > 0
-    assert rehearsal.method.tree.num_clusters == (6, 3, 2)  # of random clusters, in the run's numbers
-    assert not all(map(torch.equal, before, rehearsal.method.projections.parameters()))
+    benchmark = StepBenchmark(tiny_run(method, "hirl"), torch.device("cpu"))
+    before = [parameter.clone() for parameter in benchmark.method.projections.parameters()]
+    assert benchmark.seconds(2) > 0
+    assert benchmark.method.tree.num_clusters == (6, 3, 2)  # of random clusters, in the run's numbers
+    assert not all(map(torch.equal, before, benchmark.method.projections.parameters()))
 
 
 def test_a_product_has_a_rate():

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hirl import cli
-from hirl.planning.tune import Candidate, advice, count_operations, pays_after, report
 from hirl.planning import tune
+from hirl.planning.tune import Candidate, advice, count_operations, pays_after, report
 
 
 def way(precision: str, compiled: bool, step: float, start: float = 0.0) -> Candidate:

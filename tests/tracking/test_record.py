@@ -82,7 +82,7 @@ def test_a_follower_hears_every_record_after_it_is_on_disk(tmp_path):
     path, heard = tmp_path / "record.jsonl", []
 
     class Listener:
-        def hear(self, record: Record) -> None:
+        def on_record(self, record: Record) -> None:
             assert read_record(path)[-1] == record
             heard.append(record["kind"])
 

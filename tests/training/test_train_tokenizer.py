@@ -44,7 +44,7 @@ def test_measures_are_counted_by_hand(tiny_data) -> None:
     chosen = np.abs(pixels.mean((1, 2, 3))[:, None] - levels).argmin(1)
     shares = np.bincount(chosen, minlength=3) / 64
     error = np.sqrt(np.mean((pixels - levels[chosen][:, None, None, None]) ** 2))
-    assert gauges["tokens_used"] == pytest.approx(np.exp(-sum(p * np.log(p) for p in shares if p)), rel=SINGLE)
+    assert gauges["token_perplexity"] == pytest.approx(np.exp(-sum(p * np.log(p) for p in shares if p)), rel=SINGLE)
     assert gauges["error"] == pytest.approx(error, rel=SINGLE)
 
 
@@ -56,8 +56,8 @@ def test_temperature_falls_along_a_cosine() -> None:
 def test_a_trained_tokenizer_is_loaded_as_it_was_written(tiny_run, tiny_data, tmp_path, images, capsys) -> None:
     out = tmp_path / "tokenizer.safetensors"
     gauges = train_tokenizer(tiny_run("beit"), tiny_data, out, tmp_path / "scratch")
-    assert 1 <= gauges["tokens_used"] <= 16
-    assert f"{gauges['tokens_used']:.1f} of 16 tokens" in capsys.readouterr().out
+    assert 1 <= gauges["token_perplexity"] <= 16
+    assert f"{gauges['token_perplexity']:.1f} of 16 tokens" in capsys.readouterr().out
     loaded = load_tokenizer(out)
     assert (loaded.vocabulary, loaded.patch_size) == (16, 4)
     assert loaded(images).max() < 16
@@ -73,7 +73,7 @@ def test_training_brings_the_error_down(tiny_run, tiny_data, tmp_path) -> None:
     after = train_tokenizer(config, tiny_data, tmp_path / "tokenizer.safetensors", tmp_path / "scratch")
     one_grey = images.images.double().div(255).std().item()  # the error without any tokens
     assert after["error"] < 0.9 * one_grey  # 120 steps
-    assert after["tokens_used"] > 3
+    assert after["token_perplexity"] > 3
 
 
 def test_stopped_and_resumed_is_bit_equal_to_one_go(tiny_run, tiny_data, tmp_path, monkeypatch) -> None:

@@ -359,9 +359,9 @@ class DetectionConfig(TrainingConfig):
     long_side: Count = 1333  # at most
     test_short_side: Count = 800
     anchor_size: Count = 32  # pixels; of the finest level, doubled from level to level
-    candidates: tuple[Count, Count] = (2000, 1000)  # of each level before suppression: in training, at test
-    proposals: tuple[Count, Count] = (2000, 1000)  # of an image after it
-    regions: Count = 512  # of an image that the heads learn from, a quarter of them objects
+    pre_nms_top_n: tuple[Count, Count] = (2000, 1000)  # of each level before suppression: in training, at test
+    post_nms_top_n: tuple[Count, Count] = (2000, 1000)  # of an image after it
+    roi_batch_size: Count = 512  # of an image that the heads learn from, a quarter of them objects
     channels: Count = 256  # of the pyramid and the mask head
     box_dim: Count = 1024  # of the box head's two layers
 

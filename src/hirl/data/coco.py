@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from hirl.data.images import to_tensor
 from hirl.data.loader import in_one_line
 from hirl.data.sources import read_image
-from hirl.distributed.collectives import shard
+from hirl.distributed.collectives import shard_range
 from hirl.files import read_json
 
 Example = tuple[Tensor, dict[str, Tensor]]  # uint8 [3, H, W]; boxes [N, 4], labels [N], masks [N, H, W]
@@ -161,7 +161,7 @@ def training_batches(
         ValueError: a file cannot be read.
     """
     draws = _draws(scenes.with_objects, seed, first * batch_size, count * batch_size)
-    own = shard(batch_size)
+    own = shard_range(batch_size)
     return _load(_Examples(scenes), [batch[own.start : own.stop] for batch in _split(draws, batch_size)], device)
 
 
@@ -171,7 +171,7 @@ def ordered_pictures(scenes: SceneSet, batch_size: int, device: torch.device) ->
     Raises:
         ValueError: a file cannot be read.
     """
-    own = shard(len(scenes.images))
+    own = shard_range(len(scenes.images))
     return _load(_Pictures(scenes), _split(scenes.images[own.start : own.stop], batch_size), device)
 
 

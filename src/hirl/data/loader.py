@@ -25,7 +25,7 @@ from hirl.config import ViewsConfig
 from hirl.data.images import ImageSet, to_tensor
 from hirl.data.sources import named
 from hirl.data.views import Views, crop_boxes, resize_each
-from hirl.distributed.collectives import shard, share, world_size
+from hirl.distributed.collectives import local_slice, shard_range, world_size
 from hirl.distributed.device import send
 
 SHORTER_SIDE = 256 / 224  # of an evaluated image, over the side of its central square
@@ -48,7 +48,7 @@ def epoch_batches(
     if len(images) < batch_size:
         raise ValueError(f"training.batch_size is {batch_size}, but there are {len(images)} images: lower it")
     order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(len(images)))
-    batches = [share(batch) for batch in order.split(batch_size)[: len(images) // batch_size]]
+    batches = [local_slice(batch) for batch in order.split(batch_size)[: len(images) // batch_size]]
     if images.images is None:
         crops = load_in_workers(Crops(images, views.config, seed, epoch), batches, device)
         return _coloured(crops, batches, views, device)
@@ -73,7 +73,7 @@ def ordered_batches(images: ImageSet, batch_size: int, device: torch.device) -> 
     """
     if (world_size() - 1) * math.ceil(len(images) / world_size()) >= len(images):
         raise ValueError(f"{len(images)} images are too few for {world_size()} ranks to share: take fewer ranks")
-    own = shard(len(images))
+    own = shard_range(len(images))
     batches = torch.arange(own.start, own.stop).split(batch_size)
     if images.images is not None:
         return (images.images[index].to(device) for index in batches)

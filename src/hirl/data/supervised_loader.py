@@ -20,7 +20,7 @@ from hirl.config import AugmentationConfig, ViewsConfig
 from hirl.data.images import ImageSet
 from hirl.data.loader import Crops, load_in_workers, read_pixels
 from hirl.data.views import crop_boxes, evaluation_view, normalize, resize_each, resized_crop
-from hirl.distributed.collectives import share, world_size
+from hirl.distributed.collectives import local_slice, world_size
 from hirl.distributed.device import send
 
 FLIP = 0.5
@@ -70,9 +70,9 @@ class LabelledBatches:
     def _share(self, rows: Tensor) -> Tensor:
         """This rank's rows of a batch; where images are mixed, both of a pair: timm mixes row i with row -1 - i."""
         if self.mixup is None:
-            return share(rows)
+            return local_slice(rows)
         first, second = rows.chunk(2)
-        return torch.cat([share(first), share(second.flip(0)).flip(0)])
+        return torch.cat([local_slice(first), local_slice(second.flip(0)).flip(0)])
 
     def _views(self, batches: list[Tensor], epoch: int) -> Iterator[Tensor]:
         images, c = self.images, self.augmentation

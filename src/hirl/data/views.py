@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hirl.config import ViewsConfig
-from hirl.distributed.collectives import share, world_size
+from hirl.distributed.collectives import local_slice, world_size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 GREY = (0.2989, 0.587, 0.114)
@@ -52,7 +52,7 @@ class Views:
         n, _, height, width = pixels.shape
         boxes = crop_boxes(n * world_size(), height, width, scale, pixels.device)
         flipped = _chosen(n * world_size(), self.config.flip, pixels.device)
-        return resized_crop(pixels, share(boxes), share(flipped), size, self.config.interpolation)
+        return resized_crop(pixels, local_slice(boxes), local_slice(flipped), size, self.config.interpolation)
 
     @torch.no_grad()
     def colour(self, crops: list[Tensor]) -> list[Tensor]:
@@ -63,14 +63,14 @@ class Views:
     def _colour(self, images: Tensor, kind: int) -> Tensor:
         c, n, device = self.config, len(images) * world_size(), images.device
         if c.jitter.probability:
-            images = jitter(images, *map(share, self._draw_jitter(n, device)))
+            images = jitter(images, *map(local_slice, self._draw_jitter(n, device)))
         if c.grayscale:
-            images = grey(images, share(_chosen(n, c.grayscale, device)))
+            images = grey(images, local_slice(_chosen(n, c.grayscale, device)))
         if c.blur[kind]:
             sigma = torch.empty(n, device=device).uniform_(*c.blur_sigma)
-            images = blur(images, share(sigma * _chosen(n, c.blur[kind], device)), c.blur_sigma[1])
+            images = blur(images, local_slice(sigma * _chosen(n, c.blur[kind], device)), c.blur_sigma[1])
         if c.solarize[kind]:
-            images = solarize(images, share(_chosen(n, c.solarize[kind], device)))
+            images = solarize(images, local_slice(_chosen(n, c.solarize[kind], device)))
         return normalize(images)
 
     def _draw_jitter(self, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-PATIENCE = timedelta(hours=4)  # the others wait while the first rank clusters
+TIMEOUT = timedelta(hours=4)  # the others wait while the first rank clusters
 
 T = TypeVar("T")
 
@@ -32,20 +32,20 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the rank that writes files and talks."""
     return rank() == 0
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Joins the ranks that torchrun started this process among, if it did, and leaves them at the end."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
     yield
     dist.destroy_process_group()  # not after an error: it would wait for the others
 
@@ -53,12 +53,12 @@ def joined() -> Iterator[None]:
 # --- rows of a batch --------------------------------------------------------------------------------------------------
 
 
-def share(rows: Tensor, dim: int = 0) -> Tensor:
+def local_slice(rows: Tensor, dim: int = 0) -> Tensor:
     """This rank's part of what all ranks hold alike: [W * B, ...] -> [B, ...], in the order of the ranks."""
     return rows if world_size() == 1 else rows.chunk(world_size(), dim)[rank()]
 
 
-def shard(count: int) -> range:
+def shard_range(count: int) -> range:
     """This rank's part of `count` items: contiguous, each item on one rank; the last may have fewer."""
     longest = -(-count // world_size())
     return range(count)[rank() * longest : (rank() + 1) * longest]
@@ -81,7 +81,7 @@ def gather_shards(rows: Tensor, count: int) -> Tensor | None:
         return rows
     longest = -(-count // world_size())
     padded = torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])])
-    if not is_first():
+    if not is_main_process():
         dist.gather(padded)
         return None
     gathered = rows.new_empty(world_size() * longest, *rows.shape[1:])
@@ -89,11 +89,11 @@ def gather_shards(rows: Tensor, count: int) -> Tensor | None:
     return gathered[:count]
 
 
-def collect(items: list[T]) -> list[T]:
+def gather_objects(items: list[T]) -> list[T]:
     """The first rank gets the items of all ranks, in the order of the ranks; the others none. Any can be pickled."""
     if world_size() == 1:
         return items
-    parts = [None] * world_size() if is_first() else None
+    parts = [None] * world_size() if is_main_process() else None
     dist.gather_object(items, parts)
     return [item for part in parts or () for item in part]
 
@@ -108,10 +108,10 @@ def mean(values: Tensor) -> Tensor:
     return total / world_size()
 
 
-def from_first(make: Callable[[], T]) -> T:
+def broadcast_object(make: Callable[[], T]) -> T:
     """What the first rank makes, on all ranks: anything that can be pickled, its tensors in main memory."""
     if world_size() == 1:
         return make()
-    made = [make() if is_first() else None]
+    made = [make() if is_main_process() else None]
     dist.broadcast_object_list(made)
     return made[0]

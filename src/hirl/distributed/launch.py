@@ -26,7 +26,7 @@ RESTARTS = 3
 MISTAKE = signal.SIGUSR2  # by which a rank tells its launcher to end all
 SIGNALS = "SIGTERM,SIGINT,SIGQUIT,SIGUSR2"  # what ends all; not SIGHUP: under nohup a training outlives its terminal
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # of a job, as Snakemake says them
-MEETING = "HIRL_RENDEZVOUS"  # the variable that tells the launchers of several nodes where they meet
+RENDEZVOUS = "HIRL_RENDEZVOUS"  # the variable that tells the launchers of several nodes where they meet
 
 
 # --- GPUs -------------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def launch(ranks: int, command: Sequence[str]) -> int:
     nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", 1))
     if ranks % nodes:
         raise ValueError(f"--ranks {ranks} cannot be shared evenly by the {nodes} nodes of this Slurm job")
-    if nodes > 1 and MEETING not in os.environ:
+    if nodes > 1 and RENDEZVOUS not in os.environ:
         return _launch_on_every_node(nodes, command)
     with gpus(ranks // nodes):
         return _launch_here(nodes, ranks // nodes, command)
@@ -113,7 +113,7 @@ def launch(ranks: int, command: Sequence[str]) -> int:
 def _launch_on_every_node(nodes: int, command: Sequence[str]) -> int:
     """Has Slurm start this command's launcher once on each node of the job; they meet on this one."""
     with socket.create_server(("", 0)) as free:
-        os.environ[MEETING] = f"{socket.gethostname()}:{free.getsockname()[1]}"
+        os.environ[RENDEZVOUS] = f"{socket.gethostname()}:{free.getsockname()[1]}"
     tasks = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit"]
     if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):
         tasks.append(f"--cpus-per-task={cpus}")
@@ -138,7 +138,7 @@ def _launch_here(nodes: int, ranks: int, command: Sequence[str]) -> int:
         nproc_per_node=ranks,
         run_id=os.environ.get("SLURM_JOB_ID", str(uuid.uuid4())),
         rdzv_backend="c10d",
-        rdzv_endpoint=os.environ.get(MEETING, "localhost:0"),
+        rdzv_endpoint=os.environ.get(RENDEZVOUS, "localhost:0"),
         max_restarts=RESTARTS,
         signals_to_handle=SIGNALS,
         logs_specs=DefaultLogsSpecs(os.devnull),  # ranks write to our own stdout and stderr
@@ -168,7 +168,7 @@ def is_launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """As `hirl.distributed.collectives.is_first`, told without torch."""
     return not is_launched() or os.environ["RANK"] == "0"
 
@@ -176,11 +176,11 @@ def is_first() -> bool:
 @contextmanager
 def as_rank() -> Iterator[None]:
     """Joins the ranks; only the first is heard, and a user's mistake on any ends them all, said once."""
-    from hirl.distributed.collectives import joined
+    from hirl.distributed.collectives import process_group
 
     launcher = os.getppid()
-    with joined(), ExitStack() as quiet:
-        if not is_first():
+    with process_group(), ExitStack() as quiet:
+        if not is_main_process():
             quiet.enter_context(redirect_stdout(quiet.enter_context(open(os.devnull, "w"))))
             warnings.simplefilter("ignore")  # the first rank's are the same
         try:

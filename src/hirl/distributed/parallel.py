@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from hirl.distributed.collectives import share, world_size
+from hirl.distributed.collectives import local_slice, world_size
 
 
 def parallel(network: nn.Module) -> nn.Module:
@@ -107,4 +107,4 @@ class _DropPath(DropPath):
             return values
         keep = 1 - self.drop_prob
         kept = values.new_empty(world_size() * len(values), *[1] * (values.ndim - 1)).bernoulli_(keep)
-        return values * share(kept.div_(keep) if self.scale_by_keep else kept)
+        return values * local_slice(kept.div_(keep) if self.scale_by_keep else kept)

@@ -60,7 +60,7 @@ class FeatureCache:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EvaluationResult:
     """What an evaluation that trains a network found.
 
     Attributes:

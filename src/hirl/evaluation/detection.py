@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from hirl.config import DetectionConfig, RunConfig
 from hirl.data.coco import Example, SceneSet, load_scenes, ordered_pictures, training_batches
-from hirl.distributed.collectives import collect, from_first, world_size
+from hirl.distributed.collectives import broadcast_object, gather_objects, world_size
 from hirl.distributed.device import choose_device
-from hirl.evaluation.cache import Outcome
+from hirl.evaluation.cache import EvaluationResult
 from hirl.evaluation.supervised import fingerprint, load_backbone
 from hirl.models.detectors import build_detector
 from hirl.training.fit import fit
@@ -27,7 +27,9 @@ from hirl.training.optimizers import layer_groups
 METRICS = ("ap", "ap50", "ap75")  # the first three of COCO's twelve numbers
 
 
-def evaluate(task: str, config: RunConfig, weights: Path | None, data: Path, scratch: Path, run_name: str) -> Outcome:
+def evaluate(
+    task: str, config: RunConfig, weights: Path | None, data: Path, scratch: Path, run_name: str
+) -> EvaluationResult:
     """Trains a detector on the training scenes and measures what it finds in the validation ones.
 
     Several ranks share the images of a step, and gradients are averaged. That is not to the digit what one process
@@ -70,8 +72,8 @@ def evaluate(task: str, config: RunConfig, weights: Path | None, data: Path, scr
     )
     detector.transform.min_size = (settings.test_short_side,)
     found = detect(detector, validation, settings.batch_size, device)
-    metrics = from_first(lambda: average_precision(validation.annotations, found))
-    return Outcome(metrics, settings.model_dump(mode="json"), history)
+    metrics = broadcast_object(lambda: average_precision(validation.annotations, found))
+    return EvaluationResult(metrics, settings.model_dump(mode="json"), history)
 
 
 def start(config: RunConfig, weights: Path | None, categories: int) -> nn.Module:
@@ -123,7 +125,7 @@ def detect(detector: nn.Module, scenes: SceneSet, batch_size: int, device: torch
         outputs = detector([pixels.to(device).float() / 255 for _, pixels in batch])
         for (image, _), output in zip(batch, outputs, strict=True):
             found += _in_coco_form(image, scenes.categories, output)
-    return collect(found)
+    return gather_objects(found)
 
 
 def _in_coco_form(image: int, categories: list[int], output: dict[str, Tensor]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hirl.data.images import ImageSet, load_images
 from hirl.data.loader import ordered_batches
 from hirl.data.views import evaluation_view
-from hirl.distributed.collectives import gather_shards, is_first, world_size
+from hirl.distributed.collectives import gather_shards, is_main_process, world_size
 from hirl.evaluation.cache import FeatureCache
 
 
@@ -28,13 +28,13 @@ def extract_features(backbone: nn.Module, images: ImageSet, device: torch.device
     backbone.train(was_training)
     if world_size() > 1:  # GPUs exchange what lies on GPUs
         features = gather_shards(features.to(device), len(images))
-    return features.cpu() if is_first() else None
+    return features.cpu() if is_main_process() else None
 
 
 def make_cache(backbone: nn.Module, data: str | Path, device: torch.device, batch_size: int) -> FeatureCache | None:
     """The features and labels of both splits of prepared data, for the first rank; None for the others."""
     splits = [load_images(data, split) for split in ("train", "validation")]
     features = [extract_features(backbone, images, device, batch_size) for images in splits]
-    if not is_first():
+    if not is_main_process():
         return None
     return FeatureCache(*(rows.numpy() for rows in features), *(images.labels.numpy() for images in splits))

@@ -17,7 +17,7 @@ from hirl.data.images import ImageSet, load_images
 from hirl.data.label_subsets import load_labelled
 from hirl.data.supervised_loader import LabelledBatches
 from hirl.distributed.device import choose_device
-from hirl.evaluation.cache import Outcome
+from hirl.evaluation.cache import EvaluationResult
 from hirl.evaluation.supervised import accuracies, check_labels, fingerprint, load_backbone
 from hirl.models.backbones import ViT
 from hirl.training.fit import fit
@@ -52,7 +52,9 @@ class Classifier(nn.Module):
         return [*layer_groups(self.backbone, settings.layer_decay), *head]
 
 
-def evaluate(task: str, config: RunConfig, weights: Path | None, data: Path, scratch: Path, run_name: str) -> Outcome:
+def evaluate(
+    task: str, config: RunConfig, weights: Path | None, data: Path, scratch: Path, run_name: str
+) -> EvaluationResult:
     """Fine-tunes a network, or goes on with it, and judges it on the validation images.
 
     Args:
@@ -85,7 +87,7 @@ def evaluate(task: str, config: RunConfig, weights: Path | None, data: Path, scr
         config.seed,
     )
     metrics = accuracies(network.eval(), validation, settings.batch_size, device)
-    return Outcome(metrics, settings.model_dump(mode="json") | {"training_images": len(train)}, history)
+    return EvaluationResult(metrics, settings.model_dump(mode="json") | {"training_images": len(train)}, history)
 
 
 def _load(task: str, data: Path) -> tuple[ImageSet, ImageSet]:

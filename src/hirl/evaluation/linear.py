@@ -16,13 +16,15 @@ from hirl.config import AugmentationConfig, LinearConfig, RunConfig
 from hirl.data.images import load_images
 from hirl.data.supervised_loader import LabelledBatches
 from hirl.distributed.device import choose_device
-from hirl.evaluation.cache import Outcome
+from hirl.evaluation.cache import EvaluationResult
 from hirl.evaluation.supervised import accuracies, check_labels, fingerprint, load_backbone
 from hirl.models.backbones import ViT
 from hirl.training.fit import fit
 
 
-def evaluate(task: str, config: RunConfig, weights: Path | None, data: Path, scratch: Path, run_name: str) -> Outcome:
+def evaluate(
+    task: str, config: RunConfig, weights: Path | None, data: Path, scratch: Path, run_name: str
+) -> EvaluationResult:
     """Trains the classifier, or goes on with it, and judges it on the validation images.
 
     Args:
@@ -56,7 +58,7 @@ def evaluate(task: str, config: RunConfig, weights: Path | None, data: Path, scr
         config.seed,
     )
     metrics = accuracies(lambda views: head(features(views)), validation, settings.batch_size, device)
-    return Outcome(metrics, settings.model_dump(mode="json"), history)
+    return EvaluationResult(metrics, settings.model_dump(mode="json"), history)
 
 
 def frozen_features(backbone: nn.Module, settings: LinearConfig) -> Callable[[Tensor], Tensor]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hirl.config import RunConfig, digest
-from hirl.evaluation.cache import FeatureCache, Outcome, write_result
+from hirl.evaluation.cache import EvaluationResult, FeatureCache, write_result
 from hirl.files import read_json, sha256, write_json
 
 FOLDERS = {"transfer": "transfer", "detection": "scenes"}  # all others look at the study's own data
@@ -19,7 +19,7 @@ MODULES = {"linear": "linear", "detection": "detection"}  # all other trainings 
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluationTarget:
     """A network to evaluate: a run's, or an untrained one (method "untrained", variant its backbone)."""
 
     config: RunConfig
@@ -41,7 +41,7 @@ class Subject:
         return where | {"method": self.method, "variant": self.variant, "seed": self.seed}
 
 
-def extract_features(subject: Subject) -> FeatureCache | None:
+def extract_features(target: EvaluationTarget) -> FeatureCache | None:
     """The features of the backbone, for every protocol that needs no more; None for all ranks but the first."""
     import torch
 
@@ -50,16 +50,20 @@ def extract_features(subject: Subject) -> FeatureCache | None:
     from hirl.models.backbones import build_backbone
     from hirl.models.weights import load_weights
 
-    config = subject.config
-    torch.manual_seed(subject.seed)
+    config = target.config
+    torch.manual_seed(target.seed)
     backbone = build_backbone(config.backbone, config.views.global_size)
-    if subject.weights is not None:
-        load_weights(backbone, config.backbone, subject.weights)
-    return make_cache(backbone, subject.folders["data"], choose_device(), config.training.batch_size)
+    if target.weights is not None:
+        load_weights(backbone, config.backbone, target.weights)
+    return make_cache(backbone, target.folders["data"], choose_device(), config.training.batch_size)
 
 
 def evaluate_frozen(
-    tasks: Sequence[str], subject: Subject, out: Path, features: Path | None = None, snapshot: Path | None = None
+    tasks: Sequence[str],
+    target: EvaluationTarget,
+    out: Path,
+    features: Path | None = None,
+    snapshot: Path | None = None,
 ) -> None:
     """The protocols on cached features, each into `out/{task}.json`; without a cache the ranks make it for this call.
 
@@ -68,21 +72,21 @@ def evaluate_frozen(
     """
     if "hierarchy" in tasks and snapshot is None:
         raise ValueError("evaluate hierarchy looks at a tree: give the run's with --snapshot")
-    from hirl.distributed.collectives import is_first
+    from hirl.distributed.collectives import is_main_process
 
     with tempfile.TemporaryDirectory() as folder:
-        if features is None and (extracted := extract_features(subject)) is not None:
+        if features is None and (extracted := extract_features(target)) is not None:
             features = Path(folder) / "features.safetensors"
             extracted.save(features)
-        if not is_first():
+        if not is_main_process():
             return
         for task in tasks:
             protocol = import_module(f"hirl.evaluation.{task}")
-            looked_at = snapshot if task == "hierarchy" else subject.config.evaluation.of(task)
-            protocol.evaluate(features, out / f"{task}.json", subject.run, looked_at)
+            looked_at = snapshot if task == "hierarchy" else target.config.evaluation.of(task)
+            protocol.evaluate(features, out / f"{task}.json", target.run, looked_at)
 
 
-def evaluate_trained(tasks: Sequence[str], subject: Subject, out: Path, scratch: Path) -> None:
+def evaluate_trained(tasks: Sequence[str], target: EvaluationTarget, out: Path, scratch: Path) -> None:
     """The protocols that train the network, each into `out/{task}.json`, all at the end.
 
     A call that was killed goes on with the task, and the epoch, it had reached: `scratch` keeps them until then.
@@ -90,33 +94,33 @@ def evaluate_trained(tasks: Sequence[str], subject: Subject, out: Path, scratch:
     Raises:
         ValueError: a batch cannot be shared evenly by the ranks, or what the protocol raises.
     """
-    from hirl.distributed.collectives import is_first
+    from hirl.distributed.collectives import is_main_process
 
     for task in tasks:
-        _check_batch(task, subject.config)
-    homes = {task: _home(task, subject, scratch) for task in tasks}
-    outcomes = {task: _outcome(task, subject, home) for task, home in homes.items()}
-    if not is_first():
+        _check_batch(task, target.config)
+    homes = {task: _home(task, target, scratch) for task in tasks}
+    results = {task: _result(task, target, home) for task, home in homes.items()}
+    if not is_main_process():
         return
-    for task, outcome in outcomes.items():
-        write_result(out / f"{task}.json", subject.run, task, outcome.metrics, outcome.settings, outcome.history)
+    for task, result in results.items():
+        write_result(out / f"{task}.json", target.run, task, result.metrics, result.settings, result.history)
     for home in homes.values():
         shutil.rmtree(home)
 
 
-def _outcome(task: str, subject: Subject, home: Path) -> Outcome:
+def _result(task: str, target: EvaluationTarget, home: Path) -> EvaluationResult:
     """What a task finds, or has found before its call was killed; its history tells the seconds of each rank."""
-    from hirl.distributed.collectives import from_first, is_first
+    from hirl.distributed.collectives import broadcast_object, is_main_process
 
     kept = home / "outcome.json"
-    if (found := from_first(lambda: read_json(kept) if kept.exists() else None)) is not None:
-        return Outcome(**found)
+    if (found := broadcast_object(lambda: read_json(kept) if kept.exists() else None)) is not None:
+        return EvaluationResult(**found)
     protocol = import_module(f"hirl.evaluation.{MODULES.get(task, 'finetune')}")
-    folder = subject.folders[FOLDERS.get(task, "data")]
-    outcome = protocol.evaluate(task, subject.config, subject.weights, folder, home, subject.name)
-    if is_first():
-        write_json(kept, vars(outcome))
-    return outcome
+    folder = target.folders[FOLDERS.get(task, "data")]
+    result = protocol.evaluate(task, target.config, target.weights, folder, home, target.name)
+    if is_main_process():
+        write_json(kept, vars(result))
+    return result
 
 
 def _check_batch(task: str, config: RunConfig) -> None:
@@ -133,10 +137,10 @@ def _check_batch(task: str, config: RunConfig) -> None:
         )
 
 
-def _home(task: str, subject: Subject, scratch: Path) -> Path:
+def _home(task: str, target: EvaluationTarget, scratch: Path) -> Path:
     """Where a task keeps its progress; the name says what decides its result, but for the images."""
-    start = sha256(subject.weights) if subject.weights else subject.config.backbone.model_dump(mode="json")
-    return scratch / f"{subject.name}-{task}-{digest([start, subject.config.task_hash(task)])}"
+    start = sha256(target.weights) if target.weights else target.config.backbone.model_dump(mode="json")
+    return scratch / f"{target.name}-{task}-{digest([start, target.config.task_hash(task)])}"
 
 
 def print_metrics(folder: Path, tasks: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from hirl.config import RunConfig, digest
 from hirl.data.images import ImageSet
 from hirl.data.loader import ordered_batches
 from hirl.data.views import evaluation_view
-from hirl.distributed.collectives import gather, shard, world_size
+from hirl.distributed.collectives import gather, shard_range, world_size
 from hirl.files import read_json, sha256
 from hirl.models.backbones import ViT, build_backbone
 from hirl.models.weights import load_weights
@@ -69,7 +69,7 @@ def accuracies(
         Percentages top1 and top5, of all images on every rank.
     """
     each = batch_size // world_size()
-    truths = images.labels[shard(len(images)), 0].split(each)
+    truths = images.labels[shard_range(len(images)), 0].split(each)
     hits = torch.zeros(1, 2, dtype=torch.int64)
     for batch, truth in zip(ordered_batches(images, each, device), truths, strict=True):
         logits = classify(evaluation_view(batch))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hirl.distributed.collectives import share, world_size
+from hirl.distributed.collectives import local_slice, world_size
 from hirl.hierarchy.tree import SemanticTree
 
 EPSILON = 1e-6
@@ -65,7 +65,7 @@ def sample_negative_paths(tree: SemanticTree, index: Tensor, num: int) -> Tensor
     The draws come from the default generator of the tree's device, for the batch of all ranks.
     """
     clusters = torch.randint(tree.num_clusters[0], (len(index) * world_size(), num), device=tree.device)
-    return tree.paths[share(clusters)]
+    return tree.paths[local_slice(clusters)]
 
 
 def _in_dtype(centroids: Tensor, dtype: torch.dtype) -> Tensor:

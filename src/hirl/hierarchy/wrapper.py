@@ -15,7 +15,7 @@ from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 
 from hirl.config import HierarchyConfig
-from hirl.distributed.collectives import from_first, gather, is_first
+from hirl.distributed.collectives import broadcast_object, gather, is_main_process
 from hirl.hierarchy.diagnostics import snapshot_metrics
 from hirl.hierarchy.kmeans import hierarchical_kmeans
 from hirl.hierarchy.path_loss import path_loss, sample_negative_paths
@@ -63,12 +63,12 @@ class HIRL(Method):
         if since_start < 0 or since_start % self.config.snapshot_epochs:
             return None
         previous, self.tree = self.tree, self._cluster(embed_all())
-        return snapshot_metrics(self.tree, previous) if is_first() else None
+        return snapshot_metrics(self.tree, previous) if is_main_process() else None
 
     def _cluster(self, embeddings: Tensor | None) -> SemanticTree:
         """A new tree: the first rank, which alone has the embeddings, clusters them and tells the others."""
         config, device = self.config, next(self.parameters()).device
-        tree = from_first(
+        tree = broadcast_object(
             lambda: hierarchical_kmeans(embeddings, config.num_clusters, config.kmeans, self.seed, self.tree).to("cpu")
         )
         return tree.to(device)

@@ -101,7 +101,7 @@ class Encoder(nn.Module):
         """The embedding of one view."""
         return self.projector(self.backbone(images)).float()
 
-    def each(self, views: Sequence[Tensor]) -> list[Tensor]:
+    def forward_multi_crop(self, views: Sequence[Tensor]) -> list[Tensor]:
         """The embedding of every view; views of one size share one call."""
         sizes = [view.shape[-1] for view in views]
         embeddings: list[Tensor] = []
@@ -157,7 +157,7 @@ def split_decay(module: nn.Module, without: Sequence[nn.Parameter] = ()) -> list
     ]
 
 
-def frozen_copy(module: nn.Module) -> nn.Module:
+def momentum_copy(module: nn.Module) -> nn.Module:
     """A copy that takes no gradients and drops no paths: the start of a momentum or teacher network."""
     copied = copy.deepcopy(module).requires_grad_(False)
     for layer in copied.modules():
@@ -167,7 +167,7 @@ def frozen_copy(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, online: nn.Module, momentum: float) -> None:
+def update_momentum(average: nn.Module, online: nn.Module, momentum: float) -> None:
     """The averages become momentum * average + (1 - momentum) * online; batch-norm buffers follow their own batches."""
     torch._foreach_lerp_(list(average.parameters()), list(online.parameters()), 1 - momentum)
 
@@ -177,7 +177,7 @@ def cosine_to_one(start: float, progress: float) -> float:
     return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
 
 
-def prototypes_used(assignments: Tensor) -> Tensor:
+def prototype_perplexity(assignments: Tensor) -> Tensor:
     """The effective number of prototypes a batch uses: exp(entropy of the mean assignment), in [1, K].
 
     Args:

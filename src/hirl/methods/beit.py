@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hirl.config import BEiTConfig
 from hirl.data.masks import block_masks
 from hirl.data.views import denormalize
-from hirl.distributed.collectives import mean, share, world_size
+from hirl.distributed.collectives import local_slice, mean, world_size
 from hirl.distributed.device import send
 from hirl.methods import register
 from hirl.methods.base import Encoder, Method, MethodOutput, Step, in_full_precision, split_decay
@@ -67,7 +67,7 @@ class BEiT(Method):
         """The loss over the masked patches of view 0; its class token has seen the others alone."""
         images = views[0]
         grid = images.shape[-1] // self.backbone.patch_embed.patch_size[0]
-        mask = share(block_masks(len(images) * world_size(), grid, self.config))
+        mask = local_slice(block_masks(len(images) * world_size(), grid, self.config))
         where = tuple(send(index, images.device) for index in mask.flatten(1).nonzero(as_tuple=True))
         tokens = self.backbone.tokens(images, send(mask, images.device), self.mask_token)
         scores = self.token_scores(tokens[:, 1:][where])

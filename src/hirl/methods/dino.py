@@ -24,11 +24,11 @@ from hirl.methods.base import (
     Prototypes,
     Step,
     cosine_to_one,
-    frozen_copy,
     full_precision,
-    prototypes_used,
+    momentum_copy,
+    prototype_perplexity,
     split_decay,
-    update_average,
+    update_momentum,
 )
 
 
@@ -43,8 +43,8 @@ class DINO(Method):
         projector = _projector(backbone.num_features, config)
         self.student = Encoder(backbone, projector)
         self.student_prototypes = Prototypes(config.embedding_dim, config.prototypes)
-        self.teacher = frozen_copy(self.student)
-        self.teacher_prototypes = frozen_copy(self.student_prototypes)
+        self.teacher = momentum_copy(self.student)
+        self.teacher_prototypes = momentum_copy(self.student_prototypes)
         self.self_distillation = DINOLoss(
             config.prototypes, student_temp=config.student_temperature, center_momentum=config.center_momentum
         )
@@ -57,15 +57,15 @@ class DINO(Method):
     def before_step(self, step: Step) -> None:
         """The teacher follows the student; the student's prototypes are frozen for the first epochs."""
         momentum = cosine_to_one(self.config.momentum, step.progress)
-        update_average(self.teacher, self.student, momentum)
-        update_average(self.teacher_prototypes, self.student_prototypes, momentum)
+        update_momentum(self.teacher, self.student, momentum)
+        update_momentum(self.teacher_prototypes, self.student_prototypes, momentum)
         self.student_prototypes.requires_grad_(step.epoch >= self.config.frozen_prototype_epochs)
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """Cross-entropy of every (teacher global crop, other student crop) pair."""
-        embeddings = self.student.each(views)
+        embeddings = self.student.forward_multi_crop(views)
         with torch.no_grad():
-            targets = [self.teacher_prototypes(embedding) for embedding in self.teacher.each(views[:2])]
+            targets = [self.teacher_prototypes(embedding) for embedding in self.teacher.forward_multi_crop(views[:2])]
         scores = [self.student_prototypes(embedding) for embedding in embeddings]
         loss = self._class_loss(targets, scores, step.epoch)
         return MethodOutput(loss, embeddings[0], self._gauges(scores[0]), embeddings[1].detach())
@@ -85,7 +85,7 @@ class DINO(Method):
 
     def _gauges(self, scores: Tensor) -> dict[str, Tensor]:
         probabilities = F.softmax(scores.detach() / self.config.student_temperature, dim=1)
-        return {"prototypes_used": prototypes_used(probabilities)}
+        return {"prototype_perplexity": prototype_perplexity(probabilities)}
 
 
 def warm_up(start: float, end: float, epochs: int, epoch: int) -> float:

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hirl.config import IBOTConfig
 from hirl.data.masks import block_masks
-from hirl.distributed.collectives import share, world_size
+from hirl.distributed.collectives import local_slice, world_size
 from hirl.distributed.device import send
 from hirl.methods import register
 from hirl.methods.base import MethodOutput, Step, full_precision, in_full_precision
@@ -52,13 +52,16 @@ class IBOT(DINO):
         global_views = torch.cat(list(views[:2]))
         grid = global_views.shape[-1] // self.backbone.patch_embed.patch_size[0]
         mask = block_masks(len(global_views) * world_size(), grid, self.config)
-        mask = share(mask.unflatten(0, (2, -1)), dim=1).flatten(0, 1)  # of both views
+        mask = local_slice(mask.unflatten(0, (2, -1)), dim=1).flatten(0, 1)  # of both views
         masked, device = mask.flatten(1), global_views.device  # [2B, P]
         where = tuple(send(index, device) for index in masked.nonzero(as_tuple=True))  # counted on the CPU: no wait
         tokens = self.student.backbone.tokens(global_views, send(mask, device), self.mask_token)
-        embeddings = [*self.student.projector(tokens[:, 0]).float().chunk(2), *self.student.each(views[2:])]
+        embeddings = [
+            *self.student.projector(tokens[:, 0]).float().chunk(2),
+            *self.student.forward_multi_crop(views[2:]),
+        ]
         patch_embedding = _project_patches(self.student.projector, tokens[:, 1:][where])
-        targets, patch_targets = self._teach(global_views, where, step.epoch)
+        targets, patch_targets = self._teacher_targets(global_views, where, step.epoch)
         scores = [self.student_prototypes(embedding) for embedding in embeddings]
         patch_scores = self.student_prototypes(patch_embedding)
         class_loss = self._class_loss(targets, scores, step.epoch)
@@ -69,7 +72,9 @@ class IBOT(DINO):
         return MethodOutput(loss, embeddings[0], metrics, embeddings[1].detach())
 
     @torch.no_grad()
-    def _teach(self, global_views: Tensor, where: tuple[Tensor, ...], epoch: int) -> tuple[list[Tensor], Tensor]:
+    def _teacher_targets(
+        self, global_views: Tensor, where: tuple[Tensor, ...], epoch: int
+    ) -> tuple[list[Tensor], Tensor]:
         """The teacher's class scores of both views, and its probabilities of the masked patches.
 
         The patch center averages ALL patches. Scores are linear in the unit embedding, so the center needs one product

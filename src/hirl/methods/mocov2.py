@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hirl.config import MoCoV2Config
-from hirl.distributed.collectives import gather, share, world_size
+from hirl.distributed.collectives import gather, local_slice, world_size
 from hirl.distributed.parallel import replace_norms
 from hirl.methods import register
-from hirl.methods.base import Encoder, Method, MethodOutput, Step, frozen_copy, in_full_precision, update_average
+from hirl.methods.base import Encoder, Method, MethodOutput, Step, in_full_precision, momentum_copy, update_momentum
 
 
 @in_full_precision
@@ -59,7 +59,7 @@ class MoCoV2(Method):
         projector = MoCoProjectionHead(backbone.num_features, config.hidden_dim, config.embedding_dim)
         self.query_encoder = Encoder(backbone, projector)
         replace_norms(self.query_encoder, partial(_BatchNormInGroups, config.batch_norm_groups // world_size()))
-        self.key_encoder = frozen_copy(self.query_encoder)
+        self.key_encoder = momentum_copy(self.query_encoder)
         self.register_buffer("queue", F.normalize(torch.randn(config.queue_size, config.embedding_dim), dim=1))
         self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
 
@@ -70,14 +70,14 @@ class MoCoV2(Method):
 
     def before_step(self, step: Step) -> None:
         """The key encoder moves before it computes this batch's keys."""
-        update_average(self.key_encoder, self.query_encoder, self.config.momentum)
+        update_momentum(self.key_encoder, self.query_encoder, self.config.momentum)
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """Queries from view 0, keys from view 1, negatives from the queue as earlier batches left it."""
         with _statistics_in_turn(self.query_encoder):
             embedding = self.query_encoder(views[0])
         keys = F.normalize(self._keys(views[1]), dim=1)
-        loss = info_nce(F.normalize(embedding, dim=1), share(keys), self.queue.clone(), self.config.temperature)
+        loss = info_nce(F.normalize(embedding, dim=1), local_slice(keys), self.queue.clone(), self.config.temperature)
         self._enqueue(keys)
         return MethodOutput(loss, embedding)
 
@@ -91,7 +91,7 @@ class MoCoV2(Method):
         views = gather(views)
         order = torch.randperm(len(views), device=views.device)
         with _statistics_in_turn(self.key_encoder):
-            return gather(self.key_encoder(share(views[order])))[order.argsort()]
+            return gather(self.key_encoder(local_slice(views[order])))[order.argsort()]
 
     @torch.no_grad()
     def _enqueue(self, keys: Tensor) -> None:

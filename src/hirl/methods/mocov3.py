@@ -23,14 +23,14 @@ from hirl.methods.base import (
     MethodOutput,
     Step,
     cosine_to_one,
-    frozen_copy,
     in_full_precision,
-    update_average,
+    momentum_copy,
+    update_momentum,
 )
 
 
 @in_full_precision
-def symmetric_term(query: Tensor, key: Tensor, temperature: float) -> Tensor:
+def contrastive_loss(query: Tensor, key: Tensor, temperature: float) -> Tensor:
     """2 T times the cross-entropy of finding the own key among the keys of all ranks.
 
     Args:
@@ -53,7 +53,7 @@ class MoCoV3(Method):
         self.embedding_dim = dim = config.embedding_dim
         self.query_encoder = Encoder(backbone, _mlp([backbone.num_features, config.hidden_dim, config.hidden_dim, dim]))
         self.predictor = _mlp([dim, config.hidden_dim, dim])
-        self.key_encoder = frozen_copy(self.query_encoder)
+        self.key_encoder = momentum_copy(self.query_encoder)
 
     @property
     def backbone(self) -> nn.Module:
@@ -62,7 +62,7 @@ class MoCoV3(Method):
 
     def before_step(self, step: Step) -> None:
         """The key encoder's momentum rises from its start to 1 along a cosine."""
-        update_average(self.key_encoder, self.query_encoder, cosine_to_one(self.config.momentum, step.progress))
+        update_momentum(self.key_encoder, self.query_encoder, cosine_to_one(self.config.momentum, step.progress))
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """2T [CE(q1 k2'/T, own) + CE(q2 k1'/T, own)]; the batch norms of the heads see one view at a time."""
@@ -71,7 +71,7 @@ class MoCoV3(Method):
         with torch.no_grad():
             k1, k2 = self.key_encoder(views[0]), self.key_encoder(views[1])
         temperature = self.config.temperature
-        loss = symmetric_term(q1, k2, temperature) + symmetric_term(q2, k1, temperature)
+        loss = contrastive_loss(q1, k2, temperature) + contrastive_loss(q2, k1, temperature)
         return MethodOutput(loss, z1, second_embedding=z2.detach())
 
     def embed(self, images: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hirl.config import SwAVConfig
 from hirl.methods import register
-from hirl.methods.base import Encoder, Method, MethodOutput, Prototypes, Step, full_precision, prototypes_used
+from hirl.methods.base import Encoder, Method, MethodOutput, Prototypes, Step, full_precision, prototype_perplexity
 
 
 @register("swav")
@@ -44,12 +44,12 @@ class SwAV(Method):
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """Codes from the two global views, each predicted from every other view."""
-        embeddings = self.encoder.each(views)
+        embeddings = self.encoder.forward_multi_crop(views)
         scores = [self.prototypes(embedding) for embedding in embeddings]
         with full_precision():
             loss = self.swapped_prediction(scores[:2], scores[2:]).squeeze()
-        used = prototypes_used(F.softmax(scores[0].detach() / self.config.temperature, dim=1))
-        return MethodOutput(loss, embeddings[0], {"prototypes_used": used}, embeddings[1].detach())
+        used = prototype_perplexity(F.softmax(scores[0].detach() / self.config.temperature, dim=1))
+        return MethodOutput(loss, embeddings[0], {"prototype_perplexity": used}, embeddings[1].detach())
 
     def embed(self, images: Tensor) -> Tensor:
         """The projection, before normalisation."""

@@ -51,7 +51,7 @@ def build_detector(
     Source: Mask R-CNN (arXiv 1703.06870); FPN (arXiv 1612.03144, equation 1); ViTDet (arXiv 2203.16527)
     """
     if config.neck == "c4" and isinstance(backbone, ResNet):
-        trunk, heads = Stage4(backbone), _c4_heads(backbone, config, categories)
+        trunk, heads = C4Head(backbone), _c4_heads(backbone, config, categories)
         sizes = [tuple(config.anchor_size << step for step in range(C4_SIZES))]
     else:
         trunk = (SimplePyramid if isinstance(backbone, ViT) else ResNetPyramid)(backbone, config.channels)
@@ -81,7 +81,7 @@ class ResNetPyramid(nn.Module):
         return self.fpn(self.body(images))
 
 
-class Stage4(nn.Module):
+class C4Head(nn.Module):
     """A ResNet up to its last stage but one, of stride 16 and detectron2's fourth; the last belongs to the heads.
 
     Raises:
@@ -167,8 +167,8 @@ def _region_proposals(channels: int, sizes: list[tuple[int, ...]], config: Detec
         bg_iou_thresh=0.3,
         batch_size_per_image=256,
         positive_fraction=0.5,
-        pre_nms_top_n=dict(zip(("training", "testing"), config.candidates, strict=True)),
-        post_nms_top_n=dict(zip(("training", "testing"), config.proposals, strict=True)),
+        pre_nms_top_n=dict(zip(("training", "testing"), config.pre_nms_top_n, strict=True)),
+        post_nms_top_n=dict(zip(("training", "testing"), config.post_nms_top_n, strict=True)),
         nms_thresh=0.7,
     )
 
@@ -178,7 +178,7 @@ def _region_heads(heads: type[RoIHeads], config: DetectionConfig, **parts: Any) 
     return heads(
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
-        batch_size_per_image=config.regions,
+        batch_size_per_image=config.roi_batch_size,
         positive_fraction=0.25,
         bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
         score_thresh=0.05,

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hirl.distributed.collectives import share, world_size
+from hirl.distributed.collectives import local_slice, world_size
 from hirl.distributed.parallel import global_mean
 from hirl.files import atomic_path
 from hirl.models import dall_e
@@ -119,7 +119,7 @@ class DiscreteVAE(nn.Module):
 def _gumbel_noise(scores: Tensor) -> Tensor:
     """As torch's `gumbel_softmax` draws it, this rank's share of what is drawn for all."""
     drawn = scores.new_empty(world_size() * len(scores), *scores.shape[1:]).exponential_()
-    return -share(drawn).log()
+    return -local_slice(drawn).log()
 
 
 def _halve(before: int, after: int) -> nn.Sequential:

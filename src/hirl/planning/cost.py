@@ -45,7 +45,7 @@ from hirl.config import CONFIG_ROOT, DataConfig, FinetuneConfig, RunConfig, load
 from hirl.files import read_json
 
 if TYPE_CHECKING:
-    from hirl.planning.step_benchmark import Rehearsal
+    from hirl.planning.step_benchmark import StepBenchmark
 
 COUNTED_IMAGES = (2, 4)  # in the steps that are counted: what grows with them is an image's, the rest is kept once
 MEASURED_IMAGES = 128  # at most, in the steps that are timed on this machine
@@ -294,18 +294,18 @@ def count(config: RunConfig, plugins: tuple[str, ...] = ()) -> Counts:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from hirl.planning.step_benchmark import Rehearsal
+    from hirl.planning.step_benchmark import StepBenchmark
 
     precision = "fp32" if config.training.precision == "fp32" else "bf16"
     steps, kept = [], []
     for images in COUNTED_IMAGES:
-        rehearsal = Rehearsal(_with(config, batch_size=images, precision=precision), torch.device("cpu"), plugins)
-        operations, size = _counted_step(rehearsal)
+        benchmark = StepBenchmark(_with(config, batch_size=images, precision=precision), torch.device("cpu"), plugins)
+        operations, size = _counted_step(benchmark)
         steps.append(operations)
         kept.append(size)
     few, more = COUNTED_IMAGES
     activations = (kept[1] - kept[0]) / (more - few)
-    method, optimizer, side = rehearsal.method, rehearsal.optimizer, config.data.image_size
+    method, optimizer, side = benchmark.method, benchmark.optimizer, config.data.image_size
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         method.backbone.eval()(torch.zeros(1, 3, side, side))
     learning = sum(value.numel() for group in optimizer.param_groups for value in group["params"])
@@ -323,12 +323,12 @@ def count(config: RunConfig, plugins: tuple[str, ...] = ()) -> Counts:
     )
 
 
-def _counted_step(rehearsal: Rehearsal) -> tuple[int, int]:
+def _counted_step(benchmark: StepBenchmark) -> tuple[int, int]:
     """Operations of a step, and the bytes that autograd keeps in it beside the parameters."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    parameters = {value.untyped_storage().data_ptr() for value in rehearsal.method.parameters()}
+    parameters = {value.untyped_storage().data_ptr() for value in benchmark.method.parameters()}
     kept: dict[int, int] = {}
 
     def keep(value: torch.Tensor) -> torch.Tensor:
@@ -338,7 +338,7 @@ def _counted_step(rehearsal: Rehearsal) -> tuple[int, int]:
         return value
 
     with FlopCounterMode(display=False) as step, torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        rehearsal.step()
+        benchmark.step()
     return step.get_total_flops(), sum(kept.values())
 
 
@@ -403,12 +403,12 @@ def _this_machine() -> Machine:
 def measured_share(config: RunConfig, counts: Counts, machine: Machine) -> float:
     """The share of this machine's rate that real steps of a run reach: the best of a few."""
     from hirl.distributed.device import choose_device
-    from hirl.planning.step_benchmark import Rehearsal
+    from hirl.planning.step_benchmark import StepBenchmark
 
     batch = min(config.training.batch_size, MEASURED_IMAGES)
-    rehearsal = Rehearsal(_with(config, batch_size=batch), choose_device())
-    rehearsal.seconds(2)
-    seconds = min(rehearsal.seconds(1) for _ in range(5))
+    benchmark = StepBenchmark(_with(config, batch_size=batch), choose_device())
+    benchmark.seconds(2)
+    seconds = min(benchmark.seconds(1) for _ in range(5))
     operations = batch * (counts.step + hirl_operations(config, counts.embedding_dim))
     return operations / seconds / _rate(machine, config, config.training.precision)
 

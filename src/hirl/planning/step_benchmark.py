@@ -31,7 +31,7 @@ from hirl.training.optimizers import build_optimizer, set_rates
 PRODUCT = {"cuda": 8192, "cpu": 1024}  # rows and columns of the matrices whose product is timed
 
 
-class Rehearsal:
+class StepBenchmark:
     """A run's method and optimiser, and steps of its last epoch, when all of the method is under way."""
 
     def __init__(self, config: RunConfig, device: torch.device, plugins: tuple[str, ...] = ()):

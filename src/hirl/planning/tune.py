@@ -15,7 +15,7 @@ import torch
 from hirl.config import RunConfig
 from hirl.distributed.device import choose_device, choose_precision
 from hirl.planning.cost import count, hirl_operations, multiplied_in
-from hirl.planning.step_benchmark import Rehearsal, product_rate
+from hirl.planning.step_benchmark import StepBenchmark, product_rate
 
 ROUNDS, STEPS = 5, 3  # turns, and steps in each
 WORTH = 1.05  # a setting is advised from this gain on
@@ -86,12 +86,12 @@ def measure(config: RunConfig, device: torch.device, plugins: tuple[str, ...] = 
 def _take_turns(candidates: list[Candidate], config: RunConfig, device: torch.device, plugins: tuple[str, ...]) -> None:
     before = _memory(device)
     try:
-        rehearsals = [Rehearsal(_with(config, candidate), device, plugins) for candidate in candidates]
-        for candidate, rehearsal in zip(candidates, rehearsals, strict=True):
-            candidate.start = rehearsal.seconds(2)
+        benchmarks = [StepBenchmark(_with(config, candidate), device, plugins) for candidate in candidates]
+        for candidate, benchmark in zip(candidates, benchmarks, strict=True):
+            candidate.start = benchmark.seconds(2)
         for _ in range(ROUNDS):
-            for candidate, rehearsal in zip(candidates, rehearsals, strict=True):
-                candidate.seconds.append(rehearsal.seconds(STEPS) / STEPS)
+            for candidate, benchmark in zip(candidates, benchmarks, strict=True):
+                candidate.seconds.append(benchmark.seconds(STEPS) / STEPS)
     except torch.OutOfMemoryError:
         candidates[0].seconds = []  # on a GPU there is but one
         return

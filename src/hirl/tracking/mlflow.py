@@ -163,7 +163,7 @@ class LiveRun:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
-    def hear(self, record: Record) -> None:
+    def on_record(self, record: Record) -> None:
         """Takes a record; stores what has gathered every few seconds and at the end."""
         if self.failed:
             return

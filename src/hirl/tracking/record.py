@@ -23,7 +23,7 @@ Record = dict[
 class Follower(Protocol):
     """Anything that wants to hear each record as it is written."""
 
-    def hear(self, record: Record) -> None:
+    def on_record(self, record: Record) -> None:
         """Takes one record."""
 
 
@@ -66,7 +66,7 @@ class Recorder:
             handle.flush()
             os.fsync(handle.fileno())
         if self.follower is not None:
-            self.follower.hear(record)
+            self.follower.on_record(record)
 
     def _rewrite(self, records: list[Record]) -> None:
         text = "".join(json.dumps(record) + "\n" for record in records)

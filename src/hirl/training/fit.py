@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hirl.config import TrainingConfig
-from hirl.distributed.collectives import from_first, is_first, mean
+from hirl.distributed.collectives import broadcast_object, is_main_process, mean
 from hirl.distributed.device import choose_precision, seed_step
 from hirl.distributed.parallel import parallel, synchronise
 from hirl.files import locked
@@ -66,9 +66,9 @@ def fit(
     synchronise(network)
     set_up_blocks(network, config)
     loss_of = parallel(_Loss(network, loss))
-    with locked(scratch) if is_first() else nullcontext():
+    with locked(scratch) if is_main_process() else nullcontext():
         history = _resume(scratch, fingerprint, network, optimizer)
-        if history and is_first():
+        if history and is_main_process():
             print(f"{name}  goes on after epoch {len(history)}/{config.epochs}", flush=True)
         for epoch in range(len(history), config.epochs):
             progress, first = _Epoch(f"{name}  epoch {epoch + 1}/{config.epochs}"), epoch * per_epoch
@@ -88,7 +88,7 @@ def fit(
             assert progress.steps == per_epoch
             row = {"epoch": epoch, "loss": progress.mean(), "learning_rate": rate, "seconds": progress.seconds()}
             history.append(row)
-            if is_first():
+            if is_main_process():
                 state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
                 save_checkpoint(scratch, epoch + 1, {"fingerprint": fingerprint} | state)
                 print(f"{progress.label}  loss {row['loss']:.3f}", flush=True)
@@ -115,7 +115,7 @@ class _Epoch:
 
     def add(self, loss: Tensor) -> None:
         self.total, self.steps = self.total + loss, self.steps + 1
-        if is_first() and time.monotonic() - self.told > SECONDS_BETWEEN_LINES:
+        if is_main_process() and time.monotonic() - self.told > SECONDS_BETWEEN_LINES:
             self.told = time.monotonic()
             print(f"{self.label}  step {self.steps}  loss {self._per_step(self.total):.3f}", flush=True)
 
@@ -139,7 +139,7 @@ def _resume(
     scratch: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> list[dict[str, float]]:
     """Takes up the newest checkpoint, if there is one; returns its history."""
-    state = from_first(lambda: load_checkpoint(scratch))
+    state = broadcast_object(lambda: load_checkpoint(scratch))
     if state is None:
         return []
     if state["fingerprint"] != fingerprint:

@@ -25,7 +25,7 @@ from hirl.config.plugins import load_plugins
 from hirl.data.images import load_images
 from hirl.data.loader import check_shared_evenly, epoch_batches, ordered_batches
 from hirl.data.views import Views, evaluation_view
-from hirl.distributed.collectives import from_first, gather_shards, is_first, mean, shard, world_size
+from hirl.distributed.collectives import broadcast_object, gather_shards, is_main_process, mean, shard_range, world_size
 from hirl.distributed.device import choose_device, choose_precision, seed_step
 from hirl.distributed.parallel import parallel, synchronise
 from hirl.files import atomic_path, locked, make_folder, read_json, sha256, write_json
@@ -85,11 +85,11 @@ def pretrain(
             the loss is not finite.
     """
     make_folder(out)
-    with locked(scratch) if is_first() else nullcontext():
-        recorder = Recorder(scratch / "record.jsonl", follower) if is_first() else None
+    with locked(scratch) if is_main_process() else nullcontext():
+        recorder = Recorder(scratch / "record.jsonl", follower) if is_main_process() else None
         trainer = Trainer(config, data, scratch, recorder, plugins, tokenizer)
         trainer.train()
-        if is_first():
+        if is_main_process():
             trainer.export(out)
 
 
@@ -129,12 +129,12 @@ class Trainer:
             started = time.monotonic()
             seed_step(self.config.seed, -1 - epoch)
             snapshot = self.method.before_epoch(epoch, self._embed_all)
-            if snapshot is not None and is_first():
+            if snapshot is not None and is_main_process():
                 self._save_snapshot(epoch, snapshot)
             row = {"epoch": epoch} | self._train_epoch(epoch)
             row["seconds"] = time.monotonic() - started
             self.history.append(row)
-            if is_first():
+            if is_main_process():
                 self.recorder.metrics(epoch, row)
                 save_checkpoint(self.scratch, epoch + 1, self._state())
                 print(self._line(row), flush=True)
@@ -172,7 +172,7 @@ class Trainer:
                 last_line = time.monotonic()
                 done = number % self.per_epoch + 1
                 self._check_finite(sums["loss"], epoch, number)
-                if is_first():
+                if is_main_process():
                     print(self._line({"epoch": epoch, "loss": sums["loss"].item() / done}, done), flush=True)
         sums = dict(zip(sums, mean(torch.stack(list(sums.values()))), strict=True))
         self._check_finite(sums["loss"], epoch, number)
@@ -205,7 +205,7 @@ class Trainer:
         """[N, D] embeddings of the training images, in their order, each embedded once; the first rank's alone."""
         self.method.eval()
         number, batch_size = len(self.images), self.config.training.batch_size // world_size()
-        embeddings = torch.empty(len(shard(number)), self.method.embedding_dim, device=self.device)
+        embeddings = torch.empty(len(shard_range(number)), self.method.embedding_dim, device=self.device)
         batches = ordered_batches(self.images, batch_size, self.device)
         for rows, batch in zip(embeddings.split(batch_size), batches, strict=True):
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -242,7 +242,7 @@ class Trainer:
 
     def _resume(self) -> None:
         """Takes up the newest checkpoint of this very configuration and data, if there is one."""
-        state = from_first(lambda: load_checkpoint(self.scratch))
+        state = broadcast_object(lambda: load_checkpoint(self.scratch))
         if state is not None and state["fingerprint"] != self.fingerprint:
             raise ValueError(
                 f"{self.scratch} holds another configuration, other data or another tokenizer: remove it, or give "
@@ -252,7 +252,7 @@ class Trainer:
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.history = state["history"]
-        if is_first():
+        if is_main_process():
             self._go_on_recording()
 
     def _go_on_recording(self) -> None:

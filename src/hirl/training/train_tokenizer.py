@@ -14,7 +14,7 @@ from hirl.config import RunConfig, TokenizerConfig, digest
 from hirl.data.images import ImageSet, load_images
 from hirl.data.loader import epoch_batches, ordered_batches
 from hirl.data.views import Views, denormalize
-from hirl.distributed.collectives import gather, is_first, world_size
+from hirl.distributed.collectives import gather, is_main_process, world_size
 from hirl.distributed.device import choose_device
 from hirl.files import read_json
 from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
@@ -58,9 +58,9 @@ def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> 
     groups = [{"params": list(network.parameters())}]
     fit("tokenizer", network, groups, batches, loss, settings, per_epoch, scratch, fingerprint, config.seed)
     gauges = measure(network, load_images(data, "validation"), settings.batch_size, device)
-    if is_first():
+    if is_main_process():
         save_tokenizer(network, out)
-        used, error = gauges["tokens_used"], gauges["error"]
+        used, error = gauges["token_perplexity"], gauges["error"]
         print(
             f"tokenizer  uses {used:.1f} of {settings.vocabulary} tokens, root mean squared error {error:.3f}",
             flush=True,
@@ -80,7 +80,7 @@ def measure(network: DiscreteVAE, images: ImageSet, batch_size: int, device: tor
     Each rank looks at its shard of the images, and all are told of the whole.
 
     Returns:
-        tokens_used, and error: the root mean square over pixels in [0, 1].
+        token_perplexity, and error: the root mean square over pixels in [0, 1].
     """
     network.eval()
     counts, squares, values = torch.zeros(network.vocabulary, device=device), 0.0, 0
@@ -93,4 +93,4 @@ def measure(network: DiscreteVAE, images: ImageSet, batch_size: int, device: tor
     counts = gather(counts[None]).sum(dim=0)
     squares, values = gather(torch.tensor([[squares, values]], dtype=torch.float64, device=device)).sum(dim=0).tolist()
     used = torch.special.entr(counts / counts.sum()).sum().exp().item()
-    return {"tokens_used": used, "error": math.sqrt(squares / values)}
+    return {"token_perplexity": used, "error": math.sqrt(squares / values)}

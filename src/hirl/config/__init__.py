@@ -3,18 +3,9 @@
 Nothing else in the project reads the YAML files. Import costs no torch.
 """
 
-from hirl.config.layers import (
-    CONFIG_ROOT,
-    expected_runs,
-    flatten,
-    load_study,
-    parse_override,
-    provenance,
-    read_yaml,
-    resolve,
-    resolve_control,
-    study_name,
-)
+from hirl.config.nested import flatten
+from hirl.config.resources import CONFIG_ROOT, RESOURCES
+from hirl.config.run_name import CONTROL, UNTRAINED, RunName
 from hirl.config.sections import (
     MODEL_CONFIGS,
     AugmentationConfig,
@@ -27,7 +18,6 @@ from hirl.config.sections import (
     DINOConfig,
     EvaluationConfig,
     FinetuneConfig,
-    FrozenTask,
     HierarchyConfig,
     IBOTConfig,
     JitterConfig,
@@ -48,19 +38,28 @@ from hirl.config.sections import (
     SimSiamConfig,
     StudyConfig,
     SwAVConfig,
-    Task,
     TokenizerConfig,
-    TrainedTask,
     TrainingConfig,
     TreeKMeansConfig,
     Variant,
     ViewsConfig,
     digest,
 )
+from hirl.config.study import Study, load_study
+from hirl.config.tasks import FROZEN, LABEL_PERCENTS, METRICS, TASKS, TRAINED, Metric, Task
+from hirl.config.yaml_files import parse_override, read_yaml
 
 __all__ = [
     "CONFIG_ROOT",
+    "CONTROL",
+    "FROZEN",
+    "LABEL_PERCENTS",
+    "METRICS",
     "MODEL_CONFIGS",
+    "RESOURCES",
+    "TASKS",
+    "TRAINED",
+    "UNTRAINED",
     "AugmentationConfig",
     "BEiTConfig",
     "BackboneConfig",
@@ -71,7 +70,6 @@ __all__ = [
     "DetectionConfig",
     "EvaluationConfig",
     "FinetuneConfig",
-    "FrozenTask",
     "HierarchyConfig",
     "IBOTConfig",
     "JitterConfig",
@@ -79,6 +77,7 @@ __all__ = [
     "KNNConfig",
     "LinearConfig",
     "MaskConfig",
+    "Metric",
     "MoCoV2Config",
     "MoCoV3Config",
     "OptimizerConfig",
@@ -86,27 +85,23 @@ __all__ = [
     "Probability",
     "ProbeConfig",
     "RunConfig",
+    "RunName",
     "ScenesConfig",
     "ScheduleConfig",
     "Section",
     "SimSiamConfig",
+    "Study",
     "StudyConfig",
     "SwAVConfig",
     "Task",
     "TokenizerConfig",
-    "TrainedTask",
     "TrainingConfig",
     "TreeKMeansConfig",
     "Variant",
     "ViewsConfig",
     "digest",
-    "expected_runs",
     "flatten",
     "load_study",
     "parse_override",
-    "provenance",
     "read_yaml",
-    "resolve",
-    "resolve_control",
-    "study_name",
 ]

@@ -25,6 +25,7 @@ class RunName:
     backbone: str | None = None
 
     def __post_init__(self) -> None:
+        assert "-" not in self.method, self.method
         assert (self.method == UNTRAINED) == (self.variant == CONTROL) == (self.backbone is not None)
 
     @classmethod
@@ -34,13 +35,13 @@ class RunName:
 
     @classmethod
     def parse(cls, text: str) -> RunName:
-        """Read `mocov2-hirl-s0` or `untrained-resnet50-s0`.
+        """Parse `mocov2-hirl-s0` or `untrained-resnet50-s0`.
 
         Raises:
             ValueError: the text is no run's name.
         """
         if (found := PATTERN.fullmatch(text)) is None:
-            raise ValueError(f"run name {text!r}: give it as method-variant-sSEED, such as mocov2-hirl-s0")
+            raise ValueError(f"{text!r} is no run name: write it as method-variant-sSEED, such as mocov2-hirl-s0")
         seed = int(found["seed"])
         if found["method"] == UNTRAINED:
             return cls.control(found["variant"], seed)
@@ -50,6 +51,12 @@ class RunName:
     def is_control(self) -> bool:
         """Whether the run is an untrained control."""
         return self.backbone is not None
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options of a `hirl` command that name the run."""
+        kind = ["--variant", self.variant] if self.backbone is None else ["--backbone", self.backbone]
+        return ["--method", self.method, *kind, "--seed", str(self.seed)]
 
     def __str__(self) -> str:
         return f"{self.method}-{self.backbone or self.variant}-s{self.seed}"

@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from hirl.config.run_name import UNTRAINED, RunName
+from hirl.config.tasks import FROZEN, LABEL_PERCENTS, TASKS
+
 Variant = Literal["baseline", "hirl"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
-FrozenTask = Literal["knn", "probe", "clustering", "hierarchy"]  # on cached features
-TrainedTask = Literal["linear", "finetune", "semisup-1", "semisup-10", "transfer", "detection"]
-Task = FrozenTask | TrainedTask
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
@@ -24,11 +24,34 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-# how a network is run, not what it computes: as another processor, it changes no more than the rounding. Not in a hash,
-# so that a run may go on with them or without, and a finished one stays finished
-SWITCHES = ("compile", "checkpoint_activations")
+def _known_task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"there is no such task; known: {', '.join(TASKS)}")
+    return name
 
-CropScale = Annotated[tuple[Share, Share], AfterValidator(_ascending)]  # share of the image's area
+
+def _method_name(name: str) -> str:
+    if "-" in name:
+        raise ValueError("a method's name has no hyphen, which separates the parts of a run's name: use _")
+    if name == UNTRAINED:
+        raise ValueError("the controls have this name: choose another")
+    return name
+
+
+def _label_percent(percent: int) -> int:
+    if percent not in LABEL_PERCENTS:
+        raise ValueError(f"no task uses this percentage of the labels; known: {', '.join(map(str, LABEL_PERCENTS))}")
+    return percent
+
+
+CropScale = Annotated[tuple[Share, Share], AfterValidator(_ascending)]  # fraction of the image's area
+TaskName = Annotated[str, AfterValidator(_known_task)]
+MethodName = Annotated[str, AfterValidator(_method_name)]
+LabelPercent = Annotated[int, AfterValidator(_label_percent)]
+
+# Execution switches: they change the result by rounding at most and are not hashed, so that a run may be resumed with
+# or without them, and a finished run stays finished.
+SWITCHES = ("compile", "checkpoint_activations")
 
 
 class Section(BaseModel):
@@ -49,7 +72,7 @@ class DataConfig(Section):
     train_images: Count | None = None  # a class-balanced, seeded subset; None takes all
     validation_images: Count | None = None
     class_tree: str | None = None  # CSV naming each class's ancestors; None reads nested folders
-    label_lists: dict[Literal[1, 10], str] = {}  # per cent: a file naming the labelled images; absent ones are drawn
+    label_lists: dict[LabelPercent, str] = {}  # percentage: file that lists the labelled images; absent: drawn
 
 
 class ScenesConfig(Section):
@@ -92,10 +115,10 @@ class ViewsConfig(Section):
     def _ranges_ascend(self) -> ViewsConfig:
         for key in ("global_scale", "local_scale", "blur_sigma"):
             low, high = getattr(self, key)
-            if low > high or (key != "blur_sigma" and high > 1):
-                raise ValueError(
-                    f"{key} is [{low}, {high}]: give it as [low, high]" + ", high at most 1" * ("scale" in key)
-                )
+            if low > high:
+                raise ValueError(f"{key} is [{low}, {high}]: give it as [low, high]")
+            if key != "blur_sigma" and high > 1:
+                raise ValueError(f"{key} is [{low}, {high}], fractions of the image's area: give at most 1")
         return self
 
 
@@ -380,16 +403,16 @@ class EvaluationConfig(Section):
     detection: DetectionConfig = DetectionConfig()
 
     def of(self, task: str) -> Section | None:
-        """The settings of a task; None for one that has none."""
-        return getattr(self, task.replace("-", "_"), None)
+        """Return the settings of a task; None for one that has none."""
+        return getattr(self, TASKS[task].settings, None)
 
 
 class RunConfig(Section):
     """Everything that decides a run's result. `hierarchy` is None for the baseline: the only difference to hirl."""
 
     study: str
-    method: str
-    algorithm: str  # the registered method; not the run's own where the method's file has a base
+    method: MethodName
+    algorithm: str  # the registered method; another than `method` where the method's file has a base
     variant: Variant
     seed: int = Field(0, ge=0)
     data: DataConfig = DataConfig()
@@ -412,9 +435,14 @@ class RunConfig(Section):
         return self
 
     @property
+    def run(self) -> RunName:
+        """The run's name in its parts."""
+        return RunName(self.method, self.variant, self.seed)
+
+    @property
     def name(self) -> str:
-        """The run's folder name."""
-        return f"{self.method}-{self.variant}-s{self.seed}"
+        """The run's name, which is also its folder's."""
+        return str(self.run)
 
     @property
     def uses_tokenizer(self) -> bool:
@@ -436,10 +464,10 @@ class RunConfig(Section):
 class StudyConfig(Section):
     """What a study runs. `all` and `methods` hold partial RunConfigs."""
 
-    methods: dict[str, dict[str, Any] | None]
+    methods: dict[MethodName, dict[str, Any] | None]
     variants: tuple[Variant, ...] = ("baseline", "hirl")
     seeds: tuple[int, ...] = (0,)
-    tasks: tuple[Task, ...] = ("knn", "probe", "clustering", "hierarchy")
+    tasks: tuple[TaskName, ...] = FROZEN
     base: str | None = None  # a study this one starts from: its keys below those given here
     all: dict[str, Any] = {}
     plugins: tuple[str, ...] = ()  # Python files that register a method of your own

@@ -1,6 +1,7 @@
-"""The table of tasks: everything that is known of an evaluation before it runs.
+"""The table of tasks: everything that is known about an evaluation before it runs.
 
-Configuration, evaluation, cost, workflow rules, tables and figures read it; no other file lists tasks.
+Configuration, evaluation, costs, workflow rules, tables and figures read it; no other file lists tasks. A new task is
+one entry here, one file in hirl.evaluation, and its settings in hirl.config.sections.EvaluationConfig.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ class Task:
     """An evaluation protocol.
 
     Attributes:
+        name: its name in studies, on the command line and in results.
         title: what it measures, in tables and figures.
-        metrics: title of each number that tables show, by its key.
+        metrics: title of each number that tables show, by its key in the task's JSON.
         module: the file of hirl.evaluation that runs it.
         family: the heading it stands under.
         protocol: "frozen" reads cached features; "trained" trains a classifier, a detector or the whole network.
         trains_backbone: whether the backbone itself is trained; an untrained control is then trained from scratch.
-        folder: the folder of the study's results that it reads, beside the weights.
-        label_percent: the share of the training labels it sees.
+        folder: the folder of the study's results whose images it reads.
+        label_percent: percentage of the training labels that it uses.
+        reads_tree: whether it evaluates the semantic tree of a HIRL run; other runs have none.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Task:
     trains_backbone: bool = False
     folder: Literal["data", "transfer", "scenes"] = "data"
     label_percent: int = 100
+    reads_tree: bool = False
 
     @property
     def settings(self) -> str:
@@ -55,17 +59,18 @@ class Task:
         return self.name.replace("-", "_")
 
     @property
+    def extra_input(self) -> str | None:
+        """The file in the study's results that it needs beside the weights and the study's own data; None for most."""
+        if self.label_percent < 100:
+            return f"{self.folder}/labels-{self.label_percent}.csv"
+        if self.folder != "data":
+            return f"{self.folder}/manifest.json"
+        return None
+
+    @property
     def shown(self) -> tuple[Metric, ...]:
         """The numbers that tables show."""
         return tuple(Metric(self.name, name, title) for name, title in self.metrics.items())
-
-
-def _frozen(name: str, title: str, metrics: dict[str, str], family: str) -> Task:
-    return Task(name, title, metrics, name, family, "frozen")
-
-
-def _finetuning(name: str, title: str, metric: str, family: str = "Fine-tuning", **facts: object) -> Task:
-    return Task(name, title, {"top1": metric}, "finetune", family, "trained", trains_backbone=True, **facts)
 
 
 DETECTION_METRICS = {
@@ -77,43 +82,101 @@ DETECTION_METRICS = {
     "ap75_mask": "AP75^mask",
 }
 
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        _frozen("knn", "kNN", {"top1": "kNN top-1"}, "Nearest neighbours"),
-        _frozen("probe", "linear probe", {"top1": "Linear probe top-1"}, "Linear classification"),
-        Task(
-            "linear",
-            "linear evaluation",
-            {"top1": "Linear evaluation top-1"},
-            "linear",
-            "Linear classification",
-            "trained",
-        ),
-        _finetuning("finetune", "fine-tuning", "Fine-tuning top-1"),
-        _finetuning("semisup-1", "fine-tuning on 1 % of the labels", "1 % labels top-1", label_percent=1),
-        _finetuning("semisup-10", "fine-tuning on 10 % of the labels", "10 % labels top-1", label_percent=10),
-        _frozen(
-            "clustering",
-            "k-means clustering",
-            {"acc": "Clustering ACC", "nmi": "Clustering NMI", "ami": "Clustering AMI"},
-            "Clustering",
-        ),
-        _finetuning("transfer", "transfer", "Transfer top-1", "Transfer", folder="transfer"),
-        Task(
-            "detection",
-            "detection and instance segmentation",
-            DETECTION_METRICS,
-            "detection",
-            "Detection",
-            "trained",
-            trains_backbone=True,
-            folder="scenes",
-        ),
-        _frozen("hierarchy", "semantic tree against the true classes", {}, "Hierarchy"),
-    )
-}
+TABLE = (
+    Task(
+        name="knn",
+        title="kNN",
+        metrics={"top1": "kNN top-1"},
+        module="knn",
+        family="Nearest neighbours",
+        protocol="frozen",
+    ),
+    Task(
+        name="probe",
+        title="linear probe",
+        metrics={"top1": "Linear probe top-1"},
+        module="probe",
+        family="Linear classification",
+        protocol="frozen",
+    ),
+    Task(
+        name="linear",
+        title="linear evaluation",
+        metrics={"top1": "Linear evaluation top-1"},
+        module="linear",
+        family="Linear classification",
+        protocol="trained",
+    ),
+    Task(
+        name="finetune",
+        title="fine-tuning",
+        metrics={"top1": "Fine-tuning top-1"},
+        module="finetune",
+        family="Fine-tuning",
+        protocol="trained",
+        trains_backbone=True,
+    ),
+    Task(
+        name="semisup-1",
+        title="fine-tuning on 1 % of the labels",
+        metrics={"top1": "1 % labels top-1"},
+        module="finetune",
+        family="Fine-tuning",
+        protocol="trained",
+        trains_backbone=True,
+        label_percent=1,
+    ),
+    Task(
+        name="semisup-10",
+        title="fine-tuning on 10 % of the labels",
+        metrics={"top1": "10 % labels top-1"},
+        module="finetune",
+        family="Fine-tuning",
+        protocol="trained",
+        trains_backbone=True,
+        label_percent=10,
+    ),
+    Task(
+        name="clustering",
+        title="k-means clustering",
+        metrics={"acc": "Clustering ACC", "nmi": "Clustering NMI", "ami": "Clustering AMI"},
+        module="clustering",
+        family="Clustering",
+        protocol="frozen",
+    ),
+    Task(
+        name="transfer",
+        title="transfer",
+        metrics={"top1": "Transfer top-1"},
+        module="finetune",
+        family="Transfer",
+        protocol="trained",
+        trains_backbone=True,
+        folder="transfer",
+    ),
+    Task(
+        name="detection",
+        title="detection and instance segmentation",
+        metrics=DETECTION_METRICS,
+        module="detection",
+        family="Detection",
+        protocol="trained",
+        trains_backbone=True,
+        folder="scenes",
+    ),
+    Task(
+        name="hierarchy",
+        title="semantic tree against the true classes",
+        metrics={},
+        module="hierarchy",
+        family="Hierarchy",
+        protocol="frozen",
+        reads_tree=True,
+    ),
+)
 
+TASKS: dict[str, Task] = {task.name: task for task in TABLE}
 FROZEN = tuple(name for name, task in TASKS.items() if task.protocol == "frozen")
 TRAINED = tuple(name for name, task in TASKS.items() if task.protocol == "trained")
-METRICS: tuple[Metric, ...] = tuple(metric for task in TASKS.values() for metric in task.shown)
+METRICS: tuple[Metric, ...] = tuple(metric for task in TABLE for metric in task.shown)
+LABEL_PERCENTS = tuple(sorted({task.label_percent for task in TABLE} - {100}))  # label subsets that a study draws

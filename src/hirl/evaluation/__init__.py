@@ -1,1 +1,1 @@
-"""How good the representation is: one file per protocol, on cached features of the frozen backbone or by training."""
+"""Downstream evaluation: one file per protocol, on cached features of the frozen backbone or by training from it."""

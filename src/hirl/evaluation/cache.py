@@ -1,23 +1,21 @@
-"""The features every protocol reads, and the result every protocol writes. Import costs no torch."""
+"""Cached features of a frozen backbone. Import costs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from hirl.files import atomic_path, write_json
+from hirl.files import atomic_path
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """A run's features and class labels, rows in the images' order.
+    """Features and class labels of a run, rows in the images' order.
 
     Attributes:
         train: float32 [N, D], the backbone's outputs.
@@ -32,16 +30,16 @@ class FeatureCache:
     validation_labels: NDArray[np.int64]
 
     def save(self, path: str | Path) -> None:
-        """Writes the cache as one safetensors file, whole or not at all."""
+        """Write the cache as one safetensors file, whole or not at all."""
         with atomic_path(path) as temporary:
             save_file({name: np.ascontiguousarray(array) for name, array in vars(self).items()}, temporary)
 
     @classmethod
     def load(cls, path: str | Path) -> FeatureCache:
-        """The cache of a file that `save` wrote; half-precision features are read as float32.
+        """Load a file that `save` wrote; half-precision features become float32.
 
         Raises:
-            ValueError: the file is missing, is no features file, or holds NaN or infinity.
+            ValueError: the file is missing, is not a features file, or holds NaN or infinity.
         """
         try:
             arrays = load_file(path)
@@ -52,50 +50,24 @@ class FeatureCache:
                 arrays["validation_labels"],
             )
         except (OSError, SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} is no readable features file ({error}): make it with `hirl features`") from error
-        for split in ("train", "validation"):
-            if not np.isfinite(getattr(cache, split)).all():
-                raise ValueError(f"{path}: the {split} features hold NaN or infinity; look at the training's loss")
+            raise ValueError(f"{path} is no readable features file ({error}): make one with `hirl features`") from error
+        cache.check(path)
         return cache
 
+    def check(self, where: object) -> None:
+        """Check that every feature is a finite number.
 
-@dataclass(frozen=True)
-class EvaluationResult:
-    """What an evaluation that trains a network found.
+        Args:
+            where: the file or run that an error names.
 
-    Attributes:
-        metrics: name to number; percentages are 0 to 100.
-        settings: what the numbers depend on.
-        history: one row per epoch of its training.
-    """
-
-    metrics: dict[str, float]
-    settings: dict[str, Any]
-    history: list[dict[str, float]]
-
-
-def write_result(
-    out: str | Path,
-    run: Mapping[str, Any],
-    task: str,
-    metrics: Mapping[str, float],
-    settings: Mapping[str, Any],
-    history: Sequence[Mapping[str, float]] = (),
-) -> None:
-    """Writes one evaluation's JSON.
-
-    Args:
-        out: evaluation/{task}.json of the run.
-        run: study, dataset, method, variant and seed.
-        task: the protocol.
-        metrics: name to number; percentages are 0 to 100.
-        settings: what the numbers depend on.
-        history: one row per epoch, of an evaluation that trains.
-    """
-    result = {**run, "task": task, "metrics": dict(metrics), "settings": dict(settings)}
-    write_json(out, result | ({"history": list(history)} if history else {}))
+        Raises:
+            ValueError: a feature is NaN or infinite.
+        """
+        for split, features in (("train", self.train), ("validation", self.validation)):
+            if not np.isfinite(features).all():
+                raise ValueError(f"{where}: the {split} features hold NaN or infinity: check the training's loss")
 
 
 def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """l2-normalised rows; a zero row stays zero."""
+    """Return l2-normalised rows; a zero row stays zero."""
     return features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,20 +10,20 @@ from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_s
 
 from hirl.config import ClusteringConfig
 from hirl.distributed.device import choose_device
-from hirl.evaluation.cache import FeatureCache, unit_rows, write_result
+from hirl.evaluation.cache import FeatureCache, unit_rows
+from hirl.evaluation.contracts import EvaluationResult, FrozenInputs
 from hirl.hierarchy.kmeans import kmeans
 
-SEED = 0  # of k-means: the same protocol for every run
+SEED = 0  # of k-means, the same for every run
 
 
-def evaluate(features: Path, out: Path, run: Mapping[str, Any], config: ClusteringConfig) -> None:
-    """Reads a features file and writes evaluation/clustering.json."""
-    metrics = clustering(FeatureCache.load(features), config)
-    write_result(out, run, "clustering", metrics, config.model_dump(mode="json"))
+def evaluate_features(inputs: FrozenInputs, settings: ClusteringConfig) -> EvaluationResult:
+    """Return the metrics of `clustering`."""
+    return EvaluationResult(clustering(inputs.cache, settings), settings.model_dump(mode="json"))
 
 
 def clustering(cache: FeatureCache, config: ClusteringConfig) -> dict[str, float]:
-    """k-means on the l2-normalised validation features against the finest classes.
+    """Cluster the l2-normalised validation features and compare the clusters with the finest classes.
 
     Returns:
         Percentages acc, nmi and ami, as `agreement` gives them.
@@ -44,7 +40,7 @@ def clustering(cache: FeatureCache, config: ClusteringConfig) -> dict[str, float
 
 
 def agreement(clusters: NDArray[np.int64], classes: NDArray[np.int64]) -> dict[str, float]:
-    """How well clusters match classes; any non-negative ids, any number of each.
+    """Measure how well clusters match classes; ids are any non-negative integers.
 
     Returns:
         Percentages: acc under the best one-to-one map of clusters to classes, nmi and ami (arithmetic normalisation).

@@ -1,4 +1,4 @@
-"""Detection and instance segmentation: Mask R-CNN trained from the backbone, boxes and masks by COCO's measures."""
+"""Detection and instance segmentation: Mask R-CNN trained from the backbone, average precision as COCO defines it."""
 
 from __future__ import annotations
 
@@ -18,34 +18,27 @@ from hirl.config import DetectionConfig, RunConfig
 from hirl.data.coco import Example, SceneSet, load_scenes, ordered_pictures, training_batches
 from hirl.distributed.collectives import broadcast_object, gather_objects, world_size
 from hirl.distributed.device import choose_device
-from hirl.evaluation.cache import EvaluationResult
+from hirl.evaluation.contracts import EvaluationResult
 from hirl.evaluation.supervised import fingerprint, load_backbone
 from hirl.models.detectors import build_detector
 from hirl.training.fit import fit
 from hirl.training.optimizers import layer_groups
 
-METRICS = ("ap", "ap50", "ap75")  # the first three of COCO's twelve numbers
+PRECISIONS = ("ap", "ap50", "ap75")  # the first three of COCO's twelve numbers
 
 
-def evaluate(
+def train_and_evaluate(
     task: str, config: RunConfig, weights: Path | None, data: Path, scratch: Path, run_name: str
 ) -> EvaluationResult:
-    """Trains a detector on the training scenes and measures what it finds in the validation ones.
+    """Train a detector on the training scenes, or resume, and measure its precision on the validation scenes.
 
-    Several ranks share the images of a step, and gradients are averaged. That is not to the digit what one process
-    does: each rank draws anchors and regions, and counts them in its losses, on its own.
+    Several ranks share the images of a step and average their gradients. The result differs slightly from one
+    process's: each rank samples anchors and regions, and normalises its losses by their number, on its own.
 
-    Args:
-        weights: of the run's backbone; None starts from an untrained one of the run's seed.
-        data: a folder of scenes.
-        scratch: keeps the progress.
-        run_name: what the lines of progress call it.
+    Args and errors are those of `hirl.evaluation.contracts.TrainedProtocol`; `data` is a folder of scenes.
 
     Returns:
-        Percentages ap, ap50 and ap75, of boxes (ap_box, ...) and masks (ap_mask, ...).
-
-    Raises:
-        ValueError: weights, scenes or settings do not fit, another process is at it, or the loss is not finite.
+        Percentages ap, ap50 and ap75 of boxes (ap_box, ...) and masks (ap_mask, ...).
 
     Source: HIRL (arXiv 2205.13159), section 5.2; Mask R-CNN (arXiv 1703.06870)
     """
@@ -77,21 +70,21 @@ def evaluate(
 
 
 def start(config: RunConfig, weights: Path | None, categories: int) -> nn.Module:
-    """The detector before its training: the run's backbone, and all else as the run's seed initialises it."""
+    """Build the detector: the run's backbone, and all other parts as the run's seed initialises them."""
     settings, image_size = config.evaluation.detection, config.views.global_size
     backbone = load_backbone(config, weights, image_size, settings.drop_path)
     return build_detector(backbone, settings, categories, image_size)
 
 
 def detection_loss(detector: nn.Module, batch: list[Example], device: torch.device) -> Tensor:
-    """The sum of Mask R-CNN's five losses."""
+    """Return the sum of Mask R-CNN's five losses."""
     images = [pixels.to(device).float() / 255 for pixels, _ in batch]
     targets = [{name: value.to(device) for name, value in target.items()} for _, target in batch]
     return sum(detector(images, targets).values())
 
 
 def in_epochs(settings: DetectionConfig, per_epoch: int) -> DetectionConfig:
-    """The settings with a warm-up told in steps put into the schedule's own words."""
+    """Return the settings with a warm-up given in steps converted to epochs, as the schedule takes it."""
     if not settings.warmup_steps:
         return settings
     warmup = {
@@ -102,7 +95,7 @@ def in_epochs(settings: DetectionConfig, per_epoch: int) -> DetectionConfig:
 
 
 def parameter_groups(detector: nn.Module, layer_decay: float | None) -> list[dict[str, Any]]:
-    """The backbone's parameters as `layer_groups` has them; all beyond it learns at the full rate.
+    """Return the optimiser's parameter groups: layer decay in the backbone, the full learning rate elsewhere.
 
     Raises:
         ValueError: there is a layer decay, but the backbone has no blocks.
@@ -115,9 +108,9 @@ def parameter_groups(detector: nn.Module, layer_decay: float | None) -> list[dic
 
 @torch.no_grad()
 def detect(detector: nn.Module, scenes: SceneSet, batch_size: int, device: torch.device) -> list[dict[str, Any]]:
-    """What a detector finds in all images of a split, in COCO's form of results: for the first rank, others get none.
+    """Return the detections in all images of a split, as COCO results, on rank 0; an empty list on the others.
 
-    Each rank looks at its shard of the images; the batch is that of all ranks.
+    Each rank processes its shard of the images; batch_size is over all ranks.
     """
     detector.eval()
     found = []
@@ -129,6 +122,7 @@ def detect(detector: nn.Module, scenes: SceneSet, batch_size: int, device: torch
 
 
 def _in_coco_form(image: int, categories: list[int], output: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """Convert one image's output of the detector to COCO results."""
     boxes = output["boxes"]
     boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
     masks = (output["masks"][:, 0] >= 0.5).byte().permute(1, 2, 0).cpu().numpy()
@@ -141,7 +135,7 @@ def _in_coco_form(image: int, categories: list[int], output: dict[str, Tensor]) 
 
 
 def average_precision(truth: COCO, found: list[dict[str, Any]]) -> dict[str, float]:
-    """COCO's average precisions over all sizes of objects, at most 100 an image; crowds are neither found nor missed.
+    """Compute COCO's average precisions over objects of all sizes, at most 100 detections an image; crowds are ignored.
 
     Returns:
         Percentages ap (mean over IoU 0.5 to 0.95), ap50 and ap75, each of boxes and of masks.
@@ -149,15 +143,15 @@ def average_precision(truth: COCO, found: list[dict[str, Any]]) -> dict[str, flo
     Source: Microsoft COCO (arXiv 1405.0312), as pycocotools measures it
     """
     kinds = {"bbox": "box", "segm": "mask"}
-    if not found:  # of which pycocotools makes no results
-        return {f"{metric}_{kind}": 0.0 for kind in kinds.values() for metric in METRICS}
+    if not found:  # pycocotools cannot load an empty list
+        return {f"{metric}_{kind}": 0.0 for kind in kinds.values() for metric in PRECISIONS}
     metrics = {}
-    with redirect_stdout(io.StringIO()):  # pycocotools prints how it gets on
+    with redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         results = truth.loadRes(found)
         for kind, name in kinds.items():
-            judge = COCOeval(truth, results, kind)
-            judge.evaluate()
-            judge.accumulate()
-            judge.summarize()
-            metrics |= {f"{metric}_{name}": 100 * float(s) for metric, s in zip(METRICS, judge.stats, strict=False)}
+            evaluator = COCOeval(truth, results, kind)
+            evaluator.evaluate()
+            evaluator.accumulate()
+            evaluator.summarize()
+            metrics |= {f"{key}_{name}": 100 * float(s) for key, s in zip(PRECISIONS, evaluator.stats, strict=False)}
     return metrics

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone, once for every protocol that needs no more."""
+"""Extract the features of a frozen backbone, once for all frozen protocols."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from hirl.evaluation.cache import FeatureCache
 
 @torch.no_grad()
 def extract_features(backbone: nn.Module, images: ImageSet, device: torch.device, batch_size: int) -> Tensor | None:
-    """The backbone's outputs for every image once, float32 [N, D] in main memory, in the images' order.
+    """Return the backbone's outputs for every image, float32 [N, D] in main memory, in the images' order.
 
-    Each rank sees its shard of the images; the first gets all features, the others None. The backbone runs in
-    evaluation mode and is left in the mode it had.
+    Each rank computes its shard of the images; rank 0 gets all features, the others None. The backbone runs in
+    evaluation mode and is then put back into its previous mode.
     """
     was_training = backbone.training
     backbone.to(device).eval()
     batches = ordered_batches(images, max(1, batch_size // world_size()), device)
     features = torch.cat([backbone(evaluation_view(batch)).float().cpu() for batch in batches])
     backbone.train(was_training)
-    if world_size() > 1:  # GPUs exchange what lies on GPUs
+    if world_size() > 1:  # the collectives of GPUs take tensors on GPUs
         features = gather_shards(features.to(device), len(images))
     return features.cpu() if is_main_process() else None
 
 
 def make_cache(backbone: nn.Module, data: str | Path, device: torch.device, batch_size: int) -> FeatureCache | None:
-    """The features and labels of both splits of prepared data, for the first rank; None for the others."""
+    """Return the features and labels of both splits of prepared data on rank 0, None on the others."""
     splits = [load_images(data, split) for split in ("train", "validation")]
     features = [extract_features(backbone, images, device, batch_size) for images in splits]
     if not is_main_process():

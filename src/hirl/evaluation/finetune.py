@@ -1,6 +1,6 @@
-"""Fine-tuning of the whole network: on all labels, on 1 % or 10 % of them, or on other data.
+"""Fine-tuning of the whole network: on all labels, on 1 % or 10 % of them, or on another data set.
 
-B images of a batch, S pixels a side, C classes.
+Shapes: B images of a batch, S pixels a side, C classes.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hirl.config import FinetuneConfig, RunConfig
+from hirl.config import TASKS, FinetuneConfig, RunConfig
 from hirl.data.images import ImageSet, load_images
 from hirl.data.label_subsets import load_labelled
 from hirl.data.supervised_loader import LabelledBatches
 from hirl.distributed.device import choose_device
-from hirl.evaluation.cache import EvaluationResult
+from hirl.evaluation.contracts import EvaluationResult
 from hirl.evaluation.supervised import accuracies, check_labels, fingerprint, load_backbone
 from hirl.models.backbones import ViT
 from hirl.training.fit import fit
 from hirl.training.optimizers import layer_groups
 
-PERCENT = {"semisup-1": 1, "semisup-10": 10}  # of the training images have labels
 VIT_HEAD_STD = 2e-5
 
 
@@ -32,18 +31,18 @@ class Classifier(nn.Module):
 
     def __init__(self, backbone: nn.Module, classes: int):
         super().__init__()
-        self.backbone = backbone.requires_grad_(True)  # sin-cos positions are trained as well
+        self.backbone = backbone.requires_grad_(True)  # sine-cosine position embeddings are trained as well
         self.head = nn.Linear(backbone.num_features, classes)
         if isinstance(backbone, ViT):  # a ResNet's head starts as torch initialises it
             nn.init.trunc_normal_(self.head.weight, std=VIT_HEAD_STD)
             nn.init.zeros_(self.head.bias)
 
     def forward(self, views: Tensor) -> Tensor:
-        """Logits."""
+        """Return the logits of a batch of views."""
         return self.head(self.backbone(views.to(memory_format=torch.channels_last)))
 
     def groups(self, settings: FinetuneConfig) -> list[dict[str, Any]]:
-        """For the optimiser: a ViT's rate shrinks from block to block, the head may have a rate of its own."""
+        """Return the optimiser's parameter groups: layer decay in a ViT, a learning rate of its own for the head."""
         scale = 1.0 if settings.head_lr is None else settings.head_lr / settings.effective_lr
         head = [
             {"params": [self.head.weight], "lr_scale": scale},
@@ -52,20 +51,13 @@ class Classifier(nn.Module):
         return [*layer_groups(self.backbone, settings.layer_decay), *head]
 
 
-def evaluate(
+def train_and_evaluate(
     task: str, config: RunConfig, weights: Path | None, data: Path, scratch: Path, run_name: str
 ) -> EvaluationResult:
-    """Fine-tunes a network, or goes on with it, and judges it on the validation images.
+    """Fine-tune a network, or resume, and measure its accuracy on the validation images.
 
-    Args:
-        task: finetune, transfer, semisup-1 or semisup-10; for the last two the data hold the labelled images' file.
-        weights: of the backbone; None leaves it as the run's seed initialises it.
-        data: the prepared data, for transfer those of the other data set.
-        scratch: keeps the resume state.
-        run_name: what the lines of progress call it.
-
-    Raises:
-        ValueError: weights, data or settings do not fit, another process is at it, or the loss is not finite.
+    Args and errors are those of `hirl.evaluation.contracts.TrainedProtocol`; a task with few labels reads the file of
+    its labelled images from `data`.
 
     Source: HIRL (arXiv 2205.13159), section 5.1; layer decay and augmentation as BEiT (arXiv 2106.08254), appendix H.
     """
@@ -91,9 +83,13 @@ def evaluate(
 
 
 def _load(task: str, data: Path) -> tuple[ImageSet, ImageSet]:
-    train = load_labelled(data, PERCENT[task]) if task in PERCENT else load_images(data, "train")
+    """Load the training images whose labels the task uses, and the validation images."""
+    percent = TASKS[task].label_percent
+    train = load_images(data, "train") if percent == 100 else load_labelled(data, percent)
     return train, load_images(data, "validation")
 
 
 def _labels_file(task: str, data: Path) -> list[Path]:
-    return [data / f"labels-{PERCENT[task]}.csv"] if task in PERCENT else []
+    """Return the file that lists the labelled images, for a task that does not use all labels."""
+    percent = TASKS[task].label_percent
+    return [] if percent == 100 else [data / f"labels-{percent}.csv"]

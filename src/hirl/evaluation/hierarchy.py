@@ -1,10 +1,8 @@
-"""The last semantic tree against the data's true class levels. Import costs no torch."""
+"""Agreement of a run's last semantic tree with the data's true class levels. Import costs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,44 +10,51 @@ from safetensors import SafetensorError, safe_open
 from scipy.sparse import coo_array
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
-from hirl.evaluation.cache import FeatureCache, write_result
+from hirl.evaluation.contracts import EvaluationResult, FrozenInputs
 
 
-def evaluate(features: Path, out: Path, run: Mapping[str, Any], snapshot: Path) -> None:
-    """Reads the training labels of a features file and a snapshot, and writes evaluation/hierarchy.json."""
-    labels = FeatureCache.load(features).train_labels
+def evaluate_features(inputs: FrozenInputs, settings: None = None) -> EvaluationResult:
+    """Return the metrics of `hierarchy` for the run's tree; the task has no settings.
+
+    Raises:
+        ValueError: the snapshot is unreadable, or clusters another number of images than the features' training split.
+    """
+    snapshot, labels = inputs.snapshot, inputs.cache.train_labels
+    assert snapshot is not None
     assignments, num_clusters = read_snapshot(snapshot)
     if len(assignments) != len(labels):
-        raise ValueError(f"{snapshot} clusters {len(assignments)} images, {features} holds {len(labels)}: mixed runs")
-    write_result(out, run, "hierarchy", hierarchy(assignments, num_clusters, labels), {"snapshot": snapshot.name})
+        raise ValueError(
+            f"{snapshot} clusters {len(assignments)} images, the features are of {len(labels)}: give one run's files"
+        )
+    return EvaluationResult(hierarchy(assignments, num_clusters, labels), {"snapshot": snapshot.name})
 
 
 def read_snapshot(path: Path) -> tuple[NDArray[np.int64], list[int]]:
-    """The assignments [N, L] and the clusters of every level, of a file that `SemanticTree.save` wrote.
+    """Read the assignments [N, L] and the number of clusters of every level from a file that `SemanticTree.save` wrote.
 
     Raises:
-        ValueError: the file is missing or is no snapshot.
+        ValueError: the file is missing or is not a snapshot.
     """
     try:
         with safe_open(path, "numpy") as tensors:
             assignments = tensors.get_tensor("assignments")
             shapes = [tensors.get_slice(f"centroids.{level}").get_shape() for level in range(assignments.shape[1])]
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is no readable snapshot ({error}): give a file of snapshots/") from error
+        raise ValueError(f"{path} is no readable snapshot ({error}): give a run's tree.safetensors") from error
     return assignments, [clusters for clusters, _ in shapes]
 
 
 def hierarchy(assignments: NDArray[np.int64], num_clusters: list[int], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Compares every level of a tree with the class level of the same rank, finest first.
+    """Compare every level of a tree with the same class level, finest first.
 
     Args:
-        assignments: [N, L], each training image's cluster at every level.
-        num_clusters: K_l of every level.
-        labels: [N, C], its class at every class level; levels above the coarsest are compared with that one.
+        assignments: [N, L], the cluster of each training image at every level.
+        num_clusters: clusters of every level, empty ones included.
+        labels: [N, C], the class at every class level; tree levels above the coarsest one are compared with it.
 
     Returns:
-        Per level, percentages nmi, ami (arithmetic normalisation) and purity, and the clusters, empty ones in all:
-        `nmi_level0`, `ami_level0`, `purity_level0`, `clusters_level0`, `empty_level0`, ...
+        For each level, percentages nmi, ami (arithmetic normalisation) and purity, and the numbers of all and of empty
+        clusters: `nmi_level0`, `ami_level0`, `purity_level0`, `clusters_level0`, `empty_level0`, ...
     """
     metrics: dict[str, float] = {}
     for level, count in enumerate(num_clusters):
@@ -65,6 +70,6 @@ def hierarchy(assignments: NDArray[np.int64], num_clusters: list[int], labels: N
 
 
 def purity(clusters: NDArray[np.int64], classes: NDArray[np.int64]) -> float:
-    """The share of images whose class is the commonest of their cluster, 0 to 1."""
+    """Return the fraction of images whose class is the most frequent one of their cluster."""
     table = coo_array((np.ones(len(clusters), dtype=np.int64), (clusters, classes))).tocsr()
     return float(table.max(axis=1).sum() / len(clusters))

@@ -1,65 +1,64 @@
 """Weighted k-nearest-neighbour classification of the validation images by the training images.
 
-Shapes: N training images, M validation images, D width, L class levels. Import costs no torch: the job starts at once.
+Shapes: N training images, M validation images, D feature width, L class levels. Import costs no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hirl.config import KNNConfig
-from hirl.evaluation.cache import FeatureCache, unit_rows, write_result
+from hirl.evaluation.cache import FeatureCache, unit_rows
+from hirl.evaluation.contracts import EvaluationResult, FrozenInputs
 
-SIMILARITIES_PER_CHUNK = 2**24  # of the [M, N] product held at once: 64 MiB
+SIMILARITIES_PER_CHUNK = 2**24  # of the [M, N] similarities, how many are held at once: 64 MiB
 
 
-def evaluate(features: Path, out: Path, run: Mapping[str, Any], config: KNNConfig) -> None:
-    """Reads a features file and writes evaluation/knn.json; `settings` names the k behind top1 and top5."""
-    metrics = knn(FeatureCache.load(features), config)
-    best = _best(metrics, config)
-    write_result(out, run, "knn", metrics, config.model_dump(mode="json") | {"k": best})
+def evaluate_features(inputs: FrozenInputs, settings: KNNConfig) -> EvaluationResult:
+    """Return the metrics of `knn`; the result's settings name the k of top1 and top5."""
+    metrics = knn(inputs.cache, settings)
+    return EvaluationResult(metrics, settings.model_dump(mode="json") | {"k": _best(metrics, settings)})
 
 
 def knn(cache: FeatureCache, config: KNNConfig) -> dict[str, float]:
-    """Classifies by the k nearest training images by cosine, each voting exp(cosine / temperature) for its class.
+    """Classify by the k nearest training images in cosine, each voting exp(cosine / temperature) for its class.
 
     Returns:
         Percentages: `top1_k10` and so on for every k; `top1` and `top5` at the k with the best top1; at the same k,
-        with the coarser class levels as classes, `top1_level1` and so on.
+        `top1_level1` and so on with the coarser class levels as classes.
 
     Raises:
-        ValueError: a k is more than the training images.
+        ValueError: a k exceeds the number of training images.
 
     Source: instance discrimination (arXiv 1805.01978); DINO (arXiv 2104.14294).
     """
     most, count = max(config.neighbours), len(cache.train)
     if most > count:
-        raise ValueError(f"evaluation.knn.neighbours {most} is more than the {count} training images: lower it")
+        raise ValueError(f"evaluation.knn.neighbours {most} exceeds the {count} training images: lower it")
     ids, cosines = nearest(unit_rows(cache.train), unit_rows(cache.validation), most)
-    weights = np.exp((cosines - cosines[:, :1]) / config.temperature)  # over the nearest's: the same ranks, no overflow
+    weights = np.exp((cosines - cosines[:, :1]) / config.temperature)  # relative to the nearest: no overflow
 
-    def rank(k: int, level: int) -> NDArray:
+    def rank_of_truth(k: int, level: int) -> NDArray:
         return class_rank(cache.train_labels[ids[:, :k], level], weights[:, :k], cache.validation_labels[:, level])
 
-    metrics = {f"top1_k{k}": percent(rank(k, 0) < 1) for k in config.neighbours}
+    metrics = {f"top1_k{k}": percent(rank_of_truth(k, 0) < 1) for k in config.neighbours}
     best = _best(metrics, config)
-    metrics |= {"top1": metrics[f"top1_k{best}"], "top5": percent(rank(best, 0) < 5)}
+    metrics |= {"top1": metrics[f"top1_k{best}"], "top5": percent(rank_of_truth(best, 0) < 5)}
     for level in range(1, cache.train_labels.shape[1]):
-        metrics[f"top1_level{level}"] = percent(rank(best, level) < 1)
+        metrics[f"top1_level{level}"] = percent(rank_of_truth(best, level) < 1)
     return metrics
 
 
 def _best(metrics: Mapping[str, float], config: KNNConfig) -> int:
+    """Return the k with the highest top1, the first of equals."""
     return max(config.neighbours, key=lambda k: metrics[f"top1_k{k}"])
 
 
 def nearest(train: NDArray, validation: NDArray, k: int) -> tuple[NDArray[np.int64], NDArray]:
-    """The k training rows [M, k] with the largest dot product, largest first, and those products."""
+    """Return the indices [M, k] of the training rows with the largest dot product, largest first, and the products."""
     ids, products = [], []
     rows = max(1, SIMILARITIES_PER_CHUNK // len(train))
     for start in range(0, len(validation), rows):
@@ -72,7 +71,10 @@ def nearest(train: NDArray, validation: NDArray, k: int) -> tuple[NDArray[np.int
 
 
 def class_rank(labels: NDArray[np.int64], weights: NDArray, truth: NDArray[np.int64]) -> NDArray:
-    """[M]: how many classes are preferred to the true one; infinite where that has no vote. Ties go to the lower id."""
+    """Return [M], how many classes have more votes than the true one; infinite where it has none.
+
+    Ties go to the lower class id.
+    """
     count, classes = len(labels), max(labels.max(), truth.max()) + 1
     cells = (np.arange(count)[:, None] * classes + labels).ravel()
     votes = np.bincount(cells, weights.ravel(), minlength=count * classes).reshape(count, classes)
@@ -82,5 +84,5 @@ def class_rank(labels: NDArray[np.int64], weights: NDArray, truth: NDArray[np.in
 
 
 def percent(hits: NDArray[np.bool_]) -> float:
-    """The share of hits, 0 to 100."""
+    """Return the percentage of hits."""
     return 100 * float(hits.mean())

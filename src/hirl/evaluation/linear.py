@@ -1,6 +1,6 @@
-"""Linear classification as published: a classifier on the frozen backbone's features of augmented views.
+"""Linear evaluation as published: a linear classifier on the frozen backbone's features of augmented views.
 
-B images of a batch, S pixels a side, D width of the features.
+Shapes: B images of a batch, S pixels a side, D feature width.
 """
 
 from __future__ import annotations
@@ -16,25 +16,18 @@ from hirl.config import AugmentationConfig, LinearConfig, RunConfig
 from hirl.data.images import load_images
 from hirl.data.supervised_loader import LabelledBatches
 from hirl.distributed.device import choose_device
-from hirl.evaluation.cache import EvaluationResult
+from hirl.evaluation.contracts import EvaluationResult
 from hirl.evaluation.supervised import accuracies, check_labels, fingerprint, load_backbone
 from hirl.models.backbones import ViT
 from hirl.training.fit import fit
 
 
-def evaluate(
+def train_and_evaluate(
     task: str, config: RunConfig, weights: Path | None, data: Path, scratch: Path, run_name: str
 ) -> EvaluationResult:
-    """Trains the classifier, or goes on with it, and judges it on the validation images.
+    """Train the classifier, or resume, and measure its accuracy on the validation images.
 
-    Args:
-        weights: of the backbone; None leaves it as the run's seed initialises it.
-        data: the prepared data.
-        scratch: keeps the resume state.
-        run_name: what the lines of progress call it.
-
-    Raises:
-        ValueError: weights, data or settings do not fit, another process is at it, or the loss is not finite.
+    Args and errors are those of `hirl.evaluation.contracts.TrainedProtocol`.
 
     Source: HIRL (arXiv 2205.13159), section 5.1; MoCo (arXiv 1911.05722), section 4.1.
     """
@@ -62,7 +55,9 @@ def evaluate(
 
 
 def frozen_features(backbone: nn.Module, settings: LinearConfig) -> Callable[[Tensor], Tensor]:
-    """Views [B, 3, S, S] -> features [B, D]; the backbone neither learns nor updates the statistics of its batch norm.
+    """Return a function of views [B, 3, S, S] -> features [B, D].
+
+    The backbone neither learns nor updates the statistics of its batch norm.
 
     Raises:
         ValueError: a ViT has fewer than last_blocks blocks.
@@ -78,7 +73,7 @@ def frozen_features(backbone: nn.Module, settings: LinearConfig) -> Callable[[Te
 
 
 def new_head(backbone: nn.Module, settings: LinearConfig, classes: int) -> nn.Linear:
-    """The classifier: weights from a normal distribution, biases zero."""
+    """Return the classifier: weights from a normal distribution, biases zero."""
     blocks = settings.last_blocks if isinstance(backbone, ViT) else 1
     head = nn.Linear(blocks * backbone.num_features, classes)
     nn.init.normal_(head.weight, std=settings.head_std)

@@ -1,34 +1,30 @@
-"""A linear classifier on frozen, cached features: the quick probe, without augmentation.
+"""Linear probe: a linear classifier on frozen, cached features, without augmentation.
 
-Shapes: N training images, M validation images, D width, C classes.
+Shapes: N training images, M validation images, D feature width, C classes.
 """
 
 from __future__ import annotations
-
-import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hirl.config import ProbeConfig
-from hirl.evaluation.cache import FeatureCache, write_result
+from hirl.evaluation.cache import FeatureCache
+from hirl.evaluation.contracts import EvaluationResult, FrozenInputs
+from hirl.training.schedules import half_cosine
 
-SEED = 0  # of the batches' order; the classifier itself starts at zero
+SEED = 0  # of the batches' order; the classifier starts at zero
 
 
-def evaluate(features: Path, out: Path, run: Mapping[str, Any], config: ProbeConfig) -> None:
-    """Reads a features file and writes evaluation/probe.json."""
+def evaluate_features(inputs: FrozenInputs, settings: ProbeConfig) -> EvaluationResult:
+    """Return the metrics of `probe`, trained on a GPU where there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    metrics = probe(FeatureCache.load(features), config, device)
-    write_result(out, run, "probe", metrics, config.model_dump(mode="json"))
+    return EvaluationResult(probe(inputs.cache, settings, device), settings.model_dump(mode="json"))
 
 
 def probe(cache: FeatureCache, config: ProbeConfig, device: str = "cpu") -> dict[str, float]:
-    """Trains softmax regression on the finest classes: SGD, the rate falling along a cosine, every step.
+    """Train softmax regression on the finest classes, by SGD with a learning rate that falls along a cosine.
 
     Features are standardised with the training images' mean and deviation, as the affine-free BatchNorm of MAE's probe
     (arXiv 2111.06377, appendix A) does, so that one learning rate fits the features of every method and backbone.
@@ -46,9 +42,9 @@ def probe(cache: FeatureCache, config: ProbeConfig, device: str = "cpu") -> dict
 
 
 def fit(features: Tensor, labels: Tensor, classes: int, config: ProbeConfig) -> Tensor:
-    """The weight [C, D] after `epochs` passes; the caller's features hold a one for the bias.
+    """Return the weight [C, D] after `epochs` passes; the last feature is 1, for the bias.
 
-    Written out, because importing torch.optim takes longer than the training.
+    SGD is written out because importing torch.optim takes longer than the training.
     """
     weight, velocity = (features.new_zeros(classes, features.shape[1]) for _ in range(2))
     peak = config.base_lr * config.batch_size / 256
@@ -60,5 +56,5 @@ def fit(features: Tensor, labels: Tensor, classes: int, config: ProbeConfig) -> 
             gradient = error.T @ features[batch] / len(batch) + config.weight_decay * weight
             velocity.mul_(config.momentum).add_(gradient)
             progress = (epoch + number / len(batches)) / config.epochs
-            weight -= peak * (1 + math.cos(math.pi * progress)) / 2 * velocity
+            weight -= half_cosine(peak, 0.0, progress) * velocity
     return weight

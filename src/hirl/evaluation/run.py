@@ -1,48 +1,28 @@
-"""Which protocol evaluates what: one network, its folders, its results. Import costs no torch."""
+"""Run the evaluations of one network: choose each task's protocol and folder, write each result. Costs no torch."""
 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from hirl.config import RunConfig, digest
-from hirl.evaluation.cache import EvaluationResult, FeatureCache, write_result
+from hirl.config import TASKS, RunConfig, digest
+from hirl.evaluation.cache import FeatureCache
+from hirl.evaluation.contracts import (
+    EvaluationResult,
+    EvaluationTarget,
+    FrozenInputs,
+    FrozenProtocol,
+    TrainedProtocol,
+)
 from hirl.files import read_json, sha256, write_json
-
-FOLDERS = {"transfer": "transfer", "detection": "scenes"}  # all others look at the study's own data
-MODULES = {"linear": "linear", "detection": "detection"}  # all other trainings are fine-tuning
-
-
-@dataclass(frozen=True)
-class EvaluationTarget:
-    """A network to evaluate: a run's, or an untrained one (method "untrained", variant its backbone)."""
-
-    config: RunConfig
-    method: str
-    variant: str
-    seed: int
-    weights: Path | None
-    folders: dict[str, Path]  # data, transfer, scenes
-
-    @property
-    def name(self) -> str:
-        """The run's name."""
-        return f"{self.method}-{self.variant}-s{self.seed}"
-
-    @property
-    def run(self) -> dict[str, Any]:
-        """The coordinates that stand in each result."""
-        where = {"study": self.config.study, "dataset": self.config.data.name}
-        return where | {"method": self.method, "variant": self.variant, "seed": self.seed}
 
 
 def extract_features(target: EvaluationTarget) -> FeatureCache | None:
-    """The features of the backbone, for every protocol that needs no more; None for all ranks but the first."""
+    """Return the features of the backbone for all frozen protocols, on rank 0; None on the other ranks."""
     import torch
 
     from hirl.distributed.device import choose_device
@@ -51,7 +31,7 @@ def extract_features(target: EvaluationTarget) -> FeatureCache | None:
     from hirl.models.weights import load_weights
 
     config = target.config
-    torch.manual_seed(target.seed)
+    torch.manual_seed(target.run.seed)
     backbone = build_backbone(config.backbone, config.views.global_size)
     if target.weights is not None:
         load_weights(backbone, config.backbone, target.weights)
@@ -65,86 +45,100 @@ def evaluate_frozen(
     features: Path | None = None,
     snapshot: Path | None = None,
 ) -> None:
-    """The protocols on cached features, each into `out/{task}.json`; without a cache the ranks make it for this call.
+    """Run frozen protocols, each into `out/{task}.json`; without cached features the ranks extract them first.
 
     Raises:
-        ValueError: hierarchy is asked for, without the snapshot it looks at.
+        ValueError: a task evaluates a tree and no snapshot is given, or what the protocols raise.
     """
-    if "hierarchy" in tasks and snapshot is None:
-        raise ValueError("evaluate hierarchy looks at a tree: give the run's with --snapshot")
-    from hirl.distributed.collectives import is_main_process
+    for task in tasks:
+        if TASKS[task].reads_tree and snapshot is None:
+            raise ValueError(f"evaluate {task} needs the run's tree: add --snapshot FILE")
+    from hirl.distributed.launch import is_main_process  # known without torch
 
-    with tempfile.TemporaryDirectory() as folder:
-        if features is None and (extracted := extract_features(target)) is not None:
-            features = Path(folder) / "features.safetensors"
-            extracted.save(features)
-        if not is_main_process():
-            return
-        for task in tasks:
-            protocol = import_module(f"hirl.evaluation.{task}")
-            looked_at = snapshot if task == "hierarchy" else target.config.evaluation.of(task)
-            protocol.evaluate(features, out / f"{task}.json", target.run, looked_at)
+    extracted = extract_features(target) if features is None else None
+    if not is_main_process():
+        return
+    cache = FeatureCache.load(features) if features is not None else extracted
+    assert cache is not None
+    cache.check(target.name)
+    for task in tasks:
+        protocol = cast(FrozenProtocol, import_module(f"hirl.evaluation.{TASKS[task].module}"))
+        result = protocol.evaluate_features(FrozenInputs(cache, snapshot), target.config.evaluation.of(task))
+        _write_result(out, target, task, result)
 
 
 def evaluate_trained(tasks: Sequence[str], target: EvaluationTarget, out: Path, scratch: Path) -> None:
-    """The protocols that train the network, each into `out/{task}.json`, all at the end.
+    """Run trained protocols, each into `out/{task}.json`; the results are written when all are done.
 
-    A call that was killed goes on with the task, and the epoch, it had reached: `scratch` keeps them until then.
+    A call that was killed resumes with the task and the epoch it had reached: `scratch` keeps them until then.
 
     Raises:
-        ValueError: a batch cannot be shared evenly by the ranks, or what the protocol raises.
+        ValueError: the ranks cannot share a batch evenly, or what the protocols raise.
     """
     from hirl.distributed.collectives import is_main_process
 
     for task in tasks:
         _check_batch(task, target.config)
     homes = {task: _home(task, target, scratch) for task in tasks}
-    results = {task: _result(task, target, home) for task, home in homes.items()}
+    results = {task: _train(task, target, home) for task, home in homes.items()}
     if not is_main_process():
         return
     for task, result in results.items():
-        write_result(out / f"{task}.json", target.run, task, result.metrics, result.settings, result.history)
+        _write_result(out, target, task, result)
     for home in homes.values():
         shutil.rmtree(home)
 
 
-def _result(task: str, target: EvaluationTarget, home: Path) -> EvaluationResult:
-    """What a task finds, or has found before its call was killed; its history tells the seconds of each rank."""
+def print_metrics(folder: Path, tasks: Sequence[str]) -> None:
+    """Print the metrics of every task, one line each."""
+    for task in tasks:
+        metrics = read_json(folder / f"{task}.json")["metrics"]
+        print(f"{task}  " + "  ".join(f"{name} {value:.2f}" for name, value in metrics.items()))
+
+
+def _train(task: str, target: EvaluationTarget, home: Path) -> EvaluationResult:
+    """Return a task's result; a call that was killed later may have left it in `home`."""
     from hirl.distributed.collectives import broadcast_object, is_main_process
 
     kept = home / "outcome.json"
     if (found := broadcast_object(lambda: read_json(kept) if kept.exists() else None)) is not None:
         return EvaluationResult(**found)
-    protocol = import_module(f"hirl.evaluation.{MODULES.get(task, 'finetune')}")
-    folder = target.folders[FOLDERS.get(task, "data")]
-    result = protocol.evaluate(task, target.config, target.weights, folder, home, target.name)
+    protocol = cast(TrainedProtocol, import_module(f"hirl.evaluation.{TASKS[task].module}"))
+    folder = target.folders[TASKS[task].folder]
+    result = protocol.train_and_evaluate(task, target.config, target.weights, folder, home, target.name)
     if is_main_process():
-        write_json(kept, vars(result))
+        write_json(kept, asdict(result))
     return result
 
 
 def _check_batch(task: str, config: RunConfig) -> None:
-    """Looks at a task's batch before another task is trained."""
+    """Check that the ranks can share a task's batch, before any task is trained.
+
+    Raises:
+        ValueError: they cannot share it evenly; mixup and cutmix mix pairs of images, which stay on one rank.
+    """
     from hirl.distributed.collectives import world_size
 
-    settings = config.evaluation.of(task)
+    ranks, settings = world_size(), config.evaluation.of(task)
     augmentation = getattr(settings, "augmentation", None)
-    mixed = augmentation is not None and bool(augmentation.mixup or augmentation.cutmix)
-    if world_size() > 1 and settings.batch_size % (world_size() * (1 + mixed)):
+    in_pairs = augmentation is not None and (augmentation.mixup > 0 or augmentation.cutmix > 0)
+    divisor = 2 * ranks if in_pairs else ranks
+    if ranks > 1 and settings.batch_size % divisor:
+        evenly = "evenly in pairs" if in_pairs else "evenly"
         raise ValueError(
-            f"evaluation.{task.replace('-', '_')}.batch_size is {settings.batch_size}, which {world_size()} ranks "
-            f"cannot share evenly{' in pairs' * mixed}: make it a multiple of {world_size() * (1 + mixed)}"
+            f"evaluation.{TASKS[task].settings}.batch_size is {settings.batch_size}, which {ranks} ranks cannot share "
+            f"{evenly}: make it a multiple of {divisor}"
         )
 
 
 def _home(task: str, target: EvaluationTarget, scratch: Path) -> Path:
-    """Where a task keeps its progress; the name says what decides its result, but for the images."""
+    """Return the folder of a task's progress, named by what decides its result except the images."""
     start = sha256(target.weights) if target.weights else target.config.backbone.model_dump(mode="json")
     return scratch / f"{target.name}-{task}-{digest([start, target.config.task_hash(task)])}"
 
 
-def print_metrics(folder: Path, tasks: Sequence[str]) -> None:
-    """Prints what was found, one line a task."""
-    for task in tasks:
-        metrics = read_json(folder / f"{task}.json")["metrics"]
-        print(f"{task}  " + "  ".join(f"{name} {value:.2f}" for name, value in metrics.items()))
+def _write_result(out: Path, target: EvaluationTarget, task: str, result: EvaluationResult) -> None:
+    """Write evaluation/{task}.json of a run."""
+    found = {"metrics": result.metrics, "settings": result.settings}
+    history = {"history": result.history} if result.history else {}
+    write_json(out / f"{task}.json", {**target.coordinates, "task": task, **found, **history})

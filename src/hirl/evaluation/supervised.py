@@ -1,6 +1,6 @@
-"""What the evaluations that train a classifier have in common: what they start from, and how they are judged.
+"""What trained protocols share: the backbone they start from, the digest of their inputs, and accuracies.
 
-B images of a batch, S pixels a side, C classes of the finest level.
+Shapes: B images of a batch, S pixels a side, C classes of the finest level.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from hirl.models.weights import load_weights
 
 
 def load_backbone(config: RunConfig, weights: Path | None, image_size: int, drop_path: float = 0.0) -> nn.Module:
-    """A run's backbone with its weights, or as its seed initialises it; what is built next is drawn from that seed.
+    """Build a run's backbone with its weights, or as its seed initialises it.
+
+    Seeds torch with the run's seed first, so that the head built next is drawn from it too.
 
     Raises:
-        ValueError: the weights are missing, damaged or of another backbone, or its patches do not fit the images.
+        ValueError: the weights are missing, damaged or of another backbone, or its patch size does not divide
+            the images.
     """
     torch.manual_seed(config.seed)
     network = config.backbone.model_copy(update={"drop_path": drop_path})
@@ -38,20 +41,20 @@ def load_backbone(config: RunConfig, weights: Path | None, image_size: int, drop
 
 
 def fingerprint(task: str, config: RunConfig, weights: Path | None, data: Path, *files: Path) -> str:
-    """Digest of all that decides an evaluation's result: its settings, the weights, the data and further files."""
+    """Return the digest of all that decides an evaluation's result: settings, weights, data and further files."""
     content = [read_json(data / "manifest.json")["digest"], *map(sha256, [*files, *([weights] if weights else [])])]
     return digest([task, config.pretraining_hash, config.task_hash(task), content])
 
 
 def check_labels(images: ImageSet, data: Path) -> ImageSet:
-    """The images, when their labels are those of their classes.
+    """Return the images after checking that every label is one of their classes.
 
     Raises:
         ValueError: a label is out of range.
     """
     fine, classes = images.labels[:, 0], len(images.class_names[0])
     if (stray := fine[(fine < 0) | (fine >= classes)]).numel():
-        raise ValueError(f"{data}: label {stray[0].item()} is none of its {classes} classes: prepare the data again")
+        raise ValueError(f"{data}: label {stray[0].item()} is not one of its {classes} classes: prepare the data again")
     return images
 
 
@@ -59,14 +62,14 @@ def check_labels(images: ImageSet, data: Path) -> ImageSet:
 def accuracies(
     classify: Callable[[Tensor], Tensor], images: ImageSet, batch_size: int, device: torch.device
 ) -> dict[str, float]:
-    """How often the true class is the most likely one, and among the five most likely; each rank judges its shard.
+    """Measure top-1 and top-5 accuracy; each rank classifies its shard of the images.
 
     Args:
         classify: views [B, 3, S, S] -> logits [B, C], in evaluation mode.
-        batch_size: of all ranks.
+        batch_size: over all ranks.
 
     Returns:
-        Percentages top1 and top5, of all images on every rank.
+        Percentages top1 and top5 over all images, the same on every rank.
     """
     each = batch_size // world_size()
     truths = images.labels[shard_range(len(images)), 0].split(each)

@@ -41,7 +41,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.table import Table
 
-from hirl.config import CONFIG_ROOT, DataConfig, FinetuneConfig, RunConfig, load_study, resolve
+from hirl.config import (
+    CONFIG_ROOT,
+    TASKS,
+    DataConfig,
+    DetectionConfig,
+    FinetuneConfig,
+    KNNConfig,
+    LinearConfig,
+    RunConfig,
+    Study,
+)
 from hirl.files import read_json
 
 if TYPE_CHECKING:
@@ -142,7 +152,7 @@ class Cost:
 
 
 def plan(
-    study: str, machine: Machine, ranks: int, overrides: dict[str, Any] | None = None, data: Path | None = None
+    study: Study, machine: Machine, ranks: int, overrides: dict[str, Any] | None = None, data: Path | None = None
 ) -> list[Cost]:
     """The cost of every run of a study, each on `ranks` GPUs.
 
@@ -150,19 +160,19 @@ def plan(
         data: prepared data, where the study's set is of unknown size.
 
     Raises:
-        ValueError: the study is unknown, a value is wrong, or nobody knows how many images there are.
+        ValueError: a value is wrong, or nobody knows how many images there are.
     """
-    asked = load_study(study)
+    asked = study.config
     costs, counted = [], {}
     for method in asked.methods:
-        baseline = resolve(study, method, "baseline", 0, overrides)
+        baseline = study.resolve(method, "baseline", 0, overrides)
         training = baseline.training
         kept = (training.optimizer.name, training.precision, training.checkpoint_activations)
         network = repr((baseline.algorithm, baseline.backbone, baseline.model, baseline.views, kept))
         if network not in counted:
             counted[network] = count(baseline, asked.plugins)
         for variant in asked.variants:
-            config = resolve(study, method, variant, 0, overrides)
+            config = study.resolve(method, variant, 0, overrides)
             share = machine.share[kind(config)] if machine.share else measured_share(config, counted[network], machine)
             for seed in asked.seeds:
                 run = config.model_copy(update={"seed": seed})
@@ -248,17 +258,17 @@ def kmeans_operations(config: RunConfig, width: int, images: int) -> float:
 def task_operations(task: str, config: RunConfig, counts: Counts, images: int, validation: int) -> float:
     """Of one evaluation; those on cached features cost their extraction, once, and next to nothing more."""
     settings = config.evaluation.of(task)
-    if task == "knn":
+    if isinstance(settings, KNNConfig):
         return (images + validation) * counts.forward + 2 * images * validation * counts.width
-    if task == "linear":
+    if isinstance(settings, LinearConfig):
         return (settings.epochs * images + validation) * counts.forward
-    if task == "detection":
+    if isinstance(settings, DetectionConfig):
         return _detection(config, counts)
     if not isinstance(settings, FinetuneConfig):
         return 0.0
-    if task == "transfer":
+    if TASKS[task].folder == "transfer":
         images, validation = number_of_images(config.transfer_data)
-    labelled = {"semisup-1": 0.01, "semisup-10": 0.1}.get(task, 1.0) * images
+    labelled = TASKS[task].label_percent / 100 * images
     return (3 * settings.epochs * labelled + validation) * counts.forward
 
 

@@ -16,7 +16,7 @@ from common import Report, parser
 from torch.utils.flop_counter import FlopCounterMode
 from training import Way, our_steps, prepare_noise, settings
 
-from hirl.config import RunConfig, resolve
+from hirl.config import RunConfig, load_study
 from hirl.models.backbones import VITS
 
 HEAD_WIDTH = 64
@@ -57,7 +57,7 @@ def configure(batch: int, width: int) -> RunConfig:
     """DINO with a ViT of this width, named here for the while."""
     name = f"vit_{width}"
     VITS[name] = {"patch_size": 4, "embed_dim": width, "depth": 3, "num_heads": width // HEAD_WIDTH}
-    config = resolve("demo", "dino", "baseline", 0, settings("demo", "dino", batch))
+    config = load_study("demo").resolve("dino", "baseline", 0, settings("demo", "dino", batch))
     return config.model_copy(update={"backbone": config.backbone.model_copy(update={"name": name})})
 
 

@@ -42,7 +42,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import InterpolationMode, v2
 
-from hirl.config import AugmentationConfig, BackboneConfig, RunConfig, ViewsConfig, resolve
+from hirl.config import AugmentationConfig, BackboneConfig, RunConfig, ViewsConfig, load_study
 from hirl.data.images import ImageSet
 from hirl.data.loader import PIECE, Crops, Squares, load_in_workers, read_pixels
 from hirl.data.supervised_loader import FLIP, _Augmented
@@ -69,7 +69,7 @@ def main() -> None:
     args = options.parse_args()
     report = Report(args)
     torch.set_num_threads(1)  # and so one worker
-    configs = {method: resolve("imagenet", method, "baseline") for method in PRETRAINING}
+    configs = {method: load_study("imagenet").resolve(method, "baseline") for method in PRETRAINING}
     with tempfile.TemporaryDirectory() as folder:
         files = draw_files(Path(folder))
         size = sum(path.stat().st_size for path in files.paths) / FILES

@@ -40,7 +40,7 @@ from PIL import Image
 from recipes import RECIPES, lightly, straightforward
 from torch.utils.flop_counter import FlopCounterMode
 
-from hirl.config import DataConfig, RunConfig, resolve
+from hirl.config import DataConfig, RunConfig, load_study
 from hirl.data.images import prepare
 from hirl.data.loader import PIECE
 from hirl.distributed.device import choose_device, choose_precision
@@ -81,7 +81,8 @@ def main() -> None:
         rates, work = [], []
         for method in args.methods:
             both = [
-                resolve(study, method, kind, 0, settings(study, method, args.batch)) for kind in ("baseline", "hirl")
+                load_study(study).resolve(method, kind, 0, settings(study, method, args.batch))
+                for kind in ("baseline", "hirl")
             ]
             for rate, done in compare(*both, args.data, args.rounds):
                 rates.append(rate)
@@ -136,12 +137,12 @@ def compare(config: RunConfig, with_tree: RunConfig, data: Path | None, rounds: 
 
 def settings(study: str, method: str, batch: int) -> dict[str, Any]:
     """The study's values, with the published views in its sizes, and batch norm over the whole batch."""
-    views = resolve("imagenet", method, "baseline", 0).views
+    views = load_study("imagenet").resolve(method, "baseline", 0).views
     kept = ("global_scale", "local_crops", "local_scale", "interpolation", "jitter", "grayscale", "blur", "solarize")
     published = {f"views.{key}": value for key, value in views.model_dump().items() if key in kept}
     groups = {"model.batch_norm_groups": 1} if method == "mocov2" else {}
     if study != "imagenet":
-        published["views.local_size"] = resolve(study, method, "baseline", 0).views.global_size // 2
+        published["views.local_size"] = load_study(study).resolve(method, "baseline", 0).views.global_size // 2
     return published | groups | {"training.batch_size": batch, "training.precision": "auto"}
 
 

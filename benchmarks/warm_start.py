@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from common import Report, Row, parser
 from torch import Tensor
 
-from hirl.config import RunConfig, TreeKMeansConfig, resolve
+from hirl.config import RunConfig, TreeKMeansConfig, load_study
 from hirl.data.images import prepare
 from hirl.data.synthetic.taxonomy import write_taxonomy
 from hirl.hierarchy import SemanticTree, hierarchical_kmeans
@@ -61,7 +61,7 @@ def main() -> None:
     args = options.parse_args()
     report = Report(args)
     for method in args.methods:
-        config = resolve(args.study, method, "hirl", 0, {"hierarchy.start_epoch": args.start})
+        config = load_study(args.study).resolve(method, "hirl", 0, {"hierarchy.start_epoch": args.start})
         snapshots = train(config, args.data)
         sizes = config.hierarchy.num_clusters
         rows = compare(snapshots, sizes)

@@ -22,10 +22,10 @@ def tiny_study() -> str:
 @pytest.fixture(scope="session")
 def tiny_run() -> Callable[..., Any]:
     """The configuration of a tiny run: tiny_run("mocov2", "hirl", training={"epochs": 1})."""
-    from hirl.config import flatten, resolve
+    from hirl.config import flatten, load_study
 
     def build(method: str, variant: str = "baseline", **overrides: Any) -> Any:
-        return resolve(str(TINY), method, variant, 0, flatten(overrides))
+        return load_study(str(TINY)).resolve(method, variant, 0, flatten(overrides))
 
     return build
 

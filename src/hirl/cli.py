@@ -1,4 +1,4 @@
-"""`hirl ...`: every step of the workflow, alone. Heavy packages are imported by the step that needs them."""
+"""`hirl ...`: every step of the workflow, alone. Each step imports the heavy packages that it needs."""
 
 from __future__ import annotations
 
@@ -7,34 +7,30 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from hirl.config import (
-    FrozenTask,
+    FROZEN,
+    LABEL_PERCENTS,
+    TASKS,
+    TRAINED,
+    UNTRAINED,
     RunConfig,
-    TrainedTask,
-    expected_runs,
+    RunName,
+    Study,
     load_study,
     parse_override,
-    provenance,
-    resolve,
-    resolve_control,
-    study_name,
 )
 from hirl.distributed.launch import as_rank, gpus, is_launched, is_main_process, launch
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hirl.evaluation.run import EvaluationTarget
-
-FROZEN: tuple[str, ...] = get_args(FrozenTask)
-TRAINED: tuple[str, ...] = get_args(TrainedTask)
-UNTRAINED = "untrained"
+    from hirl.evaluation.contracts import EvaluationTarget
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one step; a user's mistake is one line on stderr and exit code 2."""
+    """Run one step; a user's mistake is one line on stderr and exit code 2."""
     args = parser().parse_args(arguments)
     try:
         if "ranks" in args:
@@ -47,12 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compute(args: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """Runs a step that computes: on GPUs of its own, in this process or in several."""
+    """Run a step that computes: on GPUs of its own, in this process or in several."""
     if is_launched():
         with as_rank():
             args.step(args)
     elif args.ranks > 1:
-        _run_config(args)  # mistakes in it are found now
+        _resolve(load_study(args.study), args)  # reports mistakes before any process starts
         return launch(args.ranks, arguments)
     else:
         with gpus(1):
@@ -60,82 +56,184 @@ def _compute(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     return 0
 
 
-# --- the steps --------------------------------------------------------------------------------------------------------
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="hirl", description="Hierarchical image representation learning, step by step."
+    )
+    steps = parser.add_subparsers(required=True, metavar="STEP")
+    for add in (
+        _add_config,
+        _add_data,
+        _add_training,
+        _add_planning,
+        _add_evaluation,
+        _add_reporting,
+        _add_weights,
+        _add_tracking,
+        _add_publishing,
+    ):
+        add(steps)
+    return parser
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+def _add_config(steps: Any) -> None:
+    config = _group(steps, "config", "look at configurations")
+    step = _step(config, "show", show_config, "print a run's configuration and where each value comes from")
+    _add_run(step)
 
 
 def show_config(args: argparse.Namespace) -> None:
-    """Prints a run's configuration, and where each value came from."""
+    """Print a run's configuration, and where each value comes from."""
     from rich.table import Table
 
-    config = _run_config(args)
+    study = load_study(args.study)
+    config = _resolve(study, args)
     table = Table(box=None, pad_edge=False)
     for column in ("key", "value", "from"):
         table.add_column(column, overflow="fold")
-    for key, value, origin in provenance(args.study, args.method, args.variant, args.seed, _overrides(args)):
+    for key, value, origin in study.provenance(args.method, args.variant, args.seed, _overrides(args)):
         table.add_row(key, str(value), origin)
     table.add_row("training.effective_lr", f"{config.training.effective_lr:g}", "base_lr * batch_size / 256")
-    table.add_row("hash", config.pretraining_hash, "all that decides the weights")
+    table.add_row("hash", config.pretraining_hash, "everything that decides the weights")
     _print(table)
 
 
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def _add_data(steps: Any) -> None:
+    data = _group(steps, "data", "make and prepare images")
+
+    step = _step(data, "taxonomy", make_taxonomy, "draw images of a known three-level class tree")
+    _add_out(step, "FOLDER")
+    step.add_argument("--train", type=int, default=3600, help="training images (default %(default)s)")
+    step.add_argument("--validation", type=int, default=1080, help="validation images (default %(default)s)")
+    step.add_argument("--size", type=int, default=32, help="side in pixels (default %(default)s)")
+    step.add_argument("--seed", type=int, default=0)
+
+    step = _step(data, "prepare", prepare_data, "decode and split a study's images")
+    _add_study(step)
+    step.add_argument("--transfer", action="store_true", help="prepare the images of the transfer task instead")
+    step.add_argument("--data-root", type=Path, metavar="FOLDER", help="where the images are, or are downloaded to")
+    _add_out(step, "FOLDER")
+
+    step = _step(data, "scenes", prepare_scenes, "draw scenes with boxes and masks, or read a folder in COCO's layout")
+    _add_study(step)
+    step.add_argument("--data-root", type=Path, metavar="FOLDER", help="where annotations/ and the images are")
+    _add_out(step, "FOLDER")
+
+    step = _step(data, "labels", choose_labels, "choose the images that keep their labels, for semi-supervised tasks")
+    _add_study(step)
+    _add_prepared_data(step)
+    step.add_argument("--percent", type=int, required=True, choices=LABEL_PERCENTS)
+    _add_out(step, "FILE")
+
+
 def make_taxonomy(args: argparse.Namespace) -> None:
-    """Draws the taxonomy's pictures."""
+    """Draw the taxonomy's images."""
     from hirl.data.synthetic.taxonomy import write_taxonomy
 
     write_taxonomy(args.out, train=args.train, validation=args.validation, size=args.size, seed=args.seed)
 
 
 def prepare_data(args: argparse.Namespace) -> None:
-    """Decodes and splits a study's images, or those it is transferred to."""
+    """Decode and split a study's images, or those of its transfer task."""
     from hirl.data.images import prepare
 
-    config = _any_run(args)
+    config = load_study(args.study).resolve_any(_overrides(args))
     prepare(config.transfer_data if args.transfer else config.data, args.data_root, args.out)
 
 
 def prepare_scenes(args: argparse.Namespace) -> None:
-    """Draws the scenes of a study's detection, or looks at a folder in COCO's layout."""
+    """Draw the scenes of a study's detection, or read a folder in COCO's layout."""
     from hirl.data.synthetic.scenes import prepare_scenes
 
-    prepare_scenes(_any_run(args).scenes, args.data_root, args.out)
+    config = load_study(args.study).resolve_any(_overrides(args))
+    prepare_scenes(config.scenes, args.data_root, args.out)
 
 
 def choose_labels(args: argparse.Namespace) -> None:
-    """Writes which images keep their labels."""
+    """Write the list of images that keep their labels."""
     from hirl.data.label_subsets import choose_labels
 
-    given = _any_run(args).data.label_lists.get(args.percent)
-    choose_labels(args.data, args.percent, given, args.out)
+    config = load_study(args.study).resolve_any(_overrides(args))
+    choose_labels(args.data, args.percent, config.data.label_lists.get(args.percent), args.out)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def _add_training(steps: Any) -> None:
+    step = _step(steps, "tokenizer", train_tokenizer, "train the tokenizer that BEiT predicts, or resume")
+    _add_run(step)
+    _add_prepared_data(step)
+    _add_out(step, "FILE")
+    step.add_argument("--scratch", type=Path, required=True, metavar="FOLDER", help="keeps the resume state")
+    _add_ranks(step)
+
+    step = _step(steps, "pretrain", pretrain_run, "train one run, or resume")
+    _add_run(step)
+    step.add_argument("--tokenizer", type=Path, metavar="FILE", help="for BEiT: made by `hirl tokenizer`, or DALL-E's")
+    _add_prepared_data(step)
+    _add_out(step, "FOLDER", "gets the results when the training is done")
+    step.add_argument("--scratch", type=Path, required=True, metavar="FOLDER", help="keeps the resume state")
+    _add_ranks(step)
 
 
 def train_tokenizer(args: argparse.Namespace) -> None:
-    """Trains the tokenizer whose tokens a method predicts."""
-    config = _run_config(args)
+    """Train the tokenizer whose tokens a method predicts, or resume."""
+    config = _resolve(load_study(args.study), args)
     from hirl.training.train_tokenizer import train_tokenizer
 
     train_tokenizer(config, args.data, args.out, args.scratch)
 
 
 def pretrain_run(args: argparse.Namespace) -> None:
-    """Trains one run, or goes on with it."""
-    config = _run_config(args)
+    """Train one run, or resume."""
+    study = load_study(args.study)
+    config = _resolve(study, args)
     from hirl.tracking.mlflow import live_run
     from hirl.training.loop import pretrain
 
     follower = live_run(config.name, config.model_dump(mode="json")) if is_main_process() else None
-    pretrain(config, args.data, args.out, args.scratch, follower, load_study(args.study).plugins, args.tokenizer)
+    pretrain(config, args.data, args.out, args.scratch, follower, study.config.plugins, args.tokenizer)
+
+
+# --- planning ---------------------------------------------------------------------------------------------------------
+
+
+def _add_planning(steps: Any) -> None:
+    step = _step(steps, "plan", plan, "estimate GPU hours, wall time, memory and disk of a study")
+    _add_study(step, "imagenet")
+    step.add_argument("--gpu", default="here", help="a name in config/hardware.yaml; default: this machine, measured")
+    step.add_argument("--count", type=int, default=1, help="GPUs, or CPU cores without a GPU (default %(default)s)")
+    step.add_argument("--per-run", type=int, help="GPUs that share one run's work (default: all)")
+    step.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="prepared data, for a data set whose size is not known"
+    )
+    step.add_argument(
+        "--check", type=Path, metavar="FOLDER", help="the study's results: compare estimates with measurements"
+    )
+
+    step = _step(steps, "tune", tune, "measure which precision and execution switches are fastest on this machine")
+    _add_run(step)
 
 
 def plan(args: argparse.Namespace) -> None:
-    """Prints what a study will cost, or how far that is from what it did cost."""
+    """Print the estimated cost of a study, or compare it with the measured one."""
     from hirl.planning import cost as costs
 
     ranks = args.per_run or args.count
     if not 1 <= ranks <= args.count:
-        raise ValueError(f"--per-run {ranks} is not within 1 and --count {args.count}: change either")
+        raise ValueError(f"--per-run {ranks} is not between 1 and --count {args.count}: change either")
+    study = load_study(args.study)
     with gpus(1) if args.gpu == "here" else nullcontext():
         machine = costs.find_machine(args.gpu)
-        planned = costs.plan(args.study, machine, ranks, _overrides(args), args.data)
+        planned = costs.plan(study, machine, ranks, _overrides(args), args.data)
     if args.check is None:
         _print(costs.costs_table(planned, machine, args.count, ranks))
     else:
@@ -143,16 +241,41 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def tune(args: argparse.Namespace) -> None:
-    """Prints how fast a run's steps are on this machine, with every setting of speed."""
-    config = _run_config(args)
+    """Print how fast a run's steps are on this machine with each precision and execution switch."""
+    study = load_study(args.study)
+    config = _resolve(study, args)
     from hirl.planning.tune import tune
 
     with gpus(1):
-        tune(config, load_study(args.study).plugins)
+        tune(config, study.config.plugins)
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def _add_evaluation(steps: Any) -> None:
+    step = _step(steps, "features", extract_features, "extract the features of a backbone")
+    _add_network(step, "of a trained run")
+    _add_prepared_data(step)
+    _add_out(step, "FILE")
+    _add_ranks(step)
+
+    step = _step(steps, "evaluate", evaluate, "evaluate one network")
+    step.add_argument("tasks", nargs="+", choices=tuple(TASKS), metavar="TASK", help=", ".join(TASKS))
+    _add_network(step, "of a run, or imported; they may name the method themselves")
+    step.add_argument(
+        "--features", type=Path, metavar="FILE", help=f"for {', '.join(FROZEN)}; default: extracted by this call"
+    )
+    step.add_argument("--snapshot", type=Path, metavar="FILE", help="the run's tree, for hierarchy")
+    for name, content in (("data", "prepared data"), ("transfer", "transfer data"), ("scenes", "scenes")):
+        step.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=f"default: the study's {content} in results/")
+    step.add_argument("--scratch", type=Path, metavar="FOLDER", help="keeps the resume state; default: scratch/STUDY")
+    step.add_argument("--out", type=Path, metavar="FOLDER", help="gets TASK.json; default: evaluation/ by the weights")
+    _add_ranks(step)
 
 
 def extract_features(args: argparse.Namespace) -> None:
-    """Writes the features of a run's backbone, or of an untrained one."""
+    """Write the features of a run's backbone, or of an untrained control's."""
     target = _evaluation_target(args)
     from hirl.evaluation.run import extract_features
 
@@ -161,23 +284,92 @@ def extract_features(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Runs evaluations of one network: on its frozen features, or by training it further."""
+    """Evaluate one network: on its frozen features, or by training from it."""
     if args.out is None and args.weights is None:
-        raise ValueError("say where the results go: --out FOLDER")
-    target = _evaluation_target(args, features=args.features is not None and set(args.tasks) <= set(FROZEN))
+        raise ValueError("the results have no folder: add --out FOLDER")
+    frozen = [task for task in args.tasks if task in FROZEN]
+    trained = [task for task in args.tasks if task in TRAINED]
+    target = _evaluation_target(args, needs_weights=args.features is None or bool(trained))
     from hirl.evaluation.run import evaluate_frozen, evaluate_trained, print_metrics
 
     out = args.out or args.weights.parent / "evaluation"
-    if frozen := [task for task in args.tasks if task in FROZEN]:
+    if frozen:
         evaluate_frozen(frozen, target, out, args.features, args.snapshot)
-    if trained := [task for task in args.tasks if task in TRAINED]:
+    if trained:
         evaluate_trained(trained, target, out, args.scratch or Path("scratch") / target.config.study)
     if is_main_process():
         print_metrics(out, args.tasks)
 
 
+def _evaluation_target(args: argparse.Namespace, needs_weights: bool = True) -> EvaluationTarget:
+    """Return the network that an argument list names, and the folders it is evaluated on."""
+    config = _resolve(load_study(args.study), args)
+    is_control = args.method == UNTRAINED
+    if needs_weights and args.weights is None and not is_control:
+        raise ValueError(f"run {config.name} is a trained one: give --weights FILE")
+    if needs_weights and args.weights is not None and is_control:
+        raise ValueError(f"--method {UNTRAINED} takes no weights: remove --weights, or name the run that made them")
+    from hirl.evaluation.contracts import EvaluationTarget
+
+    run = RunName.control(config.backbone.name, args.seed) if is_control else config.run
+    results = Path("results") / config.study
+    folders = {name: getattr(args, name, None) or results / name for name in ("data", "transfer", "scenes")}
+    return EvaluationTarget(config, run, args.weights, folders)
+
+
+# --- reporting --------------------------------------------------------------------------------------------------------
+
+
+def _add_reporting(steps: Any) -> None:
+    step = _step(steps, "summarise", summarise, "write the summary, tables and figures of a study")
+    _add_results(step)
+    step.add_argument("--tasks", nargs="+", choices=tuple(TASKS), help="default: the study's")
+
+    step = _step(steps, "report", write_report, "write one self-contained page about a study")
+    _add_results(step)
+    _add_out(step, "FILE")
+
+
+def summarise(args: argparse.Namespace) -> None:
+    """Write the summary, the tables and the figures, and print the table."""
+    from hirl.reporting.figures import draw_figures
+    from hirl.reporting.summary import print_table, summarise
+
+    study = load_study(args.study)
+    runs = _runs(study, args)
+    print_table(summarise(args.results, runs, args.tasks or study.config.tasks))
+    draw_figures(args.results, runs)
+
+
+def write_report(args: argparse.Namespace) -> None:
+    """Write the self-contained report."""
+    from hirl.reporting.report import write_report
+
+    write_report(args.results, _runs(load_study(args.study), args), args.out)
+
+
+# --- published weights ------------------------------------------------------------------------------------------------
+
+
+def _add_weights(steps: Any) -> None:
+    weights = _group(steps, "weights", "use the weights that the paper's authors published")
+
+    _step(weights, "list", list_weights, "list their names")
+
+    step = _step(weights, "fetch", fetch_weights, "download weights, or resume")
+    step.add_argument("name", help="such as mocov2-hirl; see `hirl weights list`")
+    step.add_argument("--out", type=Path, default=Path("scratch"), metavar="FOLDER", help="default: %(default)s")
+
+    step = _step(weights, "import", import_weights, "convert a checkpoint into weights that every evaluation takes")
+    step.add_argument("file", type=Path, metavar="FILE", help="a checkpoint of the authors, backbone alone or whole")
+    _add_study(step, "imagenet")
+    step.add_argument("--method", help="default: that of the published file")
+    step.add_argument("--variant", help="default: that of the published file")
+    _add_out(step, "FILE")
+
+
 def list_weights(args: argparse.Namespace) -> None:
-    """Prints the authors' published weights."""
+    """Print the authors' published weights."""
     from rich.table import Table
 
     from hirl.models.zoo import published_weights
@@ -190,97 +382,99 @@ def list_weights(args: argparse.Namespace) -> None:
 
 
 def fetch_weights(args: argparse.Namespace) -> None:
-    """Downloads published weights, or goes on with it."""
+    """Download published weights, or resume, and print their path."""
     from hirl.models.zoo import fetch_weights
 
     print(fetch_weights(args.name, args.out))
 
 
 def import_weights(args: argparse.Namespace) -> None:
-    """Turns a checkpoint of the authors' into weights of ours."""
+    """Convert a checkpoint of the authors into weights of this project."""
     from hirl.models.zoo import recognise
 
     known = recognise(args.file)
     method, variant = (getattr(args, key) or getattr(known, key, None) for key in ("method", "variant"))
     if method is None or variant is None:
-        raise ValueError(f"{args.file} is none of the published names: add --method and --variant")
-    config = resolve(args.study, method, variant, 0, _overrides(args))
+        raise ValueError(f"{args.file} has none of the published names: add --method and --variant")
+    config = load_study(args.study).resolve(method, variant, 0, _overrides(args))
     from hirl.models.weights import import_weights
 
     import_weights(args.file, args.out, config)
 
 
-def summarise(args: argparse.Namespace) -> None:
-    """Writes the summary, the tables and the figures, and prints the table."""
-    from hirl.reporting.figures import draw_figures
-    from hirl.reporting.summary import print_table, summarise
-
-    print_table(summarise(args.results, _runs(args), _tasks(args)))
-    draw_figures(args.results, _runs(args))
+# --- tracking and publishing ------------------------------------------------------------------------------------------
 
 
-def write_report(args: argparse.Namespace) -> None:
-    """Writes the self-contained report."""
-    from hirl.reporting.report import write_report
+def _add_tracking(steps: Any) -> None:
+    track = _group(steps, "track", "show runs in MLflow")
 
-    write_report(args.results, _runs(args), args.out)
+    step = _step(track, "init", initialise_tracking, "create the store, before any job logs")
+    _add_study(step)
+    _add_uri(step)
+
+    step = _step(track, "sync", sync_tracking, "replay a study's records into the store")
+    _add_results(step)
+    _add_uri(step)
 
 
 def initialise_tracking(args: argparse.Namespace) -> None:
-    """Makes the MLflow store, before any job logs."""
+    """Create the MLflow store, before any job logs."""
     from hirl.tracking.mlflow import init
 
-    init(args.uri, study_name(args.study))
+    init(args.uri, load_study(args.study).name)
 
 
 def sync_tracking(args: argparse.Namespace) -> None:
-    """Replays a study's records into MLflow."""
+    """Replay a study's records into MLflow."""
     from hirl.tracking.mlflow import sync
 
-    sync(args.results, _runs(args), args.uri, Path("scratch") / study_name(args.study))
+    study = load_study(args.study)
+    sync(args.results, _runs(study, args), args.uri, Path("scratch") / study.name)
+
+
+def _add_publishing(steps: Any) -> None:
+    step = _step(steps, "publish", publish, "round, pack or unpack weights")
+    step.add_argument("action", choices=("round", "pack", "unpack"))
+    step.add_argument("--runs", nargs="+", required=True, metavar="RUN")
+    step.add_argument("--from", dest="source", type=Path, required=True, metavar="FOLDER")
+    _add_out(step, "FOLDER")
 
 
 def publish(args: argparse.Namespace) -> None:
-    """Rounds, packs or unpacks published runs."""
+    """Round, pack or unpack the weights of published runs."""
     from hirl.tracking import publish as publishing
 
-    action: Callable[..., None] = {
+    actions: dict[str, Callable[..., None]] = {
         "round": publishing.round_runs,
         "pack": publishing.pack,
         "unpack": publishing.unpack,
-    }[args.action]
-    action(args.source, args.runs, args.out)
+    }
+    actions[args.action](args.source, args.runs, args.out)
 
 
-def _print(table: Table) -> None:
-    """Prints a table, each row on one line: better wider than the window than cut."""
-    from rich.console import Console
-
-    needed = Console(width=1000).measure(table).maximum
-    Console(width=max(Console().width, needed)).print(table)
+# --- what several steps share -----------------------------------------------------------------------------------------
 
 
-# --- arguments --------------------------------------------------------------------------------------------------------
-
-
-def _run_config(args: argparse.Namespace) -> RunConfig:
-    """The configuration of the run that an argument list, or its weights, name; a control has its backbone's."""
+def _resolve(study: Study, args: argparse.Namespace) -> RunConfig:
+    """Return the configuration of the run that an argument list, or its weights, name."""
     if args.method is None:
         _name_by_weights(args)
-    if args.method == UNTRAINED:
-        return resolve_control(args.study, args.variant, _overrides(args))
-    return resolve(args.study, args.method, args.variant, args.seed, _overrides(args))
-
-
-def _any_run(args: argparse.Namespace) -> RunConfig:
-    """The configuration of any run of a study: all have the same data."""
-    return resolve(args.study, next(iter(load_study(args.study).methods)), "baseline", 0, _overrides(args))
+    backbone = getattr(args, "backbone", None)
+    if args.method == UNTRAINED and "backbone" in args:
+        if backbone is None or args.variant is not None:
+            raise ValueError(f"--method {UNTRAINED} is told by its network: give --backbone and no --variant")
+        return study.resolve_control(backbone, args.seed, _overrides(args))
+    if backbone is not None:
+        raise ValueError(f"--backbone belongs to --method {UNTRAINED}: use --set backbone.name={backbone} instead")
+    if args.variant is None:
+        raise ValueError(f"--method {args.method} needs a variant: add --variant baseline or --variant hirl")
+    return study.resolve(args.method, args.variant, args.seed, _overrides(args))
 
 
 def _name_by_weights(args: argparse.Namespace) -> None:
-    """Weights that say which method made them need no --method."""
+    """Fill in --method and --variant from weights that name the method that made them."""
     if args.weights is None:
-        raise ValueError("say what is evaluated: --weights FILE, or --method and --variant")
+        raise ValueError("no network is named: give --weights FILE, or --method and --variant")
     from hirl.models.weights import describe_weights
 
     known = describe_weights(args.weights)
@@ -289,141 +483,19 @@ def _name_by_weights(args: argparse.Namespace) -> None:
     args.method, args.variant = known["method"], known["variant"]
 
 
-def _evaluation_target(args: argparse.Namespace, features: bool = False) -> EvaluationTarget:
-    """The network an argument list names, and the folders it is evaluated on; cached features replace its weights."""
-    config = _run_config(args)
-    if not features and (args.weights is None) != (args.method == UNTRAINED):
-        raise ValueError(f"give --weights for a trained run, and none for --method {UNTRAINED}")
-    from hirl.evaluation.run import EvaluationTarget
-
-    parts = ("data", "transfer", "scenes")
-    folders = {part: getattr(args, part, None) or Path("results") / config.study / part for part in parts}
-    return EvaluationTarget(config, args.method, args.variant, args.seed, args.weights, folders)
-
-
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     return dict(map(parse_override, args.set))
 
 
-def _runs(args: argparse.Namespace) -> list[str]:
-    return args.runs or expected_runs(args.study)
+def _runs(study: Study, args: argparse.Namespace) -> list[str]:
+    """Return the names of the runs that are asked for: all of the study's, when none is named."""
+    return args.runs or [str(run) for run in study.run_names(_overrides(args))]
 
 
-def _tasks(args: argparse.Namespace) -> Sequence[str]:
-    return args.tasks or load_study(args.study).tasks
+def _print(table: Table) -> None:
+    from hirl.reporting.console import wide_console
 
-
-def parser() -> argparse.ArgumentParser:
-    """What the command line takes."""
-    parser = argparse.ArgumentParser(
-        prog="hirl", description="Hierarchical image representation learning, step by step."
-    )
-    steps = parser.add_subparsers(required=True, metavar="STEP")
-
-    config = _group(steps, "config", "look at configurations")
-    step = _step(config, "show", show_config, "a run's configuration and where each value came from")
-    _add_run(step)
-
-    data = _group(steps, "data", "make and prepare images")
-    step = _step(data, "taxonomy", make_taxonomy, "draw pictures of a known three-level tree")
-    step.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    step.add_argument("--train", type=int, default=3600, help="training pictures (default %(default)s)")
-    step.add_argument("--validation", type=int, default=1080, help="validation pictures (default %(default)s)")
-    step.add_argument("--size", type=int, default=32, help="side in pixels (default %(default)s)")
-    step.add_argument("--seed", type=int, default=0)
-    step = _step(data, "prepare", prepare_data, "decode and split a study's images")
-    _add_study(step)
-    step.add_argument("--transfer", action="store_true", help="of the images that the study's networks move on to")
-    step.add_argument("--data-root", type=Path, metavar="FOLDER", help="where the images are, or are downloaded to")
-    step.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    step = _step(data, "scenes", prepare_scenes, "scenes with boxes and masks: drawn, or a folder in COCO's layout")
-    _add_study(step)
-    step.add_argument("--data-root", type=Path, metavar="FOLDER", help="where annotations/ and the images are")
-    step.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    step = _step(data, "labels", choose_labels, "which images keep their labels, for semi-supervised learning")
-    _add_study(step)
-    step.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the prepared data")
-    step.add_argument("--percent", type=int, required=True, choices=(1, 10))
-    step.add_argument("--out", type=Path, required=True, metavar="FILE")
-
-    step = _step(steps, "tokenizer", train_tokenizer, "train the tokenizer that BEiT predicts, or go on with it")
-    _add_run(step)
-    step.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the prepared data")
-    step.add_argument("--out", type=Path, required=True, metavar="FILE")
-    step.add_argument("--scratch", type=Path, required=True, metavar="FOLDER", help="keeps the resume state")
-    _add_ranks(step)
-
-    step = _step(steps, "pretrain", pretrain_run, "train one run, or go on with it")
-    _add_run(step)
-    step.add_argument("--tokenizer", type=Path, metavar="FILE", help="for BEiT: `hirl tokenizer`'s, or DALL-E's")
-    step.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the prepared data")
-    step.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets the results, at the end")
-    step.add_argument("--scratch", type=Path, required=True, metavar="FOLDER", help="keeps the resume state")
-    _add_ranks(step)
-
-    step = _step(steps, "plan", plan, "what a study will cost: GPU hours, time, memory, disk")
-    _add_study(step, "imagenet")
-    step.add_argument("--gpu", default="here", help="a name in config/hardware.yaml; default: this machine, measured")
-    step.add_argument("--count", type=int, default=1, help="GPUs, or cores where there is none (default %(default)s)")
-    step.add_argument("--per-run", type=int, help="GPUs that share a run's work (default: all)")
-    step.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="prepared data, where the images' number is not known"
-    )
-    step.add_argument("--check", type=Path, metavar="FOLDER", help="results of the study: planned against measured")
-
-    step = _step(steps, "tune", tune, "measure which precision and which switches make a run fast on this machine")
-    _add_run(step)
-
-    step = _step(steps, "features", extract_features, "features of a run's backbone")
-    _add_run(step)
-    step.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the prepared data")
-    step.add_argument("--weights", type=Path, metavar="FILE", help="of a trained run; --method untrained takes none")
-    step.add_argument("--out", type=Path, required=True, metavar="FILE")
-    _add_ranks(step)
-
-    step = _step(steps, "evaluate", evaluate, "evaluations of one network")
-    step.add_argument("tasks", nargs="+", choices=(*FROZEN, *TRAINED), metavar="TASK", help=", ".join(FROZEN + TRAINED))
-    _add_run(step, required=False)
-    step.add_argument("--weights", type=Path, metavar="FILE", help="of a run, or imported; these may name the method")
-    step.add_argument("--features", type=Path, metavar="FILE", help=f"for {', '.join(FROZEN)}; else extracted now")
-    step.add_argument("--snapshot", type=Path, metavar="FILE", help="the tree that `hierarchy` looks at")
-    for name, whose in (("data", "prepared data"), ("transfer", "transfer data"), ("scenes", "scenes")):
-        step.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=f"default: the study's {whose} in results/")
-    step.add_argument("--scratch", type=Path, metavar="FOLDER", help="keeps the resume state; default: scratch/STUDY")
-    step.add_argument("--out", type=Path, metavar="FOLDER", help="gets TASK.json; default: evaluation/ by the weights")
-    _add_ranks(step)
-
-    step = _step(steps, "summarise", summarise, "the summary, tables and figures of a study")
-    _add_results(step)
-    step.add_argument("--tasks", nargs="+", choices=FROZEN + TRAINED, help="default: the study's")
-    step = _step(steps, "report", write_report, "one self-contained page about a study")
-    _add_results(step)
-    step.add_argument("--out", type=Path, required=True, metavar="FILE")
-
-    weights = _group(steps, "weights", "the weights that the paper's authors published")
-    _step(weights, "list", list_weights, "their names")
-    step = _step(weights, "fetch", fetch_weights, "download some, or go on with it")
-    step.add_argument("name", help="such as mocov2-hirl; see `hirl weights list`")
-    step.add_argument("--out", type=Path, default=Path("scratch"), metavar="FOLDER", help="default: %(default)s")
-    step = _step(weights, "import", import_weights, "make them weights that every evaluation takes")
-    step.add_argument("file", type=Path, metavar="FILE", help="a checkpoint of theirs, backbone alone or whole")
-    _add_run(step, required=False, study="imagenet")
-    step.add_argument("--out", type=Path, required=True, metavar="FILE")
-
-    track = _group(steps, "track", "show runs in MLflow")
-    step = _step(track, "init", initialise_tracking, "make the store, before any job logs")
-    _add_study(step)
-    _add_uri(step)
-    step = _step(track, "sync", sync_tracking, "replay a study's records into the store")
-    _add_results(step)
-    _add_uri(step)
-
-    step = _step(steps, "publish", publish, "round, pack or unpack weights")
-    step.add_argument("action", choices=("round", "pack", "unpack"))
-    step.add_argument("--runs", nargs="+", required=True, metavar="RUN")
-    step.add_argument("--from", dest="source", type=Path, required=True, metavar="FOLDER")
-    step.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    return parser
+    wide_console(table).print(table)
 
 
 def _group(steps: Any, name: str, help: str) -> Any:
@@ -439,14 +511,35 @@ def _step(steps: Any, name: str, function: Callable[..., None], help: str) -> ar
 
 def _add_study(step: argparse.ArgumentParser, default: str = "demo") -> None:
     step.add_argument("--study", default=default, help="a name in config/studies, or a YAML file (default %(default)s)")
-    step.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="training.epochs=15; repeatable")
+    step.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="such as training.epochs=15; repeatable"
+    )
 
 
-def _add_run(step: argparse.ArgumentParser, required: bool = True, study: str = "demo") -> None:
-    _add_study(step, study)
-    step.add_argument("--method", required=required, help="a method's name, or `untrained`")
-    step.add_argument("--variant", required=required, help="baseline or hirl; of `untrained`, the backbone's name")
+def _add_run(step: argparse.ArgumentParser) -> None:
+    """Add the options that name a run to train."""
+    _add_study(step)
+    step.add_argument("--method", required=True)
+    step.add_argument("--variant", required=True, help="baseline or hirl")
     step.add_argument("--seed", type=int, default=0)
+
+
+def _add_network(step: argparse.ArgumentParser, weights: str) -> None:
+    """Add the options that name a network to evaluate: a trained run's, or an untrained control's."""
+    _add_study(step)
+    step.add_argument("--method", help=f"a method's name, or {UNTRAINED}")
+    step.add_argument("--variant", help="baseline or hirl")
+    step.add_argument("--backbone", help=f"of --method {UNTRAINED}, such as resnet50")
+    step.add_argument("--seed", type=int, default=0)
+    step.add_argument("--weights", type=Path, metavar="FILE", help=f"{weights}; --method {UNTRAINED} takes none")
+
+
+def _add_prepared_data(step: argparse.ArgumentParser) -> None:
+    step.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the prepared data")
+
+
+def _add_out(step: argparse.ArgumentParser, metavar: str, help: str | None = None) -> None:
+    step.add_argument("--out", type=Path, required=True, metavar=metavar, help=help)
 
 
 def _add_ranks(step: argparse.ArgumentParser) -> None:

@@ -15,14 +15,10 @@ from hirl.config import (
     MODEL_CONFIGS,
     FrozenTask,
     TrainedTask,
-    expected_runs,
     flatten,
     load_study,
     parse_override,
-    provenance,
     read_yaml,
-    resolve,
-    resolve_control,
 )
 
 STUDIES = sorted(path.stem for path in (CONFIG_ROOT / "studies").glob("*.yaml"))
@@ -58,14 +54,16 @@ def problem(call: Callable[[], object]) -> str:
 @pytest.mark.parametrize(("name", "method"), RUNS)
 def test_every_shipped_run_resolves(name: str, method: str) -> None:
     for variant in ("baseline", "hirl"):
-        config = resolve(name, method, variant)
+        config = load_study(name).resolve(method, variant)
         assert isinstance(config.model, MODEL_CONFIGS[config.algorithm])
         assert config.training.effective_lr > 0
 
 
 @pytest.mark.parametrize(("name", "method"), RUNS)
 def test_baseline_and_hirl_differ_in_the_hierarchy_alone(name: str, method: str) -> None:
-    baseline, hirl = (flatten(resolve(name, method, v).model_dump(mode="json")) for v in ("baseline", "hirl"))
+    baseline, hirl = (
+        flatten(load_study(name).resolve(method, v).model_dump(mode="json")) for v in ("baseline", "hirl")
+    )
     different = {key for key in baseline.keys() | hirl.keys() if baseline.get(key) != hirl.get(key)}
     assert {key.split(".")[0] for key in different} == {"variant", "hierarchy"}
     assert baseline["hierarchy"] is None
@@ -104,17 +102,22 @@ all:
 
 def test_later_layers_win_key_by_key(study) -> None:
     path = study(LAYERED)
-    config = resolve(path, "mocov2", "hirl", 3, {"training.batch_size": 32, "hierarchy.num_clusters": [9, 3]})
+    config = load_study(path).resolve(
+        "mocov2", "hirl", 3, {"training.batch_size": 32, "hierarchy.num_clusters": [9, 3]}
+    )
     assert (config.training.epochs, config.training.batch_size) == (7, 32)
     jitter = config.views.jitter
     assert (jitter.hue, jitter.contrast, jitter.brightness) == (0.3, 0.1, 0.4)  # method block, all, method file
     assert config.hierarchy.num_clusters == (9, 3)
-    assert resolve(path, "dino", "hirl").training.epochs == 5
+    assert load_study(path).resolve("dino", "hirl").training.epochs == 5
     assert (config.name, config.study) == ("mocov2-hirl-s3", "own")
 
 
 def test_provenance_tells_each_values_layer(study) -> None:
-    found = {key: origin for key, _, origin in provenance(study(LAYERED), "mocov2", "hirl", 1, {"model.momentum": 0.5})}
+    found = {
+        key: origin
+        for key, _, origin in load_study(study(LAYERED)).provenance("mocov2", "hirl", 1, {"model.momentum": 0.5})
+    }
     expected = {
         "training.epochs": "studies/own.yaml methods.mocov2",
         "training.batch_size": "studies/own.yaml all",
@@ -124,7 +127,7 @@ def test_provenance_tells_each_values_layer(study) -> None:
         "seed": "the run",
     }
     assert {key: found[key] for key in expected} == expected
-    assert set(found) == set(flatten(resolve(study(LAYERED), "mocov2", "hirl").model_dump(mode="json")))
+    assert set(found) == set(flatten(load_study(study(LAYERED)).resolve("mocov2", "hirl").model_dump(mode="json")))
 
 
 def test_studies_take_their_own_keys_from_a_call(study) -> None:
@@ -137,13 +140,13 @@ def test_studies_take_their_own_keys_from_a_call(study) -> None:
 def test_expected_runs_and_the_controls_configuration(study) -> None:
     path = study(LAYERED)
     names = ("mocov2-baseline-s0", "mocov2-hirl-s0", "dino-baseline-s0", "dino-hirl-s0")
-    assert expected_runs(path) == [*names, "untrained-resnet50-s0", "untrained-vit_base_patch16-s0"]
-    assert resolve_control(path, "vit_base_patch16").method == "dino"
-    assert "name one of its methods' backbones" in problem(lambda: resolve_control(path, "resnet18"))
+    assert load_study(path).run_names() == [*names, "untrained-resnet50-s0", "untrained-vit_base_patch16-s0"]
+    assert load_study(path).resolve_control("vit_base_patch16").method == "dino"
+    assert "name one of its methods' backbones" in problem(lambda: load_study(path).resolve_control("resnet18"))
 
 
 def test_the_effective_rate_is_derived_and_never_written_back(study) -> None:
-    config = resolve(study("methods: [mocov2]"), "mocov2", "hirl", 0, {"training.batch_size": 1024})
+    config = load_study(study("methods: [mocov2]")).resolve("mocov2", "hirl", 0, {"training.batch_size": 1024})
     assert config.training.effective_lr == pytest.approx(0.12)
     assert config.training.optimizer.base_lr == 0.03
     with pytest.raises(ValidationError):
@@ -153,7 +156,7 @@ def test_the_effective_rate_is_derived_and_never_written_back(study) -> None:
 @pytest.mark.parametrize("text", ["1e-4", "1.0e-4", ".0001", "1E-4", "+1e-4"])
 def test_floats_are_numbers_in_every_spelling(study, text: str) -> None:
     path = study(f"methods: [mocov2]\nall: {{training: {{optimizer: {{base_lr: {text}}}}}}}")
-    config = resolve(path, "mocov2", "hirl")
+    config = load_study(path).resolve("mocov2", "hirl")
     assert config.training.optimizer.base_lr == pytest.approx(1e-4, rel=1e-15)
     assert parse_override(f"training.optimizer.base_lr={text}")[1] == pytest.approx(1e-4, rel=1e-15)
 
@@ -186,8 +189,8 @@ methods: [mocov2]
 
 
 def test_the_hash_sees_values_not_their_spelling(study) -> None:
-    first = resolve(study(PLAIN), "mocov2", "hirl").pretraining_hash
-    assert resolve(study(REWRITTEN), "mocov2", "hirl").pretraining_hash == first
+    first = load_study(study(PLAIN)).resolve("mocov2", "hirl").pretraining_hash
+    assert load_study(study(REWRITTEN)).resolve("mocov2", "hirl").pretraining_hash == first
 
 
 @pytest.mark.parametrize(
@@ -196,21 +199,23 @@ def test_the_hash_sees_values_not_their_spelling(study) -> None:
 )
 def test_the_hash_changes_with_what_decides_the_weights(study, key: str, value: Any) -> None:
     path = study(PLAIN)
-    changed = resolve(path, "mocov2", "hirl", 0, {key: value})
-    assert changed.pretraining_hash != resolve(path, "mocov2", "hirl").pretraining_hash
+    changed = load_study(path).resolve("mocov2", "hirl", 0, {key: value})
+    assert changed.pretraining_hash != load_study(path).resolve("mocov2", "hirl").pretraining_hash
 
 
 def test_the_hash_of_a_baseline_knows_no_hierarchy_and_no_run_shares_anothers(study) -> None:
     path = study(PLAIN)
     runs = [("baseline", 0), ("hirl", 0), ("baseline", 1)]
-    hashes = [resolve(path, "mocov2", *run).pretraining_hash for run in runs]
+    hashes = [load_study(path).resolve("mocov2", *run).pretraining_hash for run in runs]
     assert len(set(hashes)) == 3
-    assert resolve(path, "mocov2", "baseline", 0, {"hierarchy.negatives": 5}).pretraining_hash == hashes[0]
+    assert load_study(path).resolve("mocov2", "baseline", 0, {"hierarchy.negatives": 5}).pretraining_hash == hashes[0]
 
 
 def test_evaluation_settings_have_hashes_of_their_own(study) -> None:
     path = study(PLAIN)
-    first, second = (resolve(path, "mocov2", "hirl", 0, {"evaluation.knn.temperature": t}) for t in (0.07, 0.1))
+    first, second = (
+        load_study(path).resolve("mocov2", "hirl", 0, {"evaluation.knn.temperature": t}) for t in (0.07, 0.1)
+    )
     assert first.pretraining_hash == second.pretraining_hash
     assert first.task_hash("knn") != second.task_hash("knn")
     assert first.task_hash("linear") == second.task_hash("linear")
@@ -221,8 +226,8 @@ def test_evaluation_settings_have_hashes_of_their_own(study) -> None:
 )
 def test_what_comes_after_the_training_does_not_decide_its_weights(study, key: str) -> None:
     value = {1: "list.txt"} if key.endswith("lists") else 7
-    changed = resolve(study(PLAIN), "mocov2", "hirl", 0, {key: value})
-    assert changed.pretraining_hash == resolve(study(PLAIN), "mocov2", "hirl", 0).pretraining_hash
+    changed = load_study(study(PLAIN)).resolve("mocov2", "hirl", 0, {key: value})
+    assert changed.pretraining_hash == load_study(study(PLAIN)).resolve("mocov2", "hirl", 0).pretraining_hash
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
@@ -255,16 +260,16 @@ def test_what_comes_after_the_training_does_not_decide_its_weights(study, key: s
 def test_a_wrong_setting_is_named_with_what_is_allowed(study, overrides: dict[str, Any], parts: list[str]) -> None:
     path = study(PLAIN)
     for variant in ("baseline", "hirl"):  # a baseline's hierarchy is read with the same care
-        message = problem(lambda v=variant: resolve(path, "mocov2", v, 0, overrides))
+        message = problem(lambda v=variant: load_study(path).resolve("mocov2", v, 0, overrides))
         assert all(part in message for part in [*parts, "mocov2"]), message
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_a_hirl_run_that_ends_before_its_first_tree_is_refused_and_its_baseline_is_not(study, epochs: int) -> None:
     short = {"training.epochs": epochs, "hierarchy.start_epoch": 2}
-    message = problem(lambda: resolve(study(PLAIN), "mocov2", "hirl", 0, short))
+    message = problem(lambda: load_study(study(PLAIN)).resolve("mocov2", "hirl", 0, short))
     assert f"hierarchy.start_epoch is 2, but training.epochs is {epochs}: " in message
-    assert resolve(study(PLAIN), "mocov2", "baseline", 0, short).training.epochs == epochs
+    assert load_study(study(PLAIN)).resolve("mocov2", "baseline", 0, short).training.epochs == epochs
 
 
 @pytest.mark.parametrize(
@@ -282,16 +287,16 @@ def test_a_hirl_run_that_ends_before_its_first_tree_is_refused_and_its_baseline_
     ],
 )
 def test_a_wrong_study_is_named_with_what_is_allowed(study, text: str, parts: list[str]) -> None:
-    message = problem(lambda: resolve(study(text), "mocov2", "hirl"))
+    message = problem(lambda: load_study(study(text)).resolve("mocov2", "hirl"))
     assert all(part in message for part in parts), message
 
 
 def test_unknown_names_are_answered_with_the_known_ones(study) -> None:
-    message = problem(lambda: resolve("imagnet", "mocov2", "hirl"))
+    message = problem(lambda: load_study("imagnet").resolve("mocov2", "hirl"))
     assert all(name in message for name in ("no studies file 'imagnet'", *STUDIES))
-    assert "known: mocov2, simsiam" in problem(lambda: resolve(study(PLAIN), "moco", "hirl"))
-    assert "known: baseline, hirl" in problem(lambda: resolve(study(PLAIN), "mocov2", "both"))
-    assert "seed = -1" in problem(lambda: resolve(study(PLAIN), "mocov2", "hirl", -1))
+    assert "known: mocov2, simsiam" in problem(lambda: load_study(study(PLAIN)).resolve("moco", "hirl"))
+    assert "known: baseline, hirl" in problem(lambda: load_study(study(PLAIN)).resolve("mocov2", "both"))
+    assert "seed = -1" in problem(lambda: load_study(study(PLAIN)).resolve("mocov2", "hirl", -1))
 
 
 @pytest.mark.parametrize("text", ["epochs", "=3", "training.epochs=[1,"])
@@ -354,17 +359,19 @@ def test_a_method_of_your_own_is_one_python_file(study, tmp_path: Path) -> None:
         "plugins": [str(tmp_path / "own.py")],
     }
     path = study(yaml.safe_dump(settings))
-    config = resolve(path, "mean_teacherless", "hirl")
+    config = load_study(path).resolve("mean_teacherless", "hirl")
     assert config.model.embedding_dim == 4
     method = create_method(config.method, build_backbone(config.backbone, 32), config.model)
     assert HIRL(method, config.hierarchy, 0).embedding_dim == 4
-    assert "unknown key 'model.dim'" in problem(lambda: resolve(path, "mean_teacherless", "hirl", 0, {"model.dim": 4}))
+    assert "unknown key 'model.dim'" in problem(
+        lambda: load_study(path).resolve("mean_teacherless", "hirl", 0, {"model.dim": 4})
+    )
 
 
 def test_without_the_repositorys_config_folder_nothing_resolves(study, tmp_path: Path, monkeypatch) -> None:
     path = study(PLAIN)
     monkeypatch.setattr("hirl.config.layers.CONFIG_ROOT", tmp_path / "config")
-    message = problem(lambda: resolve(path, "mocov2", "hirl"))
+    message = problem(lambda: load_study(path).resolve("mocov2", "hirl"))
     assert f"{tmp_path}/config is missing: install hirl from a clone" in message
 
 
@@ -382,7 +389,7 @@ def test_configuration_costs_no_torch() -> None:
 def test_a_study_may_start_from_another(study) -> None:
     base = study("methods: {dino: {training: {epochs: 9, batch_size: 32}}}\nall: {data: {image_size: 8}}", "base")
     path = study(f"base: {base}\nmethods: {{dino: {{training: {{epochs: 4}}}}}}\nseeds: [7]")
-    config = resolve(path, "dino", "baseline")
+    config = load_study(path).resolve("dino", "baseline")
     assert (config.training.epochs, config.training.batch_size, config.data.image_size) == (4, 32, 8)
     assert load_study(path).seeds == (7,)
 
@@ -390,7 +397,7 @@ def test_a_study_may_start_from_another(study) -> None:
 def test_a_method_named_without_settings_keeps_those_of_the_base(study) -> None:
     base = study("methods: {dino: {training: {epochs: 50}}}", "base")
     for named in ("{dino: }", "[dino]"):
-        assert resolve(study(f"base: {base}\nmethods: {named}"), "dino", "hirl").training.epochs == 50
+        assert load_study(study(f"base: {base}\nmethods: {named}")).resolve("dino", "hirl").training.epochs == 50
 
 
 def test_a_base_stands_alone(study) -> None:

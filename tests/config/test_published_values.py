@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hirl.config import CONFIG_ROOT, RunConfig, resolve
+from hirl.config import CONFIG_ROOT, RunConfig, load_study
 
 RESNETS = ("mocov2", "simsiam", "swav", "swav_800")
 VITS = ("mocov3", "dino", "ibot", "beit")
@@ -94,7 +94,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunCo
     def build(method: str) -> RunConfig:
         path = tmp_path_factory.mktemp("study") / "own.yaml"
         path.write_text(f"methods: [{method}]")
-        return resolve(str(path), method, "hirl")
+        return load_study(str(path)).resolve(method, "hirl")
 
     return build
 

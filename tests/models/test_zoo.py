@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hirl.config import resolve
+from hirl.config import load_study
 from hirl.models import zoo
 from hirl.models.zoo import fetch_weights, published_weights, recognise
 
@@ -105,7 +105,7 @@ def test_the_list_has_both_variants_of_every_row_of_the_authors_table() -> None:
 
 @pytest.mark.parametrize("weights", published_weights().values(), ids=lambda weights: weights.name)
 def test_the_list_agrees_with_the_methods_own_files(weights) -> None:
-    config = resolve("imagenet", weights.method, weights.variant)
+    config = load_study("imagenet").resolve(weights.method, weights.variant)
     assert (config.backbone.name, config.training.epochs) == (weights.backbone, weights.epochs)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hirl.cli import main
-from hirl.config import BackboneConfig, resolve
+from hirl.config import BackboneConfig, load_study
 from hirl.files import write_json
 from hirl.hierarchy import SemanticTree
 from hirl.models.backbones import build_backbone
@@ -124,7 +124,7 @@ def test_memory_is_the_larger_of_training_and_clustering(tiny_run):
 
 
 def test_the_number_of_images_is_asked_prepared_or_known(tiny_run, tmp_path):
-    assert number_of_images(resolve("imagenet", "dino", "baseline").data) == (1_281_167, 50_000)
+    assert number_of_images(load_study("imagenet").resolve("dino", "baseline").data) == (1_281_167, 50_000)
     folder = tiny_run("simsiam", data={"name": "folder"}).data
     with pytest.raises(ValueError, match="nobody knows how many images 'folder' has: prepare them, and add --data"):
         number_of_images(folder)

@@ -107,11 +107,11 @@ def test_variants_start_from_the_same_network_and_agree_until_the_first_snapshot
 TRAIN = """
 import sys, torch
 from pathlib import Path
-from hirl.config import resolve
+from hirl.config import load_study
 from hirl.training.loop import pretrain
 torch.set_num_threads(1)
 study, method, data, tokenizer, out, scratch = sys.argv[1:]
-pretrain(resolve(study, method, "hirl"), Path(data), Path(out), Path(scratch), tokenizer=Path(tokenizer))
+pretrain(load_study(study).resolve(method, "hirl"), Path(data), Path(out), Path(scratch), tokenizer=Path(tokenizer))
 """
 
 

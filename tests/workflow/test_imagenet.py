@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hirl.config import RunConfig, load_study, resolve
+from hirl.config import RunConfig, load_study
 from hirl.data.views import Views
 from hirl.distributed.device import choose_precision, seed_step
 from hirl.evaluation.finetune import Classifier
@@ -38,7 +38,9 @@ from hirl.training.optimizers import build_optimizer, set_rates
 from hirl.training.schedules import learning_rate, weight_decay
 
 IMAGES = 1_281_167  # of ImageNet's training split
-METHODS = [name for name in load_study("imagenet").methods if name != "swav_800"]  # which has swav's network and step
+METHODS = [
+    name for name in load_study("imagenet").config.methods if name != "swav_800"
+]  # which has swav's network and step
 BATCHES = {"mocov2": 8, "simsiam": 4}  # mocov2: one for each of its groups of batch norm
 BATCH = 2
 LIMIT_MB = 24_000
@@ -79,7 +81,7 @@ def test_one_step_of_the_paper(said, method: str) -> None:
 @pytest.mark.parametrize(("method", "rates"), [("simsiam", 2), ("mocov3", 14), ("beit", 14)])
 def test_classifiers_of_the_paper(method: str, rates: int) -> None:
     """Their rates are those of 12 blocks, of what comes before them and of the head; of a ResNet and of its head."""
-    config = resolve("imagenet", method, "hirl")
+    config = load_study("imagenet").resolve(method, "hirl")
     for task in ("finetune", "semisup-1", "semisup-10", "transfer"):
         settings = config.evaluation.of(task)
         network = Classifier(load_backbone(config, None, config.data.image_size, settings.drop_path), classes=1000)
@@ -146,7 +148,7 @@ def made_up_tree(num_clusters: tuple[int, ...], width: int) -> SemanticTree:
 
 def steps(name: str) -> None:
     """Prints what a step of the baseline, then of hirl, came to: memory only grows in this order."""
-    runs = [resolve("imagenet", name, variant) for variant in ("baseline", "hirl")]
+    runs = [load_study("imagenet").resolve(name, variant) for variant in ("baseline", "hirl")]
     seed_step(0, 0)
     pictures = torch.randint(256, (BATCHES.get(name, BATCH), 3, 256, 256), dtype=torch.uint8)
     views = [view.to(memory_format=torch.channels_last) for view in Views(runs[0].views)(pictures)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hirl.cli import parser
-from hirl.config import MODEL_CONFIGS, resolve
+from hirl.config import MODEL_CONFIGS, load_study
 from tests.conftest import METHODS
 from tests.workflow.conftest import ROOT, Project
 from workflow.show_results import FIGURE
@@ -74,7 +74,7 @@ def test_the_example_method_trains_under_hirl(clone, monkeypatch):
     from hirl.training.loop import build_method
 
     monkeypatch.chdir(clone.folder)
-    config = resolve("flowers.yaml", "barlow", "hirl", 0, {"backbone.name": "resnet8"})
+    config = load_study("flowers.yaml").resolve("barlow", "hirl", 0, {"backbone.name": "resnet8"})
     method = build_method(config)
     images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     output = method([images, images.flip(3)], Step(0, 1, 1, torch.arange(8)))

@@ -76,14 +76,14 @@ class Study:
         """Return the configuration of the first method's baseline: all runs share its data."""
         return self.resolve(next(iter(self.config.methods)), "baseline", 0, overrides)
 
-    def resolve_control(self, backbone: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    def resolve_control(self, backbone: str, seed: int = 0, overrides: Mapping[str, Any] | None = None) -> RunConfig:
         """Return the configuration of the first method with this backbone; its untrained control shares it.
 
         Raises:
             ValueError: no method of the study has this backbone.
         """
         for method in self.config.methods:
-            config = self.resolve(method, "baseline", 0, overrides)
+            config = self.resolve(method, "baseline", seed, overrides)
             if config.backbone.name == backbone:
                 return config
         raise ValueError(

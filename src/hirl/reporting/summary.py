@@ -83,8 +83,9 @@ def wide(table: Table) -> pd.DataFrame:
 
 def print_table(table: Table) -> None:
     """Prints the table to the terminal: an evaluation per line, the methods of an architecture side by side."""
-    from rich.console import Console
     from rich.table import Table as RichTable
+
+    from hirl.reporting.console import wide_console
 
     views = []
     for backbone, rows in table.architectures.items():
@@ -97,8 +98,7 @@ def print_table(table: Table) -> None:
                 view.add_row(metric.title, *(table.pair(row, metric, _coloured) for row in sheet))
             views.append(view)
     # A number cut short misleads: better wider than the window.
-    needed = max(Console(width=1000).measure(view).maximum for view in views)
-    console = Console(width=max(Console().width, needed), highlight=False)
+    console = wide_console(*views, highlight=False)
     for view in views:
         console.print(view, "")
     scratch = any(row.control for row in table.rows) and any(m.task in WHOLE_NETWORK for m in table.metrics)

@@ -95,11 +95,27 @@ def test_weights_of_another_backbone_are_named(refused, tiny_study, tiny_data, t
 
 def test_a_control_takes_no_weights_and_a_run_needs_them(refused, tiny_study, tiny_data, tmp_path) -> None:
     files = ("--study", tiny_study, "--data", tiny_data, "--out", tmp_path / "features.safetensors")
-    control = ("--method", "untrained", "--variant", "resnet8")
+    control = ("--method", "untrained", "--backbone", "resnet8")
     assert "give --weights" in refused("features", *RUN, *files)
-    assert "give --weights" in refused("features", *control, *files, "--weights", "x.safetensors")
-    unknown = ("--method", "untrained", "--variant", "resnet50")
+    assert "remove --weights" in refused("features", *control, *files, "--weights", "x.safetensors")
+    unknown = ("--method", "untrained", "--backbone", "resnet50")
     assert "has the backbone 'resnet50'" in refused("features", *unknown, *files)
+
+
+@pytest.mark.parametrize(
+    ("run", "answer"),
+    [
+        (("--method", "untrained"), "give --backbone and no --variant"),
+        (("--method", "untrained", "--variant", "resnet8"), "give --backbone and no --variant"),
+        (("--method", "simsiam"), "add --variant"),
+        (("--method", "simsiam", "--variant", "hirl", "--backbone", "resnet8"), "--backbone belongs to"),
+        (("--method", "sim-siam", "--variant", "hirl"), "'sim-siam' is unknown"),
+        ((), "give --weights FILE, or --method and --variant"),
+    ],
+    ids=" ".join,
+)
+def test_half_a_name_is_answered_with_what_is_missing(refused, tiny_study, tmp_path, run, answer: str) -> None:
+    assert answer in refused("evaluate", "knn", "--study", tiny_study, *run, "--out", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -140,13 +156,13 @@ def test_a_run_from_images_to_its_evaluations(tiny_study, tiny_data, tmp_path, m
         ("features", *study, "--data", tiny_data, "--weights", out / "weights.safetensors", "--out", features),
     ]
     evaluate = ("evaluate", *frozen, *study, "--features", features, "--out", out / "evaluation")
-    assert "give the run's with --snapshot" in refused(*evaluate)
+    assert "add --snapshot FILE" in refused(*evaluate)
     evaluate += ("--snapshot", out / "tree.safetensors")
     assert {main([str(part) for part in step]) for step in [*steps, evaluate]} == {0}
     for task, metric in frozen.items():
         result = read_json(out / "evaluation" / f"{task}.json")
-        names = ("study", "dataset", "method", "variant", "seed", "task")
-        assert [result[name] for name in names] == ["tiny", "taxonomy", "simsiam", "hirl", 2, task]
+        names = ("study", "dataset", "method", "variant", "backbone", "seed", "task")
+        assert [result[name] for name in names] == ["tiny", "taxonomy", "simsiam", "hirl", "resnet8", 2, task]
         assert 0 <= result["metrics"][metric] <= 100
 
 

@@ -27,12 +27,6 @@ def make_cache() -> Callable[..., FeatureCache]:
 
 
 @pytest.fixture
-def run() -> dict[str, str | int]:
-    """Where a result belongs."""
-    return {"study": "demo", "dataset": "taxonomy", "method": "mocov2", "variant": "hirl", "seed": 1}
-
-
-@pytest.fixture
 def write_data() -> Callable[..., Path]:
     """Prepared data of given pictures, uint8 [N, 3, S, S], and labels [N]; both splits are the same."""
     import torch

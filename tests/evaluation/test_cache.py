@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from hirl.evaluation.cache import EvaluationResult, FeatureCache, unit_rows, write_result
+from hirl.evaluation.cache import FeatureCache, unit_rows
 
 
 @pytest.fixture
@@ -36,7 +34,7 @@ def test_unusable_files_are_refused_in_one_line(cache, tmp_path):
     save_file({"train": cache.train}, tmp_path / "part")
     cache.validation[1, 2] = np.nan
     cache.save(tmp_path / "nan")
-    messages = {"missing": "make it with `hirl features`", "part": "validation", "nan": "validation features hold NaN"}
+    messages = {"missing": "make one with `hirl features`", "part": "validation", "nan": "validation features hold NaN"}
     for name, message in messages.items():
         with pytest.raises(ValueError, match=message) as error:
             FeatureCache.load(tmp_path / name)
@@ -44,20 +42,6 @@ def test_unusable_files_are_refused_in_one_line(cache, tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_result_names_its_run_and_task(tmp_path):
-    run = {"study": "demo", "dataset": "taxonomy", "method": "mocov2", "variant": "hirl", "seed": 1}
-    write_result(tmp_path / "evaluation" / "knn.json", run, "knn", {"top1": 50.0}, {"k": 10})
-    result = json.loads((tmp_path / "evaluation" / "knn.json").read_text())
-    assert result == {**run, "task": "knn", "metrics": {"top1": 50.0}, "settings": {"k": 10}}
-
-
 def test_unit_rows_keep_zero_rows():
     rows = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]], dtype=np.float32))
     assert np.allclose(rows, [[0.6, 0.8], [0.0, 0.0]])  # float32
-
-
-def test_a_training_leaves_its_history(run, tmp_path):
-    rows = [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "loss": 0.5}]
-    result = EvaluationResult({"top1": 50.0}, {"epochs": 2}, rows)
-    write_result(tmp_path / "linear.json", run, "linear", result.metrics, result.settings, result.history)
-    assert json.loads((tmp_path / "linear.json").read_text())["history"] == rows

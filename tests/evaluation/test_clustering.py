@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import json
 from itertools import permutations
 
 import numpy as np
 import pytest
 
 from hirl.config import ClusteringConfig, KMeansConfig
-from hirl.evaluation.clustering import agreement, clustering, evaluate
+from hirl.evaluation.clustering import agreement, clustering, evaluate_features
+from hirl.evaluation.contracts import FrozenInputs
 
 
 def slow_accuracy(clusters: np.ndarray, classes: np.ndarray) -> float:
@@ -56,9 +56,7 @@ def test_length_of_the_features_does_not_matter(make_cache):
     assert clustering(cache, config) == pytest.approx(before)
 
 
-def test_result_is_written(make_cache, run, tmp_path):
-    make_cache(60, 50).save(tmp_path / "features.safetensors")
-    evaluate(tmp_path / "features.safetensors", tmp_path / "clustering.json", run, ClusteringConfig())
-    result = json.loads((tmp_path / "clustering.json").read_text())
-    assert (result["task"], set(result["metrics"])) == ("clustering", {"acc", "nmi", "ami"})
-    assert result["settings"]["kmeans"]["restarts"] == 5
+def test_result_holds_agreement_and_settings(make_cache):
+    result = evaluate_features(FrozenInputs(make_cache(60, 50)), ClusteringConfig())
+    assert set(result.metrics) == {"acc", "nmi", "ami"}
+    assert result.settings["kmeans"]["restarts"] == 5

@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 
 from hirl.config import DetectionConfig, RunConfig
 from hirl.evaluation import detection
-from hirl.evaluation.detection import average_precision, evaluate, in_epochs, parameter_groups, start
+from hirl.evaluation.detection import average_precision, in_epochs, parameter_groups, start, train_and_evaluate
 from hirl.models.backbones import build_backbone
 from hirl.models.weights import save_weights
 from hirl.training.schedules import learning_rate
@@ -172,7 +172,7 @@ def test_without_weights_the_seed_decides(tiny):
 
 def test_a_killed_training_goes_on_to_the_same_bits(tiny, scenes, tmp_path, monkeypatch):
     config = tiny()
-    whole = evaluate("detection", config, None, scenes, tmp_path / "whole", "run")
+    whole = train_and_evaluate("detection", config, None, scenes, tmp_path / "whole", "run")
     assert list(whole.metrics) == [f"{metric}_{kind}" for kind in ("box", "mask") for metric in ("ap", "ap50", "ap75")]
     assert [row["epoch"] for row in whole.history] == [0, 1, 2]
     assert whole.settings["short_sides"] == [32, 48]
@@ -187,8 +187,8 @@ def test_a_killed_training_goes_on_to_the_same_bits(tiny, scenes, tmp_path, monk
 
     monkeypatch.setattr(detection, "detection_loss", killed)
     with pytest.raises(KeyboardInterrupt):
-        evaluate("detection", config, None, scenes, tmp_path / "killed", "run")
-    again = evaluate("detection", config, None, scenes, tmp_path / "killed", "run")
+        train_and_evaluate("detection", config, None, scenes, tmp_path / "killed", "run")
+    again = train_and_evaluate("detection", config, None, scenes, tmp_path / "killed", "run")
     assert len(calls) == 5 + 6  # the first epoch is not repeated
     assert [row["loss"] for row in again.history] == [row["loss"] for row in whole.history]
     assert again.metrics == whole.metrics
@@ -196,7 +196,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(tiny, scenes, tmp_path, monk
 
 def test_training_finds_objects(tiny, scenes, tmp_path):
     config = tiny(epochs=16, batch_size=2, short_sides=[48], drop_path=0.0)
-    metrics = evaluate("detection", config, None, scenes, tmp_path, "run").metrics
+    metrics = train_and_evaluate("detection", config, None, scenes, tmp_path, "run").metrics
     assert metrics["ap50_box"] > 30  # of 100, after 96 steps; without training 0
     assert metrics["ap50_mask"] > 30
 
@@ -253,4 +253,4 @@ def test_without_layer_decay_there_is_one_rate(tiny):
 )
 def test_impossible_settings(tiny, scenes, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        evaluate("detection", tiny(**settings), None, scenes, tmp_path, "run")
+        train_and_evaluate("detection", tiny(**settings), None, scenes, tmp_path, "run")

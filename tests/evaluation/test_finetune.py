@@ -14,7 +14,7 @@ from hirl.data.label_subsets import choose_labels
 from hirl.data.supervised_loader import LabelledBatches
 from hirl.distributed.device import seed_step
 from hirl.evaluation import finetune
-from hirl.evaluation.finetune import Classifier, evaluate
+from hirl.evaluation.finetune import Classifier, train_and_evaluate
 from hirl.evaluation.supervised import load_backbone
 from hirl.training.checkpoint import load_checkpoint
 
@@ -52,7 +52,7 @@ def data(tiny_data, tmp_path) -> Path:
 
 
 def tune(config: Any, data: Path, scratch: Path, task: str = "finetune"):
-    return evaluate(task, config, None, data, scratch, "run")
+    return train_and_evaluate(task, config, None, data, scratch, "run")
 
 
 def trained(scratch: Path) -> dict[str, torch.Tensor]:

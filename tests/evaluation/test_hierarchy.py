@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
-from hirl.evaluation.hierarchy import evaluate, hierarchy, purity, read_snapshot
+from hirl.evaluation.contracts import FrozenInputs
+from hirl.evaluation.hierarchy import evaluate_features, hierarchy, purity, read_snapshot
 from hirl.hierarchy import SemanticTree
 
 
@@ -26,12 +25,12 @@ def test_true_tree_scores_100(make_cache):
     )
 
 
-def test_levels_meet_the_class_level_of_their_rank():
+def test_levels_are_compared_with_the_same_class_level():
     generator = np.random.default_rng(0)
     assignments, labels = generator.integers(0, 9, (100, 3)), generator.integers(0, 4, (100, 2))
     metrics = hierarchy(assignments, [9, 9, 9], labels)
-    for level, rank in [(0, 0), (1, 1), (2, 1)]:  # the third level has no class level of its own
-        pair = labels[:, rank], assignments[:, level]
+    for level, class_level in [(0, 0), (1, 1), (2, 1)]:  # the third level has no class level of its own
+        pair = labels[:, class_level], assignments[:, level]
         assert metrics[f"nmi_level{level}"] == pytest.approx(100 * normalized_mutual_info_score(*pair))
         assert metrics[f"ami_level{level}"] == pytest.approx(100 * adjusted_mutual_info_score(*pair))
 
@@ -48,17 +47,15 @@ def test_snapshot_is_read_without_torch(make_cache, tmp_path):
     assert num_clusters == [7, 4]
 
 
-def test_result_is_written(make_cache, run, tmp_path):
+def test_result_names_its_snapshot(make_cache, tmp_path):
     cache = make_cache(200, 5)
-    cache.save(tmp_path / "features.safetensors")
     true_tree(cache.train_labels).save(tmp_path / "epoch007.safetensors")
-    evaluate(tmp_path / "features.safetensors", tmp_path / "hierarchy.json", run, tmp_path / "epoch007.safetensors")
-    result = json.loads((tmp_path / "hierarchy.json").read_text())
-    assert (result["task"], result["settings"]) == ("hierarchy", {"snapshot": "epoch007.safetensors"})
-    assert result["metrics"]["nmi_level1"] == pytest.approx(100)
+    result = evaluate_features(FrozenInputs(cache, tmp_path / "epoch007.safetensors"))
+    assert result.settings == {"snapshot": "epoch007.safetensors"}
+    assert result.metrics["nmi_level1"] == pytest.approx(100)
 
 
-def test_unusable_snapshots_are_refused_in_one_line(make_cache, run, tmp_path):
+def test_unusable_snapshots_are_refused_in_one_line(make_cache, tmp_path):
     cache = make_cache(200, 5)
     cache.save(tmp_path / "features.safetensors")
     true_tree(cache.train_labels[:50]).save(tmp_path / "other.safetensors")
@@ -67,5 +64,5 @@ def test_unusable_snapshots_are_refused_in_one_line(make_cache, run, tmp_path):
     messages |= dict.fromkeys(("noise", "missing"), "no readable snapshot")
     for name, message in messages.items():
         with pytest.raises(ValueError, match=message) as error:
-            evaluate(tmp_path / "features.safetensors", tmp_path / "hierarchy.json", run, tmp_path / name)
+            evaluate_features(FrozenInputs(cache, tmp_path / name))
         assert "\n" not in str(error.value)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -11,7 +10,8 @@ import pytest
 from hirl.config import KNNConfig
 from hirl.evaluation import knn as module
 from hirl.evaluation.cache import FeatureCache
-from hirl.evaluation.knn import class_rank, evaluate, knn
+from hirl.evaluation.contracts import FrozenInputs
+from hirl.evaluation.knn import class_rank, evaluate_features, knn
 
 
 def slow_knn(cache: FeatureCache, k: int, level: int, temperature: float) -> tuple[float, float]:
@@ -76,15 +76,14 @@ def test_low_temperature_does_not_overflow(make_cache):
 
 
 def test_more_neighbours_than_images_are_refused(make_cache):
-    with pytest.raises(ValueError, match=r"evaluation\.knn\.neighbours 200 is more than the 150 training images"):
+    with pytest.raises(ValueError, match=r"evaluation\.knn\.neighbours 200 exceeds the 150 training images"):
         knn(make_cache(150, 5), KNNConfig())
 
 
-def test_result_names_the_best_k(make_cache, run, tmp_path):
-    make_cache(60, 50, noise=2.0).save(tmp_path / "features.safetensors")
-    evaluate(tmp_path / "features.safetensors", tmp_path / "knn.json", run, KNNConfig(neighbours=(5, 20)))
-    result = json.loads((tmp_path / "knn.json").read_text())
-    metrics, settings = result["metrics"], result["settings"]
+def test_result_names_the_best_k(make_cache):
+    inputs = FrozenInputs(make_cache(60, 50, noise=2.0))
+    result = evaluate_features(inputs, KNNConfig(neighbours=(5, 20)))
+    metrics, settings = result.metrics, result.settings
     assert list(metrics) == ["top1_k5", "top1_k20", "top1", "top5", "top1_level1"]
     assert metrics["top1"] == metrics[f"top1_k{settings['k']}"] == max(metrics["top1_k5"], metrics["top1_k20"])
     assert settings == {"neighbours": [5, 20], "temperature": 0.07, "k": settings["k"]}

@@ -13,7 +13,7 @@ from hirl.data.images import load_images
 from hirl.data.supervised_loader import LabelledBatches
 from hirl.distributed.device import seed_step
 from hirl.evaluation import linear
-from hirl.evaluation.linear import evaluate
+from hirl.evaluation.linear import train_and_evaluate
 from hirl.evaluation.supervised import load_backbone
 from hirl.models.weights import save_weights
 from hirl.training.checkpoint import load_checkpoint
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def probe(config: Any, data: Path, scratch: Path, weights: Path | None = None):
-    return evaluate("linear", config, weights, data, scratch, "run")
+    return train_and_evaluate("linear", config, weights, data, scratch, "run")
 
 
 def trained_head(scratch: Path) -> dict[str, torch.Tensor]:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from hirl.config import DetectionConfig, RunConfig
+from hirl.config import DetectionConfig, RunConfig, RunName
 from hirl.data.label_subsets import choose_labels
 from hirl.evaluation import linear
-from hirl.evaluation.run import EvaluationTarget, evaluate_trained
+from hirl.evaluation.contracts import EvaluationTarget
+from hirl.evaluation.run import evaluate_trained
 from hirl.files import read_json
 from hirl.models.tokenizer import load_tokenizer
 from hirl.training.train_tokenizer import train_tokenizer
@@ -43,7 +44,7 @@ def changed(config: RunConfig, **evaluations: Any) -> RunConfig:
 def everything(subjects: list[EvaluationTarget], beit: RunConfig, out: Path) -> dict[str, Any]:
     """Writes all results and a tokenizer; gives what a rank is told that is not written."""
     for target in subjects:
-        evaluate_trained(TASKS, target, out / target.method, out / "scratch")
+        evaluate_trained(TASKS, target, out / target.run.method, out / "scratch")
     data = subjects[0].folders["data"]
     return {
         "gauges": train_tokenizer(beit, data, out / "tokenizer.safetensors", out / "scratch of the tokenizer"),
@@ -53,7 +54,7 @@ def everything(subjects: list[EvaluationTarget], beit: RunConfig, out: Path) -> 
 
 
 def probe(config: RunConfig, data: Path, scratch: Path) -> Any:
-    return linear.evaluate("linear", config, None, data, scratch, "run")
+    return linear.train_and_evaluate("linear", config, None, data, scratch, "run")
 
 
 def refusal(target: EvaluationTarget, out: Path) -> str:
@@ -87,7 +88,9 @@ def found(tiny_run, home) -> dict[int, list[dict[str, Any]]]:
     subjects = [
         EvaluationTarget(
             changed(tiny_run(method, evaluation={"linear": LINEAR} | evaluation), detection=detection),
-            *(method, "baseline", 0, None, folders),
+            RunName(method, "baseline"),
+            None,
+            folders,
         )
         for method, evaluation in EVALUATIONS.items()
     ]

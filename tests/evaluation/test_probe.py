@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -10,7 +9,8 @@ import torch.nn.functional as F
 
 from hirl.config import ProbeConfig
 from hirl.evaluation.cache import FeatureCache
-from hirl.evaluation.probe import evaluate, fit, probe
+from hirl.evaluation.contracts import FrozenInputs
+from hirl.evaluation.probe import evaluate_features, fit, probe
 
 
 def test_steps_are_those_of_torch_sgd():
@@ -59,8 +59,7 @@ def test_dead_features_and_few_classes_are_no_error(make_cache):
     assert metrics["top5"] == 100
 
 
-def test_result_is_written(make_cache, run, tmp_path):
-    make_cache(60, 50).save(tmp_path / "features.safetensors")
-    evaluate(tmp_path / "features.safetensors", tmp_path / "probe.json", run, ProbeConfig(epochs=2))
-    result = json.loads((tmp_path / "probe.json").read_text())
-    assert (result["task"], set(result["metrics"]), result["settings"]["epochs"]) == ("probe", {"top1", "top5"}, 2)
+def test_result_holds_accuracies_and_settings(make_cache):
+    result = evaluate_features(FrozenInputs(make_cache(60, 50)), ProbeConfig(epochs=2))
+    assert set(result.metrics) == {"top1", "top5"}
+    assert result.settings["epochs"] == 2

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from hirl.config import RunName
 from hirl.evaluation import run
-from hirl.evaluation.cache import EvaluationResult
-from hirl.evaluation.run import EvaluationTarget, evaluate_frozen, evaluate_trained
+from hirl.evaluation.cache import FeatureCache
+from hirl.evaluation.contracts import EvaluationResult, EvaluationTarget
+from hirl.evaluation.run import evaluate_frozen, evaluate_trained
 from hirl.files import read_json
 
 TASKS = ("linear", "semisup-1", "transfer", "detection")
@@ -21,7 +24,7 @@ def target(tiny_run, tmp_path) -> EvaluationTarget:
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"weights")
     folders = {part: tmp_path / part for part in ("data", "transfer", "scenes")}
-    return EvaluationTarget(tiny_run("mocov2"), "mocov2", "baseline", 0, weights, folders)
+    return EvaluationTarget(tiny_run("mocov2"), RunName("mocov2", "baseline"), weights, folders)
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def asked(monkeypatch) -> list[tuple[str, str, str]]:
     calls: list[tuple[str, str, str]] = []
 
     def protocol(module: str) -> SimpleNamespace:
-        def evaluate(task, config, weights, data, scratch, run_name) -> EvaluationResult:
+        def train_and_evaluate(task, config, weights, data, scratch, run_name) -> EvaluationResult:
             calls.append((module, task, data.name))
             if task == "detection" and sum(call[1] == task for call in calls) == 1:
                 raise KeyboardInterrupt
@@ -38,7 +41,7 @@ def asked(monkeypatch) -> list[tuple[str, str, str]]:
                 {"top1": float(len(calls))}, {"epochs": 1}, [{"epoch": 0, "loss": 1.0, "seconds": 1.0}]
             )
 
-        return SimpleNamespace(evaluate=evaluate)
+        return SimpleNamespace(train_and_evaluate=train_and_evaluate)
 
     monkeypatch.setattr(run, "import_module", protocol)
     return calls
@@ -67,12 +70,36 @@ def test_other_weights_or_settings_start_afresh(target, tiny_run, tmp_path) -> N
     other_weights = tmp_path / "other.safetensors"
     other_weights.write_bytes(b"other weights")
     longer = tiny_run("mocov2", evaluation={"linear": {"epochs": 7}})
-    subjects = [target, replace(target, weights=other_weights), replace(target, config=longer)]
-    assert len({run._home("linear", each, tmp_path) for each in subjects}) == 3
-    assert run._home("transfer", target, tmp_path) == run._home("transfer", subjects[2], tmp_path)
+    targets = [target, replace(target, weights=other_weights), replace(target, config=longer)]
+    assert len({run._home("linear", each, tmp_path) for each in targets}) == 3
+    assert run._home("transfer", target, tmp_path) == run._home("transfer", targets[2], tmp_path)
 
 
-def test_a_hierarchy_wants_its_tree(target, tmp_path) -> None:
-    with pytest.raises(ValueError, match="give the run's with --snapshot"):
+def test_a_hierarchy_is_not_evaluated_without_its_tree(target, tmp_path) -> None:
+    with pytest.raises(ValueError, match="needs the run's tree: add --snapshot"):
         evaluate_frozen(["knn", "hierarchy"], target, tmp_path / "out", Path("features.safetensors"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_frozen_result_names_its_run_and_task(target, make_cache: Callable[..., FeatureCache], tmp_path) -> None:
+    make_cache(60, 50).save(tmp_path / "features.safetensors")
+    evaluate_frozen(["clustering"], target, tmp_path / "out", tmp_path / "features.safetensors")
+    result = read_json(tmp_path / "out" / "clustering.json")
+    assert set(result.pop("metrics")) == {"acc", "nmi", "ami"}
+    assert result.pop("settings")["kmeans"]["restarts"] == 5
+    assert result == {
+        "study": "tiny",
+        "dataset": "taxonomy",
+        "method": "mocov2",
+        "variant": "baseline",
+        "backbone": "resnet8",
+        "seed": 0,
+        "task": "clustering",
+    }
+
+
+def test_a_control_keeps_its_backbone_apart(target) -> None:
+    control = replace(target, run=RunName.control("resnet8", 2), weights=None)
+    assert control.name == "untrained-resnet8-s2"
+    parts = [control.coordinates[key] for key in ("method", "variant", "backbone", "seed")]
+    assert parts == ["untrained", "control", "resnet8", 2]

@@ -44,7 +44,7 @@ def test_of_fewer_than_five_classes_the_true_one_is_always_among_the_five_best()
 
 @pytest.mark.parametrize("stray", [-1, 3])
 def test_a_label_out_of_range_is_named(stray: int) -> None:
-    with pytest.raises(ValueError, match=f"^data: label {stray} is none of its 3 classes: prepare the data again"):
+    with pytest.raises(ValueError, match=f"^data: label {stray} is not one of its 3 classes: prepare the data again"):
         check_labels(image_set(torch.tensor([0, stray, 2]), 3), Path("data"))
 
 

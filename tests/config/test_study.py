@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from hirl.config import (
     CONFIG_ROOT,
     MODEL_CONFIGS,
-    FrozenTask,
-    TrainedTask,
+    TASKS,
+    TRAINED,
     flatten,
     load_study,
     parse_override,
@@ -22,8 +22,7 @@ from hirl.config import (
 )
 
 STUDIES = sorted(path.stem for path in (CONFIG_ROOT / "studies").glob("*.yaml"))
-TRAINED = [task.replace("-", "_") for task in get_args(TrainedTask)]
-RUNS = [(study, method) for study in STUDIES for method in load_study(study).methods]
+RUNS = [(study, method) for study in STUDIES for method in load_study(study).config.methods]
 
 
 @pytest.fixture
@@ -75,13 +74,13 @@ def test_method_files_name_their_source_and_spell_out_their_method(path: Path) -
     assert content["source"]
     if "base" not in content:
         assert set(content["model"]) == set(MODEL_CONFIGS[path.stem].model_fields)
-        assert set(content["evaluation"]) == set(TRAINED)
+        assert set(content["evaluation"]) == {TASKS[task].settings for task in TRAINED}
 
 
 def test_the_papers_study_runs_every_method_file_and_every_evaluation() -> None:
-    study = load_study("imagenet")
+    study = load_study("imagenet").config
     assert set(study.methods) == {path.stem for path in CONFIG_ROOT.glob("methods/*.yaml")}
-    assert set(study.tasks) == {*get_args(FrozenTask), *get_args(TrainedTask)}
+    assert set(study.tasks) == set(TASKS)
     assert study.variants == ("baseline", "hirl")
 
 
@@ -131,16 +130,20 @@ def test_provenance_tells_each_values_layer(study) -> None:
 
 
 def test_studies_take_their_own_keys_from_a_call(study) -> None:
-    config = load_study(study(LAYERED), {"methods": ["dino", "swav"], "seeds": [0, 1]})
+    config = load_study(study(LAYERED), {"methods": ["dino", "swav"], "seeds": [0, 1]}).config
     assert list(config.methods) == ["dino", "swav"]
     assert config.seeds == (0, 1)
-    assert load_study(study(LAYERED), {"methods": ["mocov2"]}).methods["mocov2"]["training"] == {"epochs": 7}
+    assert load_study(study(LAYERED), {"methods": ["mocov2"]}).config.methods["mocov2"]["training"] == {"epochs": 7}
 
 
-def test_expected_runs_and_the_controls_configuration(study) -> None:
+def test_a_study_names_its_runs_and_configures_its_controls(study) -> None:
     path = study(LAYERED)
     names = ("mocov2-baseline-s0", "mocov2-hirl-s0", "dino-baseline-s0", "dino-hirl-s0")
-    assert load_study(path).run_names() == [*names, "untrained-resnet50-s0", "untrained-vit_base_patch16-s0"]
+    assert list(map(str, load_study(path).run_names())) == [
+        *names,
+        "untrained-resnet50-s0",
+        "untrained-vit_base_patch16-s0",
+    ]
     assert load_study(path).resolve_control("vit_base_patch16").method == "dino"
     assert "name one of its methods' backbones" in problem(lambda: load_study(path).resolve_control("resnet18"))
 
@@ -277,8 +280,11 @@ def test_a_hirl_run_that_ends_before_its_first_tree_is_refused_and_its_baseline_
     [
         ("methods: [mocov4]", ["'mocov4' is unknown", "mocov2, simsiam, swav, mocov3, dino, ibot, beit"]),
         ("methods: [mocov2]\nseed: [0]", ["own.yaml", "unknown key 'seed'", "seeds"]),
-        ("methods: [mocov2]\ntasks: [knm]", ["own.yaml", "tasks.0 = 'knm'", "'knn'"]),
+        ("methods: [mocov2]\ntasks: [knm]", ["own.yaml", "tasks.0 = 'knm'", "known: knn, probe"]),
         ("methods: [mocov2]\nvariants: [hirl, both]", ["variants.1 = 'both'"]),
+        ("methods: [mean-teacher]", ["methods = 'mean-teacher'", "has no hyphen", "use _"]),
+        ("methods: [untrained]", ["methods.untrained = 'untrained'", "choose another"]),
+        ("methods: [mocov2]\nall: {data: {label_lists: {5: list.txt}}}", ["known: 1, 10"]),
         ("- mocov2", ["own.yaml must hold a mapping"]),
         ("methods: 3", ["own.yaml", "methods = 3"]),
         ("methods: [mocov2", ["own.yaml is not valid YAML"]),
@@ -370,9 +376,9 @@ def test_a_method_of_your_own_is_one_python_file(study, tmp_path: Path) -> None:
 
 def test_without_the_repositorys_config_folder_nothing_resolves(study, tmp_path: Path, monkeypatch) -> None:
     path = study(PLAIN)
-    monkeypatch.setattr("hirl.config.layers.CONFIG_ROOT", tmp_path / "config")
+    monkeypatch.setattr("hirl.config.study.CONFIG_ROOT", tmp_path / "config")
     message = problem(lambda: load_study(path).resolve("mocov2", "hirl"))
-    assert f"{tmp_path}/config is missing: install hirl from a clone" in message
+    assert f"{tmp_path}/config is missing: install hirl from its repository" in message
 
 
 def test_a_missing_plugin_is_named(study) -> None:
@@ -380,8 +386,22 @@ def test_a_missing_plugin_is_named(study) -> None:
     assert "plugin absent.py is missing" in problem(lambda: load_study(study(text)))
 
 
+def test_a_study_reads_every_file_once(study, monkeypatch) -> None:
+    opened: list[str] = []
+    read = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, *rest: opened.append(path.name) or read(path, *rest))
+    own = load_study(study("methods: [mocov2, dino, swav_800]\nseeds: [0, 1, 2]"))
+    for run in own.run_names():
+        if not run.is_control:
+            own.resolve(run.method, run.variant, run.seed)
+    own.resolve_control("resnet50")
+    list(own.provenance("dino", "hirl"))
+    assert sorted(opened) == ["dino.yaml", "mocov2.yaml", "own.yaml", "swav.yaml", "swav_800.yaml"]
+
+
 def test_configuration_costs_no_torch() -> None:
-    code = "import sys, hirl.config as c, hirl.files; c.resolve('demo', 'dino', 'hirl'); print('torch' in sys.modules)"
+    resolve = "hirl.config.load_study('demo').resolve('dino', 'hirl')"
+    code = f"import sys, hirl.config, hirl.files; {resolve}; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
 
@@ -391,7 +411,7 @@ def test_a_study_may_start_from_another(study) -> None:
     path = study(f"base: {base}\nmethods: {{dino: {{training: {{epochs: 4}}}}}}\nseeds: [7]")
     config = load_study(path).resolve("dino", "baseline")
     assert (config.training.epochs, config.training.batch_size, config.data.image_size) == (4, 32, 8)
-    assert load_study(path).seeds == (7,)
+    assert load_study(path).config.seeds == (7,)
 
 
 def test_a_method_named_without_settings_keeps_those_of_the_base(study) -> None:

@@ -1,4 +1,4 @@
-"""What was asked for, resolved once; every rule reads the names defined here."""
+"""Read --config once and define the names that every rule uses."""
 
 import os
 import re
@@ -6,24 +6,14 @@ import shlex
 import sys
 from itertools import product
 from pathlib import Path
-from typing import get_args
 
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from hirl.config import (
-    FrozenTask,
-    TrainedTask,
-    digest,
-    load_study,
-    parse_override,
-    resolve,
-    resolve_control,
-    study_name,
-)
+from hirl.config import LABEL_PERCENTS, TASKS, RunName, digest, load_study, parse_override
 
-# Every job calls this environment's hirl and dvc, and nothing phones home.
+# Every job calls this environment's hirl and dvc, without telemetry.
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),
     HF_HUB_DISABLE_TELEMETRY="1",
@@ -33,7 +23,7 @@ os.environ.update(
 
 
 def check_config():
-    """Holds --config to its schema, and fills in the defaults."""
+    """Check --config against its schema, and fill in the defaults."""
     schema = yaml.safe_load(Path(workflow.source_path("../schemas/config.schema.yaml")).read_text())
     if error := best_match(Draft202012Validator(schema).iter_errors(config)):
         raise ValueError(
@@ -43,38 +33,30 @@ def check_config():
 
 
 def chosen_study():
-    """The study, narrowed to the methods, variants, seeds and tasks that --config names."""
+    """Load the study, narrowed to the methods, variants, seeds and tasks that --config names."""
     narrowed = [key for key in ("methods", "variants", "seeds", "tasks") if key in config]
     return load_study(
         config["study"], {key: [yaml.safe_load(value) for value in str(config[key]).split(",")] for key in narrowed}
     )
 
 
-def resolved_runs():
-    """Every run of the study, by its name."""
-    runs = [
-        resolve(config["study"], method, variant, seed, OVERRIDES)
-        for method, variant, seed in product(study.methods, study.variants, study.seeds)
-    ]
-    return {run.name: run for run in runs}
-
-
-def resolved_controls():
-    """One untrained network per backbone, by its run's name."""
-    backbones = {run.backbone.name: None for run in RUNS.values()}
-    return {f"untrained-{name}-s0": resolve_control(config["study"], name, OVERRIDES) for name in backbones}
+def resolved(run):
+    """Return the configuration of a run; a control has that of the first method with its backbone."""
+    if run.is_control:
+        return study.resolve_control(run.backbone, run.seed, OVERRIDES)
+    return study.resolve(run.method, run.variant, run.seed, OVERRIDES)
 
 
 def check_roots():
-    """Images in a folder of the user's lie where only the user knows."""
+    """Check that --config gives the folder of every data set that only the user has."""
     yours = {"folder", "imagenet", "places205", "coco"}
-    asked = {
-        "data_root": DATA.name in yours,
-        "transfer_root": ANY_RUN.transfer_data.name in yours and "transfer" in study.tasks,
-        "scenes_root": ANY_RUN.scenes.name in yours and "detection" in study.tasks,
-    }
-    for key in (key for key in asked if asked[key] and key not in config):
-        raise ValueError(f"study {STUDY} reads images from a folder of yours: add {key}=FOLDER to --config")
+    folders = {TASKS[task].folder for task in study.config.tasks} | {"data"}
+    sources = {"data": ANY_RUN.data, "transfer": ANY_RUN.transfer_data, "scenes": ANY_RUN.scenes}
+    for folder in sorted(folders):
+        if sources[folder].name in yours and f"{folder}_root" not in config:
+            raise ValueError(
+                f"study {study.name} reads images from a folder of yours: add {folder}_root=FOLDER to --config"
+            )
 
 
 # A user's mistake is one line, without a traceback.
@@ -83,9 +65,10 @@ try:
     SETTINGS = shlex.split(config.get("set", ""))
     OVERRIDES = dict(map(parse_override, SETTINGS))
     study = chosen_study()
-    RUNS = resolved_runs()
-    STUDY = study_name(config["study"])
-    CONTROLS = resolved_controls()
+    STUDY = study.name
+    NAMES = study.run_names(OVERRIDES)
+    RUNS = {str(run): resolved(run) for run in NAMES if not run.is_control}
+    CONTROLS = {str(run): resolved(run) for run in NAMES if run.is_control}
     ANY_RUN = next(iter(RUNS.values()))
     DATA = ANY_RUN.data
     check_roots()
@@ -93,45 +76,45 @@ except ValueError as error:
     sys.exit(str(error))
 
 ALL_RUNS = [*RUNS, *CONTROLS]
-MEMORY = 4000 if DATA.storage == "memory" else 64000  # MB, of a job that holds images, or features of all of them
+MEMORY = 4000 if DATA.storage == "memory" else 64000  # MB, for a job that holds all images or their features
 TOKENIZER = config.get("tokenizer", f"results/{STUDY}/tokenizer.safetensors")
-HIRL_RUNS = [name for name, run in RUNS.items() if run.variant == "hirl"]
-SHOWN = f"{STUDY}-published" if "pretrained" in config else STUDY  # the results folder that is asked for
+HIRL_RUNS = [name for name, run in RUNS.items() if run.hierarchy]  # these have a tree
+SHOWN = f"{STUDY}-published" if "pretrained" in config else STUDY  # the results folder that rule all makes
 
-# Which study, in the command line's words. Not among the params: a run is stale when a value of its own has changed.
+# The study, as options of `hirl`. Not in params: a run becomes stale only when one of its own values changes.
 ASKED = shlex.join(["--study", config["study"], *(word for setting in SETTINGS for word in ("--set", setting))])
 
 
 wildcard_constraints:
     study=f"{STUDY}(-published)?",  # trained here, or the published weights
     run="|".join(map(re.escape, ALL_RUNS)),
-    percent="1|10",
+    percent="|".join(map(str, LABEL_PERCENTS)),
 
 
 def coordinates(wildcards):
-    method, _, rest = wildcards.run.partition("-")
-    variant, _, seed = rest.rpartition("-s")
-    return f"--method {method} --variant {variant} --seed {seed}"
+    """Return the run, as options of `hirl`."""
+    return shlex.join(RunName.parse(wildcards.run).arguments)
 
 
 def resume_folder(wildcards):
+    """Return the folder of a training's resume state, named by what decides its result."""
     run = RUNS[wildcards.run]
     predicted = f"-{digest(TOKENIZER)}" if run.uses_tokenizer and "tokenizer" in config else ""
     return f"scratch/{STUDY}/{run.name}-{run.pretraining_hash}{predicted}"
 
 
 def weights(wildcards):
-    """The run's weights; an untrained control has none."""
+    """Return the run's weights; an untrained control has none."""
     return [] if wildcards.run in CONTROLS else f"results/{wildcards.study}/runs/{wildcards.run}/weights.safetensors"
 
 
 def network(wildcards):
-    """The network to evaluate, in the command line's words."""
+    """Return the network to evaluate, as options of `hirl`."""
     return " ".join([coordinates(wildcards), *(["--weights", path] if (path := weights(wildcards)) else [])])
 
 
 def network_hash(wildcards):
-    """What decides an untrained control; a run's weights are an input."""
+    """Return the hash of what decides an untrained control; of other runs the weights are an input."""
     if wildcards.run not in CONTROLS:
         return ""
     control = CONTROLS[wildcards.run]
@@ -139,39 +122,37 @@ def network_hash(wildcards):
 
 
 def settings_hash(tasks):
-    """Of a run, what its evaluations depend on beside its inputs."""
-    return lambda wildcards: [
-        network_hash(wildcards),
-        *((RUNS | CONTROLS)[wildcards.run].task_hash(task) for task in tasks),
-    ]
+    """Return a function of the wildcards: the hashes of all that these tasks depend on beside their inputs."""
+
+    def hashes(wildcards):
+        run = (RUNS | CONTROLS)[wildcards.run]
+        return [network_hash(wildcards), *(run.task_hash(task) for task in tasks)]
+
+    return hashes
 
 
 def tokenizer(wildcards):
-    """The tokenizer, for the methods that predict one's tokens."""
+    """Return the tokenizer of a method that predicts tokens; others have none."""
     return TOKENIZER if RUNS[wildcards.run].uses_tokenizer else []
 
 
 def with_tokenizer(wildcards):
-    """The run to train, in the command line's words."""
+    """Return the run to train, as options of `hirl`."""
     return " ".join([coordinates(wildcards), *(["--tokenizer", path] if (path := tokenizer(wildcards)) else [])])
 
 
-def looked_at(tasks):
-    """The images and labels that some trainings need beside the study's own."""
-    needed = {
-        "semisup-1": "data/labels-1.csv",
-        "semisup-10": "data/labels-10.csv",
-        "transfer": "transfer/manifest.json",
-        "detection": "scenes/manifest.json",
-    }
-    return [f"results/{{study}}/{needed[task]}" for task in tasks if task in needed]
+def extra_inputs(tasks):
+    """Return the images and label lists that tasks need beside the study's own data."""
+    return [f"results/{{study}}/{file}" for task in tasks if (file := TASKS[task].extra_input)]
 
 
 def root(key):
+    """Return the user's folder of images, as an option of `hirl`."""
     return shlex.join(["--data-root", config[key]] if key in config else [])
 
 
 def print_table():
+    """Print the study's table and where its report is."""
     table = Path(f"results/{SHOWN}/table.txt")
     if table.is_file():
         print(f"\n{table.read_text()}\nReport: results/{SHOWN}/report.html")

@@ -1,9 +1,9 @@
-"""Images in: decoded once, read by every job."""
+"""Images: decoded once, read by every job."""
 
 SPLIT_FORMAT = "safetensors" if DATA.storage == "memory" else "csv"
 
 
-# The demo's pictures come with the repository, through DVC; altered files end here.
+# The demo's images come with the repository, through DVC, which refuses altered files.
 rule fetch_data:
     input:
         "data.dvc",
@@ -12,7 +12,7 @@ rule fetch_data:
     log:
         "logs/fetch_data.log",
     message:
-        "data: the taxonomy, from the bundled DVC remote"
+        "data: fetch the taxonomy from the bundled DVC remote"
     shell:
         """
         dvc pull {input} >{log} 2>&1
@@ -37,12 +37,12 @@ rule prepare_data:
         config=digest(DATA.model_dump(mode="json", exclude={"label_lists"})),
         root=root("data_root"),
     message:
-        f"data: {DATA.name}, decoded and split"
+        f"data: decode and split {DATA.name}"
     shell:
         "hirl data prepare {ASKED} {params.root} --out $(dirname {output.manifest}) > {log} 2>&1"
 
 
-# What the trained networks move on to: other pictures of classes to tell apart.
+# The transfer task trains on another data set.
 use rule prepare_data as prepare_transfer with:
     input:
         [],
@@ -54,10 +54,10 @@ use rule prepare_data as prepare_transfer with:
         config=digest(ANY_RUN.transfer_data.model_dump(mode="json")),
         root=f"--transfer {root('transfer_root')}",
     message:
-        f"data: {ANY_RUN.transfer_data.name}, for transfer"
+        f"data: decode and split {ANY_RUN.transfer_data.name} for transfer"
 
 
-# And pictures of objects to find.
+# Detection trains on scenes with boxes and masks.
 rule prepare_scenes:
     output:
         manifest="results/{study}/scenes/manifest.json",
@@ -70,12 +70,12 @@ rule prepare_scenes:
         config=digest(ANY_RUN.scenes.model_dump(mode="json")),
         root=root("scenes_root"),
     message:
-        f"data: {ANY_RUN.scenes.name}, boxes and masks"
+        f"data: prepare scenes of {ANY_RUN.scenes.name} with boxes and masks"
     shell:
         "hirl data scenes {ASKED} {params.root} --out $(dirname {output.manifest}) > {log} 2>&1"
 
 
-# Which images keep their labels: drawn once, the classes in balance, or the lists of the user.
+# The images that keep their labels: drawn once, balanced over classes, or listed by the user.
 rule choose_labels:
     input:
         data="results/{study}/data/manifest.json",
@@ -85,7 +85,7 @@ rule choose_labels:
     log:
         "logs/{study}/choose_labels_{percent}.log",
     message:
-        "data: {wildcards.percent} % of the labels"
+        "data: choose {wildcards.percent} % of the labels"
     shell:
         """
         hirl data labels {ASKED} --data $(dirname {input.data}) --percent {wildcards.percent} --out {output} >{log} 2>&1

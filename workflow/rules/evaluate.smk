@@ -1,7 +1,8 @@
-"""Downstream evaluation (paper, section 5): protocols on frozen features, and protocols that train the network on."""
+"""Downstream evaluation (paper, section 5): protocols on frozen features, and protocols that train from the backbone."""
 
-FROZEN = [task for task in study.tasks if task in get_args(FrozenTask) and task != "hierarchy"]
-TRAINED = [task for task in study.tasks if task in get_args(TrainedTask)]
+ASKED_TASKS = [TASKS[name] for name in study.config.tasks]
+FROZEN = [task.name for task in ASKED_TASKS if task.protocol == "frozen" and not task.reads_tree]
+TRAINED = [task.name for task in ASKED_TASKS if task.protocol == "trained"]
 
 
 rule extract_features:
@@ -21,7 +22,7 @@ rule extract_features:
         network=network,
         config=network_hash,
     message:
-        "{wildcards.run}: features"
+        "{wildcards.run}: extract features"
     shell:
         """
         hirl features {ASKED} {params.network} --data $(dirname {input.data}) --out {output} --ranks {resources.gpu} \
@@ -48,7 +49,7 @@ if FROZEN:
             run=coordinates,
             config=settings_hash(FROZEN),
         message:
-            "{wildcards.run}: {params.tasks}"
+            "{wildcards.run}: evaluate {params.tasks}"
         shell:
             """
             hirl evaluate {params.tasks} {ASKED} {params.run} --features {input.features} --out $(dirname {output.evaluations[0]}) \
@@ -56,7 +57,7 @@ if FROZEN:
             """
 
 
-# How well the discovered hierarchy agrees with the true one, level by level.
+# Agreement of the discovered hierarchy with the true one, level by level.
 rule evaluate_hierarchy:
     input:
         features="results/{study}/runs/{run}/features.safetensors",
@@ -72,7 +73,7 @@ rule evaluate_hierarchy:
     params:
         run=coordinates,
     message:
-        "{wildcards.run}: hierarchy"
+        "{wildcards.run}: compare the semantic tree with the true classes"
     shell:
         """
         hirl evaluate hierarchy {ASKED} {params.run} --features {input.features} --snapshot {input.tree} \
@@ -80,7 +81,8 @@ rule evaluate_hierarchy:
         """
 
 
-# Trainings of minutes or days are jobs of their own; of seconds, less than a job takes to start, they share one per run.
+# Trainings of minutes or days are jobs of their own. Trainings of seconds, less than a job needs to start, share one job
+# per run.
 JOBS = {"evaluate_trained": TRAINED} if DATA.storage == "memory" else {f"evaluate_{task}": [task] for task in TRAINED}
 
 for job, tasks in JOBS.items():
@@ -92,7 +94,7 @@ for job, tasks in JOBS.items():
             job.replace("-", "_")
         input:
             data="results/{study}/data/manifest.json",
-            further=looked_at(tasks),
+            further=extra_inputs(tasks),
             weights=weights,
         output:
             evaluations=expand("results/{{study}}/runs/{{run}}/evaluation/{task}.json", task=tasks),
@@ -109,7 +111,7 @@ for job, tasks in JOBS.items():
             config=settings_hash(tasks),
             scratch=f"scratch/{STUDY}",
         message:
-            "{wildcards.run}: {params.tasks}"
+            "{wildcards.run}: evaluate {params.tasks}"
         shell:
             """
             hirl evaluate {params.tasks} {ASKED} {params.network} --data $(dirname {input.data}) \

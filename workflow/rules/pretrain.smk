@@ -1,8 +1,8 @@
-"""Pretraining (paper, section 4): each method as its authors made it, and under HIRL."""
+"""Pretraining (paper, section 4): each method as its authors published it, and under HIRL."""
 
 
-# The resume folder is undeclared and named by the configuration's hash: a killed or failed training continues from it, a
-# changed value makes the run stale and starts it afresh.
+# The resume folder is not a declared output and carries the configuration's hash in its name: an interrupted training
+# resumes from it; a changed value starts a new one.
 rule pretrain_baseline:
     input:
         data=f"results/{STUDY}/data/manifest.json",
@@ -25,7 +25,7 @@ rule pretrain_baseline:
         run=with_tokenizer,
         scratch=resume_folder,
     message:
-        "{wildcards.run}: pretraining"
+        "{wildcards.run}: pretrain"
     shell:
         """
         hirl pretrain {ASKED} {params.run} --data $(dirname {input.data}) --out $(dirname {output.weights}) \
@@ -33,7 +33,7 @@ rule pretrain_baseline:
         """
 
 
-# The longer trainings start first. The last tree is what the hierarchy is measured on.
+# Longer trainings start first. The last tree is an output: it is compared with the true classes.
 use rule pretrain_baseline as pretrain_hirl with:
     output:
         weights=f"results/{STUDY}/runs/{{run}}/weights.safetensors",
@@ -45,10 +45,12 @@ use rule pretrain_baseline as pretrain_hirl with:
     priority: 2
 
 
-# What BEiT predicts: a tokenizer is trained once for all of its runs, where --config names none.
+# BEiT predicts the tokens of a tokenizer: one is trained for all of its runs, unless --config names one.
 TOKENIZED = next((run for run in RUNS.values() if run.uses_tokenizer), None)
 
 if TOKENIZED and "tokenizer" not in config:
+    DECIDING = (TOKENIZED.model.tokenizer, TOKENIZED.views)
+    TOKENIZER_HASH = digest([section.model_dump(mode="json") for section in DECIDING])
 
     rule train_tokenizer:
         input:
@@ -64,10 +66,10 @@ if TOKENIZED and "tokenizer" not in config:
             runtime=1440,
             gpu=0,
         params:
-            run=shlex.join(["--method", TOKENIZED.method, "--variant", "baseline", "--seed", str(TOKENIZED.seed)]),
-            scratch=f"scratch/{STUDY}/tokenizer-{digest([TOKENIZED.model.tokenizer.model_dump(mode='json'), TOKENIZED.views.model_dump(mode='json')])}",
+            run=shlex.join(RunName(TOKENIZED.method, "baseline", TOKENIZED.seed).arguments),
+            scratch=f"scratch/{STUDY}/tokenizer-{TOKENIZER_HASH}",
         message:
-            "tokenizer: training"
+            "tokenizer: train"
         shell:
             """
             hirl tokenizer {ASKED} {params.run} --data $(dirname {input.data}) --out {output} --scratch {params.scratch} \

@@ -1,7 +1,7 @@
-"""Weights out and in: `snakemake publish` shares a finished study, `--config pretrained=weights` evaluates what is shared.
+"""Publish weights: `snakemake publish` shares a finished study, `--config pretrained=weights` evaluates shared weights.
 
-Shared weights are rounded to half precision, and the shared numbers are measured on them: the study `NAME-published` is
-the study NAME with its weights rounded (after training) or fetched (by anyone).
+Shared weights are rounded to half precision, and the shared numbers are measured on the rounded weights: the study
+`NAME-published` is the study NAME with its weights rounded (by whoever trained) or fetched (by anyone else).
 """
 
 PUBLISHED = f"results/{STUDY}-published"
@@ -22,7 +22,7 @@ if "pretrained" in config:
         params:
             runs=list(RUNS),
         message:
-            "weights: fetched through DVC, verified"
+            "weights: fetch through DVC and verify"
         shell:
             f"""
             dvc pull {{input}} >{{log}} 2>&1
@@ -42,12 +42,12 @@ else:
         params:
             runs=list(RUNS),
         message:
-            "weights: rounded to half precision"
+            "weights: round to half precision"
         shell:
             f"hirl publish round --runs {{params.runs}} --from results/{STUDY} --out {PUBLISHED} > {{log}} 2>&1"
 
 
-# A target of its own, never part of `all`.
+# Not part of `all`.
 rule publish:
     input:
         f"{PUBLISHED}/summary.csv",
@@ -56,7 +56,7 @@ rule publish:
     params:
         runs=list(RUNS),
     message:
-        "weights: into DVC; commit weights.dvc and the bundled remote"
+        "weights: add to DVC; then commit weights.dvc and the bundled remote"
     shell:
         f"""
         hirl publish pack --runs {{params.runs}} --from {PUBLISHED} --out weights/{STUDY} >{{log}} 2>&1

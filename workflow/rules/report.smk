@@ -1,11 +1,11 @@
-"""One table, the figures, one page to read, and the runs in MLflow."""
+"""The summary table, the figures, the report, and the runs in MLflow."""
 
 EVALUATIONS = [
     f"results/{{study}}/runs/{run}/evaluation/{task}.json"
-    for run, task in product(ALL_RUNS, study.tasks)
-    if task != "hierarchy" or run in HIRL_RUNS
+    for run, task in product(ALL_RUNS, study.config.tasks)
+    if not TASKS[task].reads_tree or run in HIRL_RUNS
 ]
-ATLASES = [name for name, run in RUNS.items() if name in HIRL_RUNS and run.seed == study.seeds[0]]
+ATLASES = [name for name, run in RUNS.items() if name in HIRL_RUNS and run.seed == study.config.seeds[0]]
 
 
 rule summarise:
@@ -42,9 +42,9 @@ rule summarise:
         runtime=30,
     params:
         runs=ALL_RUNS,
-        tasks=list(study.tasks),
+        tasks=list(study.config.tasks),
     message:
-        "summary: tables and figures"
+        "summary: write tables and figures"
     shell:
         """
         hirl summarise {ASKED} --results $(dirname {output.summary}) --runs {params.runs} --tasks {params.tasks} \
@@ -66,12 +66,12 @@ rule write_report:
     params:
         runs=ALL_RUNS,
     message:
-        "report: {output}"
+        "report: write {output}"
     shell:
         "hirl report {ASKED} --results $(dirname {input.summary}) --runs {params.runs} --out {output} > {log} 2>&1"
 
 
-# Trainings keep records of their own; MLflow shows them, and losing it loses nothing.
+# Each training keeps its own record; MLflow is a view of them and can be rebuilt.
 rule sync_tracking:
     input:
         summary="results/{study}/summary.csv",
@@ -86,6 +86,6 @@ rule sync_tracking:
     params:
         runs=ALL_RUNS,
     message:
-        "tracking: all runs in MLflow"
+        "tracking: replay all runs into MLflow"
     shell:
         "hirl track sync {ASKED} --results $(dirname {input.summary}) --runs {params.runs} > {log} 2>&1"

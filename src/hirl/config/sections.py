@@ -15,6 +15,8 @@ Variant = Literal["baseline", "hirl"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -87,10 +89,10 @@ class ScenesConfig(Section):
 class JitterConfig(Section):
     """Colour jitter: factors drawn from [1 - strength, 1 + strength] (hue: [-hue, hue]), with one probability."""
 
-    brightness: float = Field(0.4, ge=0)
-    contrast: float = Field(0.4, ge=0)
-    saturation: float = Field(0.4, ge=0)
-    hue: float = Field(0.1, ge=0, le=0.5)
+    brightness: NonNegative = 0.4
+    contrast: NonNegative = 0.4
+    saturation: NonNegative = 0.4
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     probability: Probability = 0.8
 
 
@@ -100,7 +102,7 @@ class ViewsConfig(Section):
     global_crops: Literal[1, 2] = 2  # methods that compare views need two
     global_size: Count = 32  # pixels
     global_scale: tuple[Positive, Positive] = (0.2, 1.0)  # share of the image's area
-    local_crops: int = Field(0, ge=0)
+    local_crops: NonNegativeInt = 0
     local_size: Count = 16  # pixels
     local_scale: tuple[Positive, Positive] = (0.05, 0.14)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -162,7 +164,7 @@ class SwAVConfig(Section):
     temperature: Positive = 0.1
     epsilon: Positive = 0.05
     sinkhorn_iterations: Count = 3
-    frozen_prototype_steps: int = Field(313, ge=0)
+    frozen_prototype_steps: NonNegativeInt = 313
 
 
 class MoCoV3Config(Section):
@@ -183,10 +185,10 @@ class DINOConfig(Section):
     prototypes: Count = 65536
     student_temperature: Positive = 0.1
     teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)  # from, to: linear, per epoch
-    teacher_temperature_epochs: int = Field(50, ge=0)
+    teacher_temperature_epochs: NonNegativeInt = 50
     center_momentum: Probability = 0.9
     momentum: Probability = 0.996  # of the teacher; rises to 1 along a cosine, per step
-    frozen_prototype_epochs: int = Field(3, ge=0)
+    frozen_prototype_epochs: NonNegativeInt = 3
 
 
 class MaskConfig(Section):
@@ -203,7 +205,7 @@ class IBOTConfig(DINOConfig, MaskConfig):
     prototypes: Count = 8192
     patch_teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)
     patch_center_momentum: Probability = 0.9
-    patch_loss_weight: float = Field(1.0, ge=0)
+    patch_loss_weight: NonNegative = 1.0
     mask_probability: Probability = 0.5
 
 
@@ -231,7 +233,7 @@ class HierarchyConfig(Section):
     num_clusters: tuple[Count, ...] = (30000, 10000, 1000)  # fine to coarse
     negatives: Count | Literal["all"] = 1000  # negative paths per image
     mlp_layers: Count = 2  # layers of each level's projection
-    start_epoch: int = Field(20, ge=0)  # image loss alone before it
+    start_epoch: NonNegativeInt = 20  # image loss alone before it
     snapshot_epochs: Count = 1  # a new tree every so many epochs
     reassign: bool = False  # SwAV: re-assign a batch's images at every step
     kmeans: TreeKMeansConfig = TreeKMeansConfig()
@@ -250,8 +252,8 @@ class OptimizerConfig(Section):
     name: Literal["sgd", "lars", "adamw"] = "sgd"  # lars without clipping is what apex calls LARC(clip=False)
     base_lr: Positive = 0.03
     momentum: Probability = 0.9  # sgd and lars
-    weight_decay: float = Field(1e-4, ge=0)
-    final_weight_decay: float | None = Field(None, ge=0)  # along a cosine, per step; None keeps weight_decay
+    weight_decay: NonNegative = 1e-4
+    final_weight_decay: NonNegative | None = None  # along a cosine, per step; None keeps weight_decay
     trust_coefficient: Positive = 0.001  # lars
     clip_norm: Positive | None = None  # global gradient norm
 
@@ -259,9 +261,9 @@ class OptimizerConfig(Section):
 class ScheduleConfig(Section):
     """The learning rate: linear warm-up, then a cosine, or steps. start_lr and min_lr are absolute, never scaled."""
 
-    warmup_epochs: float = Field(0, ge=0)
-    start_lr: float = Field(0.0, ge=0)
-    min_lr: float = Field(0.0, ge=0)
+    warmup_epochs: NonNegative = 0
+    start_lr: NonNegative = 0.0
+    min_lr: NonNegative = 0.0
     milestones: tuple[Count, ...] = ()  # epochs from which the rate is multiplied by `factor`, instead of the cosine
     factor: Positive = 0.1
     per_epoch: bool = False  # the rate of the whole epoch, floor(epoch), as MoCo v2 and SimSiam
@@ -293,7 +295,7 @@ class TokenizerConfig(TrainingConfig):
     patch_size: Literal[2, 4, 8, 16, 32] = 8  # pixels a side of what becomes one token
     width: Count = 256  # channels of encoder, codebook and decoder
     temperature: tuple[Positive, Positive] = (1.0, 0.25)  # of the Gumbel softmax: from, to, along a cosine
-    kl_weight: float = Field(3e-4, ge=0)  # of the divergence of a batch's mean token distribution from the uniform one
+    kl_weight: NonNegative = 3e-4  # of the divergence of a batch's mean token distribution from the uniform one
 
 
 class BEiTConfig(MaskConfig):
@@ -318,10 +320,10 @@ class AugmentationConfig(Section):
     """How a labelled image is seen in training: cropped at random, flipped, and what is set here."""
 
     crop_scale: CropScale = (0.08, 1.0)
-    randaugment: str | None = Field(None, pattern=r"^rand(-[a-z]+[\d.]+)*$")  # such as rand-m9-mstd0.5-inc1
+    randaugment: Annotated[str, Field(pattern=r"^rand(-[a-z]+[\d.]+)*$")] | None = None  # such as rand-m9-mstd0.5-inc1
     random_erasing: Probability = 0.0
-    mixup: float = Field(0.0, ge=0)  # the Beta distribution's parameter
-    cutmix: float = Field(0.0, ge=0)
+    mixup: NonNegative = 0.0  # the Beta distribution's parameter
+    cutmix: NonNegative = 0.0
     label_smoothing: Probability = 0.0
 
 
@@ -339,7 +341,7 @@ class ProbeConfig(Section):
     batch_size: Count = 256
     base_lr: Positive = 0.3
     momentum: Probability = 0.9
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: NonNegative = 0.0
 
 
 class LinearConfig(TrainingConfig):
@@ -374,7 +376,7 @@ class DetectionConfig(TrainingConfig):
 
     neck: Literal["fpn", "c4"] = "fpn"  # of a ResNet; a ViT has a simple feature pyramid (arXiv 2203.16527)
     epoch_steps: Count | None = None  # that are called an epoch, for schedules in steps; None: a pass over the images
-    warmup_steps: int = Field(0, ge=0)  # linear, from warmup_factor of the rate
+    warmup_steps: NonNegativeInt = 0  # linear, from warmup_factor of the rate
     warmup_factor: Positive = 0.001
     layer_decay: Share | None = None  # a ViT's rate shrinks by it, block by block
     drop_path: Probability = 0.0
@@ -402,7 +404,7 @@ class EvaluationConfig(Section):
     clustering: ClusteringConfig = ClusteringConfig()
     detection: DetectionConfig = DetectionConfig()
 
-    def of(self, task: str) -> Section | None:
+    def of(self, task: str) -> Any:
         """Return the settings of a task; None for one that has none."""
         return getattr(self, TASKS[task].settings, None)
 
@@ -414,7 +416,7 @@ class RunConfig(Section):
     method: MethodName
     algorithm: str  # the registered method; another than `method` where the method's file has a base
     variant: Variant
-    seed: int = Field(0, ge=0)
+    seed: NonNegativeInt = 0
     data: DataConfig = DataConfig()
     transfer_data: DataConfig = DataConfig(name="sketches")
     scenes: ScenesConfig = ScenesConfig()
@@ -452,7 +454,12 @@ class RunConfig(Section):
     @property
     def pretraining_hash(self) -> str:
         """Digest of all that decides the weights: evaluation settings are not in it."""
-        evaluated = {"evaluation": True, "transfer_data": True, "scenes": True, "data": {"label_lists"}}
+        evaluated: dict[str, Any] = {
+            "evaluation": True,
+            "transfer_data": True,
+            "scenes": True,
+            "data": {"label_lists"},
+        }
         return digest(self.model_dump(mode="json", exclude=evaluated))
 
     def task_hash(self, task: str) -> str:

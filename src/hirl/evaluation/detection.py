@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from pycocotools import mask as encoding
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from hirl.config import DetectionConfig, RunConfig
 from hirl.data.coco import Example, SceneSet, load_scenes, ordered_pictures, training_batches
@@ -63,7 +64,7 @@ def train_and_evaluate(
         fingerprint(task, config, weights, data),
         config.seed,
     )
-    detector.transform.min_size = (settings.test_short_side,)
+    cast(GeneralizedRCNNTransform, detector.transform).min_size = (settings.test_short_side,)
     found = detect(detector, validation, settings.batch_size, device)
     metrics = broadcast_object(lambda: average_precision(validation.annotations, found))
     return EvaluationResult(metrics, settings.model_dump(mode="json"), history)
@@ -100,8 +101,9 @@ def parameter_groups(detector: nn.Module, layer_decay: float | None) -> list[dic
     Raises:
         ValueError: there is a layer decay, but the backbone has no blocks.
     """
-    body = detector.backbone.body
-    parts = (*detector.backbone.children(), detector.rpn, detector.roi_heads)
+    body = detector.get_submodule("backbone.body")
+    heads = (detector.get_submodule("rpn"), detector.get_submodule("roi_heads"))
+    parts = (*detector.get_submodule("backbone").children(), *heads)
     beyond = nn.ModuleList(part for part in parts if part is not body)
     return [*layer_groups(body, layer_decay), *layer_groups(beyond, None)]
 
@@ -123,10 +125,10 @@ def detect(detector: nn.Module, scenes: SceneSet, batch_size: int, device: torch
 
 def _in_coco_form(image: int, categories: list[int], output: dict[str, Tensor]) -> list[dict[str, Any]]:
     """Convert one image's output of the detector to COCO results."""
-    boxes = output["boxes"]
-    boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
-    masks = (output["masks"][:, 0] >= 0.5).byte().permute(1, 2, 0).cpu().numpy()
-    masks = encoding.encode(np.asfortranarray(masks))
+    corners = output["boxes"]
+    boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()  # corner and size
+    pixels = (output["masks"][:, 0] >= 0.5).byte().permute(1, 2, 0).cpu().numpy()
+    masks = encoding.encode(np.asfortranarray(pixels))
     objects = zip(output["labels"].tolist(), boxes, masks, output["scores"].tolist(), strict=True)
     return [
         {"image_id": image, "category_id": categories[label - 1], "bbox": box, "segmentation": mask, "score": score}
@@ -145,7 +147,7 @@ def average_precision(truth: COCO, found: list[dict[str, Any]]) -> dict[str, flo
     kinds = {"bbox": "box", "segm": "mask"}
     if not found:  # pycocotools cannot load an empty list
         return {f"{metric}_{kind}": 0.0 for kind in kinds.values() for metric in PRECISIONS}
-    metrics = {}
+    metrics: dict[str, float] = {}
     with redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         results = truth.loadRes(found)
         for kind, name in kinds.items():

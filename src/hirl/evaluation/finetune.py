@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from hirl.config import TASKS, FinetuneConfig, RunConfig
@@ -29,9 +30,9 @@ VIT_HEAD_STD = 2e-5
 class Classifier(nn.Module):
     """A backbone and a linear head: views [B, 3, S, S] -> logits [B, C]."""
 
-    def __init__(self, backbone: nn.Module, classes: int):
+    def __init__(self, backbone: ResNet | ViT, classes: int):
         super().__init__()
-        self.backbone = backbone.requires_grad_(True)  # sine-cosine position embeddings are trained as well
+        self.backbone: ResNet | ViT = backbone.requires_grad_(True)  # sine-cosine positions too
         self.head = nn.Linear(backbone.num_features, classes)
         if isinstance(backbone, ViT):  # a ResNet's head starts as torch initialises it
             nn.init.trunc_normal_(self.head.weight, std=VIT_HEAD_STD)
@@ -64,7 +65,7 @@ def train_and_evaluate(
     settings, device = config.evaluation.of(task), choose_device()
     train, validation = (check_labels(images, data) for images in _load(task, data))
     backbone = load_backbone(config, weights, train.image_size, settings.drop_path)
-    network = Classifier(backbone, len(train.class_names[0])).to(device, memory_format=torch.channels_last)
+    network = Classifier(backbone, len(train.class_names[0])).to(device).to(memory_format=torch.channels_last)
     batches = LabelledBatches(train, settings.batch_size, settings.augmentation, config.seed, device)
     history = fit(
         f"{run_name} {task}",

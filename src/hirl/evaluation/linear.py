@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from hirl.config import AugmentationConfig, LinearConfig, RunConfig
@@ -33,7 +34,7 @@ def train_and_evaluate(
     """
     settings, device = config.evaluation.linear, choose_device()
     train, validation = (check_labels(load_images(data, split), data) for split in ("train", "validation"))
-    backbone = load_backbone(config, weights, train.image_size).to(device, memory_format=torch.channels_last)
+    backbone = load_backbone(config, weights, train.image_size).to(device).to(memory_format=torch.channels_last)
     features = frozen_features(backbone, settings)
     head = new_head(backbone, settings, len(train.class_names[0])).to(device)
     augmentation = AugmentationConfig(crop_scale=settings.crop_scale)
@@ -54,7 +55,7 @@ def train_and_evaluate(
     return EvaluationResult(metrics, settings.model_dump(mode="json"), history)
 
 
-def frozen_features(backbone: nn.Module, settings: LinearConfig) -> Callable[[Tensor], Tensor]:
+def frozen_features(backbone: ResNet | ViT, settings: LinearConfig) -> Callable[[Tensor], Tensor]:
     """Return a function of views [B, 3, S, S] -> features [B, D].
 
     The backbone neither learns nor updates the statistics of its batch norm.
@@ -72,7 +73,7 @@ def frozen_features(backbone: nn.Module, settings: LinearConfig) -> Callable[[Te
     return lambda views: backbone.class_tokens(views, settings.last_blocks)
 
 
-def new_head(backbone: nn.Module, settings: LinearConfig, classes: int) -> nn.Linear:
+def new_head(backbone: ResNet | ViT, settings: LinearConfig, classes: int) -> nn.Linear:
     """Return the classifier: weights from a normal distribution, biases zero."""
     blocks = settings.last_blocks if isinstance(backbone, ViT) else 1
     head = nn.Linear(blocks * backbone.num_features, classes)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from timm.models.resnet import ResNet
+from torch import Tensor
 
 from hirl.config import RunConfig, digest
 from hirl.data.images import ImageSet
@@ -21,7 +22,7 @@ from hirl.models.backbones import ViT, build_backbone
 from hirl.models.weights import load_weights
 
 
-def load_backbone(config: RunConfig, weights: Path | None, image_size: int, drop_path: float = 0.0) -> nn.Module:
+def load_backbone(config: RunConfig, weights: Path | None, image_size: int, drop_path: float = 0.0) -> ResNet | ViT:
     """Build a run's backbone with its weights, or as its seed initialises it.
 
     Seeds torch with the run's seed first, so that the head built next is drawn from it too.

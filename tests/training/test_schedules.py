@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hirl.config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from hirl.training.schedules import half_cosine, learning_rate, weight_decay
+from hirl.training.schedules import learning_rate, weight_decay
 
 PER_EPOCH = 4
 
@@ -72,7 +72,3 @@ def test_weight_decay_is_constant_or_half_a_cosine() -> None:
     rising = training(decay=0.04, final=0.4)
     values = [weight_decay(rising, number, PER_EPOCH) for number in (0, 20, 40)]
     assert values == pytest.approx([0.04, 0.22, 0.4])
-
-
-def test_half_cosine_ends() -> None:
-    assert (half_cosine(3, 1, 0), half_cosine(3, 1, 0.5), half_cosine(3, 1, 1)) == pytest.approx((3, 2, 1))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hirl.config import TokenizerConfig
 from hirl.data.images import load_images
 from hirl.models.tokenizer import load_tokenizer
 from hirl.training import core
-from hirl.training import train_tokenizer as train_tokenizer_module
 from hirl.training.train_tokenizer import measure, train_tokenizer
 from tests.methods.reference_losses import SINGLE
 
@@ -46,11 +43,6 @@ def test_measures_are_counted_by_hand(tiny_data) -> None:
     error = np.sqrt(np.mean((pixels - levels[chosen][:, None, None, None]) ** 2))
     assert gauges["token_perplexity"] == pytest.approx(np.exp(-sum(p * np.log(p) for p in shares if p)), rel=SINGLE)
     assert gauges["error"] == pytest.approx(error, rel=SINGLE)
-
-
-def test_temperature_falls_along_a_cosine() -> None:
-    temperature = partial(train_tokenizer_module._temperature, TokenizerConfig(temperature=(1.0, 0.2)))
-    assert [temperature(progress) for progress in (0, 0.5, 1)] == pytest.approx([1.0, 0.6, 0.2])
 
 
 def test_a_trained_tokenizer_is_loaded_as_it_was_written(tiny_run, tiny_data, tmp_path, images, capsys) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from hirl.config import TrainingConfig
+from hirl.methods.schedules import half_cosine
 
 
 def learning_rate(config: TrainingConfig, number: int, per_epoch: int) -> float:
@@ -27,8 +26,3 @@ def weight_decay(config: TrainingConfig, number: int, per_epoch: int) -> float:
     """The decay of step `number`: constant, or half a cosine to final_weight_decay over the whole training."""
     start, final = config.optimizer.weight_decay, config.optimizer.final_weight_decay
     return start if final is None else half_cosine(start, final, number / (config.epochs * per_epoch))
-
-
-def half_cosine(start: float, end: float, progress: float) -> float:
-    """From start (progress 0) to end (progress 1)."""
-    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

@@ -45,13 +45,11 @@ from hirl.data.images import prepare
 from hirl.data.loader import PIECE
 from hirl.distributed.device import choose_device, choose_precision
 from hirl.hierarchy.wrapper import HIRL
-from hirl.methods.base import Step
 from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
 from hirl.planning.cost import IMAGES
 from hirl.planning.step_benchmark import random_tree
 from hirl.tracking.record import Recorder
-from hirl.training.loop import Trainer
-from hirl.training.optimizers import set_rates
+from hirl.training.loop import Pretrainer
 
 NAMES = {
     "mocov2": "MoCo v2",
@@ -165,14 +163,12 @@ def steps_of(
 
 def our_steps(config: RunConfig, data: Path, scratch: Path, tokenizer: Path | None = None) -> Iterator[None]:
     """The project's loop, one step at a time."""
-    trainer = Trainer(config, data, scratch, Recorder(scratch / "record.jsonl"), tokenizer=tokenizer)
+    trainer = Pretrainer(config, data, scratch, Recorder(scratch / "record.jsonl"), tokenizer=tokenizer)
     trainer.method.train()
     if isinstance(trainer.method, HIRL):
         trainer.method.tree = random_tree(trainer.method, len(trainer.images)).to(trainer.device)
-    rate, decay = config.training.effective_lr, config.training.optimizer.weight_decay
-    for number, (index, views) in trainer._batches(0):
-        set_rates(trainer.optimizer, rate, rate, decay)
-        trainer._step(views, Step(number, trainer.per_epoch, config.training.epochs, index))["loss"].item()
+    for scalars in trainer.steps(epoch=0):
+        scalars["loss"].item()
         yield
 
 

@@ -32,7 +32,7 @@ from hirl.data.synthetic.taxonomy import write_taxonomy
 from hirl.hierarchy import SemanticTree, hierarchical_kmeans
 from hirl.hierarchy.diagnostics import snapshot_metrics
 from hirl.tracking.record import Recorder
-from hirl.training.loop import Trainer
+from hirl.training.loop import Pretrainer
 
 PUBLISHED = "published"
 WAYS = {
@@ -43,11 +43,12 @@ WAYS = {
 MEANT, LEAST_SAVED, MOST_INERTIA = "warm 15", 5, 0.1  # times, per cent
 
 
-class Watched(Trainer):
+class Watched(Pretrainer):
     """A training that keeps the embeddings of every snapshot."""
 
-    def _embed_all(self) -> Tensor:
-        embeddings = super()._embed_all()
+    def embed_all(self) -> Tensor:
+        """Embed all images, and keep a copy."""
+        embeddings = super().embed_all()
         self.snapshots.append(embeddings.clone())
         return embeddings
 

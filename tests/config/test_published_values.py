@@ -120,6 +120,7 @@ def test_pretraining(published, method: str) -> None:
     assert same((training.epochs, training.batch_size, *rates, *decay), PRETRAINING[method])
     assert optimizer.momentum == 0.9  # read by sgd and lars
     assert schedule.per_epoch == (method in ("mocov2", "simsiam"))
+    assert schedule.warmup_ends_at_peak == (method in ("dino", "ibot"))
 
 
 @pytest.mark.parametrize("method", HIERARCHY)

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hirl.methods.base import Method, MethodOutput, Step, cosine_to_one
+from hirl.methods.base import Method, MethodOutput, Step
+from hirl.methods.schedules import half_cosine
 from tests.conftest import METHODS
 from tests.methods.conftest import BATCH, IMAGES
 
@@ -135,7 +136,7 @@ def test_the_average_moves_before_a_step_by_its_momentum_and_never_else(ready, v
     assert all(torch.equal(before[key], value) for key, value in average.named_parameters())
     buffers = copy.deepcopy(dict(average.named_buffers()))
     method.before_step(step)
-    momentum = 0.9 if name == "mocov2" else cosine_to_one(0.9, step.progress)
+    momentum = 0.9 if name == "mocov2" else half_cosine(0.9, 1, step.progress)
     for key, value in average.named_parameters():
         expected = before[key] * momentum + online(method, name).get_parameter(key) * (1 - momentum)
         torch.testing.assert_close(value, expected)  # float32's own tolerance

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from hirl.methods.dino import warm_up
 from tests.methods.reference_losses import EXACT, SINGLE, Array, cross_entropy, numbers, softmax
 
 
@@ -44,12 +43,6 @@ def test_step_compares_all_crops_with_the_teachers_other_view(make, views, at) -
     center = numbers(method.self_distillation.center).ravel()
     loss = method(batch, at()).loss.item()
     assert loss == pytest.approx(slow_loss(teacher, student, center, 0.04, 0.1), rel=SINGLE)
-
-
-def test_teacher_temperature_rises_linearly_over_its_epochs() -> None:
-    rising = [warm_up(0.04, 0.07, 4, epoch) for epoch in range(6)]
-    assert rising == pytest.approx([0.04, 0.05, 0.06, 0.07, 0.07, 0.07])
-    assert warm_up(0.04, 0.07, 0, 0) == 0.07
 
 
 def test_teacher_starts_as_a_copy_that_drops_no_paths(make, views) -> None:

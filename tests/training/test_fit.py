@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hirl.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from hirl.distributed.device import seed_step
 from hirl.files import locked
-from hirl.training import fit as module
+from hirl.training import core
 from hirl.training.checkpoint import load_checkpoint
 from hirl.training.fit import fit
 
@@ -121,13 +121,13 @@ def test_precision_decides_the_autocast(tmp_path) -> None:
 
 
 def test_long_epochs_are_told_in_between(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", -1)
+    monkeypatch.setattr(core, "SECONDS_BETWEEN_LINES", -1)
     train(tmp_path, new_network())
     first = capsys.readouterr().out.splitlines()[:4]
     assert [line.split("  loss")[0] for line in first] == [
-        "run  epoch 1/4  step 1",
-        "run  epoch 1/4  step 2",
-        "run  epoch 1/4  step 3",
+        "run  epoch 1/4  step 1/3",
+        "run  epoch 1/4  step 2/3",
+        "run  epoch 1/4  step 3/3",
         "run  epoch 1/4",
     ]
 
@@ -160,7 +160,7 @@ def test_a_finished_training_is_only_taken_up_again(tmp_path) -> None:
 
 def test_the_state_of_something_else_is_refused(tmp_path) -> None:
     train(tmp_path, new_network())
-    with pytest.raises(ValueError, match="holds another configuration or other data: remove it") as caught:
+    with pytest.raises(ValueError, match="holds the checkpoint of another configuration, other data") as caught:
         train(tmp_path, new_network(), fingerprint="other")
     assert str(tmp_path) in str(caught.value)
 
@@ -177,7 +177,9 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_last_good_st
         seen.append(batch)
         return loss_of(network)(batch) * (math.inf if len(seen) > 2 * PER_EPOCH else 1)
 
-    with pytest.raises(ValueError, match=r"^run  epoch 3/4: the loss is not finite: lower its") as caught:
+    with pytest.raises(
+        ValueError, match=r"^run: the loss is not finite in epoch 3, by step 3; the state after 2"
+    ) as caught:
         train(tmp_path, network, loss)
     assert "\n" not in str(caught.value)
     assert len(load_checkpoint(tmp_path)["history"]) == 2

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
 import pytest
 
 from hirl.config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from hirl.training.schedules import half_cosine, learning_rate, weight_decay
+from hirl.training.schedules import learning_rate, weight_decay
 
 PER_EPOCH = 4
 
 
-def training(*, decay: float = 0.1, final: float | None = None, **schedule: float) -> TrainingConfig:
+def training(*, decay: float = 0.1, final: float | None = None, **schedule: Any) -> TrainingConfig:
     """10 epochs of 4 steps, peak rate 0.5 * 512 / 256 = 1."""
     optimizer = OptimizerConfig(base_lr=0.5, weight_decay=decay, final_weight_decay=final)
     return TrainingConfig(epochs=10, batch_size=512, optimizer=optimizer, schedule=ScheduleConfig(**schedule))
@@ -29,6 +33,18 @@ def training(*, decay: float = 0.1, final: float | None = None, **schedule: floa
 def test_warm_up_then_half_a_cosine(number: int, expected: float) -> None:
     config = training(warmup_epochs=2, start_lr=0.2, min_lr=0.1)
     assert learning_rate(config, number, PER_EPOCH) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("warmup_epochs", [2, 2.6])
+def test_a_warm_up_that_ends_at_the_peak_is_numpys_linspace(warmup_epochs: float) -> None:
+    config = training(warmup_epochs=warmup_epochs, warmup_ends_at_peak=True, start_lr=0.1, min_lr=0.1)
+    steps = math.ceil(warmup_epochs * PER_EPOCH)
+    rates = [learning_rate(config, number, PER_EPOCH) for number in range(steps)]
+    np.testing.assert_allclose(rates, np.linspace(0.1, 1, steps), rtol=1e-14)
+    assert rates[-1] == config.effective_lr
+    usual = training(warmup_epochs=warmup_epochs, start_lr=0.1, min_lr=0.1)
+    after = range(steps, 10 * PER_EPOCH)
+    assert [learning_rate(config, n, PER_EPOCH) for n in after] == [learning_rate(usual, n, PER_EPOCH) for n in after]
 
 
 def test_without_warm_up_the_first_step_has_the_peak() -> None:
@@ -72,7 +88,3 @@ def test_weight_decay_is_constant_or_half_a_cosine() -> None:
     rising = training(decay=0.04, final=0.4)
     values = [weight_decay(rising, number, PER_EPOCH) for number in (0, 20, 40)]
     assert values == pytest.approx([0.04, 0.22, 0.4])
-
-
-def test_half_cosine_ends() -> None:
-    assert (half_cosine(3, 1, 0), half_cosine(3, 1, 0.5), half_cosine(3, 1, 1)) == pytest.approx((3, 2, 1))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hirl.config import TokenizerConfig
 from hirl.data.images import load_images
 from hirl.models.tokenizer import load_tokenizer
-from hirl.training import fit as fit_module
-from hirl.training import train_tokenizer as train_tokenizer_module
+from hirl.training import core
 from hirl.training.train_tokenizer import measure, train_tokenizer
 from tests.methods.reference_losses import SINGLE
 
@@ -48,11 +45,6 @@ def test_measures_are_counted_by_hand(tiny_data) -> None:
     assert gauges["error"] == pytest.approx(error, rel=SINGLE)
 
 
-def test_temperature_falls_along_a_cosine() -> None:
-    temperature = partial(train_tokenizer_module._temperature, TokenizerConfig(temperature=(1.0, 0.2)))
-    assert [temperature(progress) for progress in (0, 0.5, 1)] == pytest.approx([1.0, 0.6, 0.2])
-
-
 def test_a_trained_tokenizer_is_loaded_as_it_was_written(tiny_run, tiny_data, tmp_path, images, capsys) -> None:
     out = tmp_path / "tokenizer.safetensors"
     gauges = train_tokenizer(tiny_run("beit"), tiny_data, out, tmp_path / "scratch")
@@ -79,14 +71,14 @@ def test_training_brings_the_error_down(tiny_run, tiny_data, tmp_path) -> None:
 def test_stopped_and_resumed_is_bit_equal_to_one_go(tiny_run, tiny_data, tmp_path, monkeypatch) -> None:
     config, once, twice = tiny_run("beit"), tmp_path / "once.safetensors", tmp_path / "twice.safetensors"
     train_tokenizer(config, tiny_data, once, tmp_path / "scratch1")
-    saved = fit_module.save_checkpoint
+    saved = core.save_checkpoint
 
     def stop(folder: Path, epochs_done: int, state: object) -> None:
         saved(folder, epochs_done, state)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "save_checkpoint", stop)
+        patch.setattr(core, "save_checkpoint", stop)
         with pytest.raises(KeyboardInterrupt):
             train_tokenizer(config, tiny_data, twice, tmp_path / "scratch2")
     assert not twice.exists()

@@ -262,6 +262,7 @@ class ScheduleConfig(Section):
     """The learning rate: linear warm-up, then a cosine, or steps. start_lr and min_lr are absolute, never scaled."""
 
     warmup_epochs: NonNegative = 0
+    warmup_ends_at_peak: bool = False  # the last warm-up step has the peak (DINO, iBOT); else the step after it
     start_lr: NonNegative = 0.0
     min_lr: NonNegative = 0.0
     milestones: tuple[Count, ...] = ()  # epochs from which the rate is multiplied by `factor`, instead of the cosine

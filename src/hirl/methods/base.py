@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -170,11 +169,6 @@ def momentum_copy(module: nn.Module) -> nn.Module:
 def update_momentum(average: nn.Module, online: nn.Module, momentum: float) -> None:
     """The averages become momentum * average + (1 - momentum) * online; batch-norm buffers follow their own batches."""
     torch._foreach_lerp_(list(average.parameters()), list(online.parameters()), 1 - momentum)
-
-
-def cosine_to_one(start: float, progress: float) -> float:
-    """A momentum that rises from `start` to 1 along a half cosine."""
-    return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
 
 
 def prototype_perplexity(assignments: Tensor) -> Tensor:

@@ -23,13 +23,13 @@ from hirl.methods.base import (
     MethodOutput,
     Prototypes,
     Step,
-    cosine_to_one,
     full_precision,
     momentum_copy,
     prototype_perplexity,
     split_decay,
     update_momentum,
 )
+from hirl.methods.schedules import half_cosine, linear_warm_up
 
 
 @register("dino")
@@ -56,7 +56,7 @@ class DINO(Method):
 
     def before_step(self, step: Step) -> None:
         """The teacher follows the student; the student's prototypes are frozen for the first epochs."""
-        momentum = cosine_to_one(self.config.momentum, step.progress)
+        momentum = half_cosine(self.config.momentum, 1, step.progress)
         update_momentum(self.teacher, self.student, momentum)
         update_momentum(self.teacher_prototypes, self.student_prototypes, momentum)
         self.student_prototypes.requires_grad_(step.epoch >= self.config.frozen_prototype_epochs)
@@ -79,18 +79,13 @@ class DINO(Method):
         return split_decay(self)
 
     def _class_loss(self, targets: list[Tensor], scores: list[Tensor], epoch: int) -> Tensor:
-        temperature = warm_up(*self.config.teacher_temperature, self.config.teacher_temperature_epochs, epoch)
+        temperature = linear_warm_up(*self.config.teacher_temperature, self.config.teacher_temperature_epochs, epoch)
         with full_precision():
             return self.self_distillation(targets, scores, teacher_temp=temperature)
 
     def _gauges(self, scores: Tensor) -> dict[str, Tensor]:
         probabilities = F.softmax(scores.detach() / self.config.student_temperature, dim=1)
         return {"prototype_perplexity": prototype_perplexity(probabilities)}
-
-
-def warm_up(start: float, end: float, epochs: int, epoch: int) -> float:
-    """A temperature rising linearly over `epochs` epochs, the last of which has `end`."""
-    return end if epoch >= epochs - 1 else start + (end - start) * epoch / (epochs - 1)
 
 
 def _projector(width: int, config: DINOConfig) -> ProjectionHead:

@@ -20,7 +20,8 @@ from hirl.distributed.collectives import local_slice, world_size
 from hirl.distributed.device import send
 from hirl.methods import register
 from hirl.methods.base import MethodOutput, Step, full_precision, in_full_precision
-from hirl.methods.dino import DINO, warm_up
+from hirl.methods.dino import DINO
+from hirl.methods.schedules import linear_warm_up
 
 
 @in_full_precision
@@ -84,7 +85,9 @@ class IBOT(DINO):
         targets = list(self.teacher_prototypes(self.teacher.projector(tokens[:, 0])).chunk(2))
         patches = _project_patches(self.teacher.projector, tokens[:, 1:].flatten(0, 1))
         patches = F.normalize(patches, dim=-1).unflatten(0, (len(global_views), -1))  # [2B, P, D]
-        temperature = warm_up(*self.config.patch_teacher_temperature, self.config.teacher_temperature_epochs, epoch)
+        temperature = linear_warm_up(
+            *self.config.patch_teacher_temperature, self.config.teacher_temperature_epochs, epoch
+        )
         scores = self.teacher_prototypes(patches[where])
         probabilities = F.softmax((scores - self.patch_center.value) / temperature, dim=1)
         prototypes = F.normalize(self.teacher_prototypes.weight, dim=-1)

@@ -22,11 +22,11 @@ from hirl.methods.base import (
     Method,
     MethodOutput,
     Step,
-    cosine_to_one,
     in_full_precision,
     momentum_copy,
     update_momentum,
 )
+from hirl.methods.schedules import half_cosine
 
 
 @in_full_precision
@@ -62,7 +62,7 @@ class MoCoV3(Method):
 
     def before_step(self, step: Step) -> None:
         """The key encoder's momentum rises from its start to 1 along a cosine."""
-        update_momentum(self.key_encoder, self.query_encoder, cosine_to_one(self.config.momentum, step.progress))
+        update_momentum(self.key_encoder, self.query_encoder, half_cosine(self.config.momentum, 1, step.progress))
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """2T [CE(q1 k2'/T, own) + CE(q2 k1'/T, own)]; the batch norms of the heads see one view at a time."""

@@ -1,21 +1,25 @@
-"""Learning rate and weight decay as functions of the step."""
+"""Learning rate and weight decay as functions of the step's number."""
 
 from __future__ import annotations
 
 import math
 
 from hirl.config import TrainingConfig
+from hirl.methods.schedules import half_cosine, linear_warm_up
 
 
 def learning_rate(config: TrainingConfig, number: int, per_epoch: int) -> float:
-    """The rate of step `number`: linear warm-up to the effective rate, then half a cosine down to min_lr, or steps.
+    """Return the rate of step `number`: linear warm-up to the effective rate, then half a cosine to min_lr, or steps.
 
+    The first step after the warm-up has the effective rate; with `warmup_ends_at_peak` the last one of it has it too.
     With `per_epoch` the whole epoch has the rate of its first step (MoCo v2, SimSiam).
     """
     schedule, peak = config.schedule, config.effective_lr
     if schedule.per_epoch:
         number -= number % per_epoch
     warmup = schedule.warmup_epochs * per_epoch
+    if number < warmup and schedule.warmup_ends_at_peak:
+        return linear_warm_up(schedule.start_lr, peak, math.ceil(warmup), number)
     if number < warmup:
         return schedule.start_lr + (peak - schedule.start_lr) * number / warmup
     if schedule.milestones:
@@ -24,11 +28,6 @@ def learning_rate(config: TrainingConfig, number: int, per_epoch: int) -> float:
 
 
 def weight_decay(config: TrainingConfig, number: int, per_epoch: int) -> float:
-    """The decay of step `number`: constant, or half a cosine to final_weight_decay over the whole training."""
+    """Return the weight decay of step `number`: constant, or half a cosine to final_weight_decay."""
     start, final = config.optimizer.weight_decay, config.optimizer.final_weight_decay
     return start if final is None else half_cosine(start, final, number / (config.epochs * per_epoch))
-
-
-def half_cosine(start: float, end: float, progress: float) -> float:
-    """From start (progress 0) to end (progress 1)."""
-    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hirl.config import RunConfig, TokenizerConfig, digest
+from hirl.config import RunConfig, digest
 from hirl.data.images import ImageSet, load_images
 from hirl.data.loader import epoch_batches, ordered_batches
 from hirl.data.views import Views, denormalize
 from hirl.distributed.collectives import gather, is_main_process, world_size
 from hirl.distributed.device import choose_device
 from hirl.files import read_json
+from hirl.methods.schedules import half_cosine
 from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
 from hirl.training.fit import fit
 
@@ -48,7 +49,7 @@ def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> 
     def batches(epoch: int) -> Iterator[tuple[Tensor, float]]:
         drawn = epoch_batches(images, settings.batch_size, config.seed, epoch, views, device)
         for number, (_, (view,)) in enumerate(drawn, epoch * per_epoch):
-            yield denormalize(view), _temperature(settings, number / (per_epoch * settings.epochs))
+            yield denormalize(view), half_cosine(*settings.temperature, number / (per_epoch * settings.epochs))
 
     def loss(batch: tuple[Tensor, float]) -> Tensor:
         return network.train().loss(*batch, settings.kl_weight)
@@ -66,11 +67,6 @@ def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> 
             flush=True,
         )
     return gauges
-
-
-def _temperature(settings: TokenizerConfig, progress: float) -> float:
-    start, end = settings.temperature
-    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @torch.no_grad()

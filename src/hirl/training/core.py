@@ -1,0 +1,217 @@
+"""The core of every training: its epochs, seeds, rates, precision, progress and checkpoints.
+
+Pretraining (hirl.training.loop) and supervised training (hirl.training.fit) bring their batches and what a step does
+with one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hirl.config import TrainingConfig
+from hirl.distributed.collectives import broadcast_object, is_main_process, mean
+from hirl.distributed.device import choose_precision, seed_step
+from hirl.distributed.parallel import synchronise
+from hirl.files import locked
+from hirl.models.blocks import set_up_blocks
+from hirl.training.checkpoint import load_checkpoint, save_checkpoint
+from hirl.training.optimizers import build_optimizer, set_rates
+from hirl.training.schedules import learning_rate, weight_decay
+
+SECONDS_BETWEEN_LINES = 30  # of progress within an epoch
+
+Row = dict[str, float]  # of the history: an epoch's numbers
+
+
+class Trainer:
+    """A network in training. After a kill it resumes from its last epoch, to the same bits on a CPU.
+
+    Every rank trains on its share of the batches; rank 0 alone reads and writes `scratch`, and prints. A subclass
+    defines `batches`, `step` and `row`.
+
+    Args:
+        name: what lines of progress and errors call the training.
+        network: on its device; its state is in the checkpoints. On several ranks its batch norm becomes that of the
+            whole batch, in place.
+        groups: for the optimiser; `decay: False`, `fixed_lr: True` and `lr_scale: float` are heeded (`set_rates`).
+        per_epoch: steps of an epoch.
+        scratch: the folder of the checkpoints.
+        fingerprint: digest of all that decides the result.
+        seed: decides, with a step's number, the step's random numbers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        groups: list[dict[str, Any]],
+        config: TrainingConfig,
+        per_epoch: int,
+        scratch: Path,
+        fingerprint: str,
+        seed: int,
+    ):
+        self.name, self.config, self.per_epoch, self.seed = name, config, per_epoch, seed
+        self.scratch, self.fingerprint = scratch, fingerprint
+        self.device = next(network.parameters()).device
+        self.dtype = choose_precision(config.precision, self.device)
+        self.network = synchronise(network)
+        set_up_blocks(network, config)
+        self.optimizer = build_optimizer(groups, config.optimizer)
+        self.history: list[Row] = []
+
+    # --- what a training brings ---------------------------------------------------------------------------------------
+
+    def before_training(self) -> None:
+        """Called on rank 0 once the history is known, before the first epoch that is missing."""
+
+    def before_epoch(self, epoch: int) -> None:
+        """Called before each epoch, with random numbers of its own."""
+
+    def batches(self, epoch: int) -> Iterable[Any]:
+        """The `per_epoch` batches of an epoch; the generators are seeded for a step before its batch is drawn."""
+        raise NotImplementedError
+
+    def step(self, batch: Any, number: int) -> dict[str, Tensor]:
+        """Take one optimisation step; return its detached scalars, `loss` among them, with no wait for the device."""
+        raise NotImplementedError
+
+    def row(self, totals: dict[str, Tensor], rate: float, seconds: float) -> Row:
+        """Return what the history keeps of an epoch.
+
+        Args:
+            totals: the sums of the steps' scalars, means over the ranks.
+            rate: the learning rate of the last step.
+            seconds: what the steps took.
+        """
+        raise NotImplementedError
+
+    def record(self, row: Row) -> None:
+        """Called on rank 0 with each new row of the history, before the epoch's checkpoint is written."""
+
+    # --- what all have in common --------------------------------------------------------------------------------------
+
+    def train(self) -> list[Row]:
+        """Resume from the newest checkpoint, run the epochs that are missing, and return the history.
+
+        Raises:
+            ValueError: scratch holds the checkpoint of something else, or the loss is not finite.
+        """
+        self._resume()
+        for epoch in range(len(self.history), self.config.epochs):
+            started = time.monotonic()
+            seed_step(self.seed, -1 - epoch)
+            self.before_epoch(epoch)
+            row = {"epoch": epoch} | self._train_epoch(epoch) | {"seconds": time.monotonic() - started}
+            self.history.append(row)
+            if is_main_process():
+                self.record(row)
+                save_checkpoint(self.scratch, epoch + 1, self._state())
+                print(self._line(row), flush=True)
+        return self.history
+
+    def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
+        """Take the steps of an epoch one by one, and yield the scalars of each."""
+        first = epoch * self.per_epoch
+        seed_step(self.seed, first)
+        for number, batch in enumerate(self.batches(epoch), first):
+            decay = weight_decay(self.config, number, self.per_epoch)
+            set_rates(self.optimizer, self._learning_rate(number), self.config.effective_lr, decay)
+            yield self.step(batch, number)
+            seed_step(self.seed, number + 1)
+
+    def autocast(self) -> AbstractContextManager:
+        """Return the context of forward passes: the training's precision."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _train_epoch(self, epoch: int) -> Row:
+        started = last_line = time.monotonic()
+        totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        done = 0
+        for done, scalars in enumerate(self.steps(epoch), 1):
+            for name, value in scalars.items():
+                totals[name] += value
+            if is_main_process() and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+                last_line = time.monotonic()
+                self._check_finite(totals["loss"], epoch, done)
+                print(self._line({"epoch": epoch, "loss": totals["loss"].item() / done}, done), flush=True)
+        assert done == self.per_epoch
+        totals = dict(zip(totals, mean(torch.stack(list(totals.values()))), strict=True))
+        self._check_finite(totals["loss"], epoch, done)
+        rate = self._learning_rate(epoch * self.per_epoch + done - 1)
+        return self.row(totals, rate, time.monotonic() - started)
+
+    def _learning_rate(self, number: int) -> float:
+        return learning_rate(self.config, number, self.per_epoch)
+
+    def _check_finite(self, loss: Tensor, epoch: int, done: int) -> None:
+        if not loss.isfinite():
+            raise ValueError(
+                f"{self.name}: the loss is not finite in epoch {epoch + 1}, by step {done}; the state after "
+                f"{len(self.history)} epochs is kept in {self.scratch}. Lower its optimizer.base_lr, or set its "
+                "precision to fp32"
+            )
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.fingerprint,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+        }
+
+    def _resume(self) -> None:
+        """Load the newest checkpoint, if there is one, on every rank."""
+        state = broadcast_object(lambda: load_checkpoint(self.scratch))
+        if state is not None:
+            if state["fingerprint"] != self.fingerprint:
+                raise ValueError(
+                    f"{self.scratch} holds the checkpoint of another configuration, other data or another tokenizer: "
+                    "remove it, or give another --scratch"
+                )
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.history = state["history"]
+        if is_main_process():
+            self.before_training()
+            if self.history:
+                print(f"{self.name}  goes on after epoch {len(self.history)}/{self.config.epochs}", flush=True)
+
+    def _line(self, row: Row, steps_done: int | None = None) -> str:
+        """Return one line of progress, the same in a terminal and in a log."""
+        parts = [self.name, f"epoch {row['epoch'] + 1}/{self.config.epochs}"]
+        if steps_done is not None:
+            parts.append(f"step {steps_done}/{self.per_epoch}")
+        shown = ("loss", "path_loss", "feature_std")
+        parts += [f"{name.replace('_', ' ')} {row[name]:.3f}" for name in shown if name in row]
+        if "images_per_second" in row:
+            parts.append(f"{row['images_per_second']:.0f} images/s")
+        return "  ".join(parts)
+
+
+def lock_scratch(scratch: Path) -> AbstractContextManager[None]:
+    """Hold a scratch folder for this training alone: rank 0 locks it, the others rely on that.
+
+    Raises:
+        ValueError: another process holds it, or it cannot be written.
+    """
+    return locked(scratch) if is_main_process() else nullcontext()
+
+
+def descend(
+    loss: Tensor, optimizer: torch.optim.Optimizer, clipped: Iterable[nn.Parameter], clip_norm: float | None
+) -> None:
+    """Take the optimiser's step down a loss; the gradients of `clipped` are scaled to a joint norm of `clip_norm`."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(clipped, clip_norm)
+    optimizer.step()

@@ -122,6 +122,7 @@ def picture(data: ImageSet, index: int) -> np.ndarray:
     """Return one image as [H, W, 3] uint8, cropped to a square if it is read from a file."""
     if data.images is not None:
         return np.asarray(data.images[index]).transpose(1, 2, 0)
+    assert data.paths is not None
     from PIL import Image, ImageOps
 
     with Image.open(data.paths[index]) as image:

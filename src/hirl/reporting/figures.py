@@ -253,7 +253,7 @@ def _size_panel(ax: Axes, tree: np.ndarray) -> None:
     bins = np.geomspace(1, largest + 1, 19)
     for level in range(tree.shape[1]):
         sizes = np.unique(tree[:, level], return_counts=True)[1]
-        ax.hist(sizes, bins=bins, histtype="stepfilled", alpha=0.75, color=_level_color(level))
+        ax.hist(sizes, bins=bins.tolist(), histtype="stepfilled", alpha=0.75, color=_level_color(level))
     ax.set(xscale="log", yscale="log", xlabel="images per cluster")
     ax.set_ylim(bottom=0.7)  # shows a bar of one cluster
     for axis in (ax.xaxis, ax.yaxis):

@@ -21,7 +21,7 @@ BASELINE, HIRL, LOSS, INK, FAINT = "#8b929c", "#1f5fa8", "#cc4b1c", "#24292f", "
 CONTROL_LINE: dict[str, Any] = {"color": "#b9922f", "linewidth": 1.4, "linestyle": (0, (2, 1.2))}
 LEVEL_COLORS = ("#1f5fa8", "#3c9ab2", "#cc7a29", "#8b929c")  # finest first
 DPI = 150
-LOOK = {
+LOOK: dict[Any, Any] = {
     "figure.dpi": DPI,
     "savefig.dpi": DPI,
     "savefig.bbox": "tight",

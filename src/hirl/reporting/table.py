@@ -322,7 +322,7 @@ def _control_cells(summary: pd.DataFrame, backbone: str, metrics: list[Metric]) 
 def method_cells(summary: pd.DataFrame, method: str, metrics: list[Metric]) -> Cells:
     """Return the numbers of a method's baseline and of HIRL, and the gain."""
     sides = [_where(summary, method=method, variant=variant) for variant in VARIANTS]
-    cells = {}
+    cells: Cells = {}
     for metric in metrics:
         baseline, hirl = (_by_seed(side, metric) for side in sides)
         # A seed fixes the order of images and the initial weights of both variants, so their difference is paired.

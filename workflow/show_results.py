@@ -185,13 +185,14 @@ def spread(study: Study) -> str:
         "chance, as another seed would."
     ]
     if study.floor:
-        moves = ", ".join(f"{html(metric.title)} {value:.1f}" for metric, value in study.floor.items())
-        paragraphs.append(
+        body = [[html(metric.title), f"{value:.1f}"] for metric, value in study.floor.items()]
+        paragraphs += [
             "Noise floor: re-evaluating the same weights in half precision "
-            f"(`{study.published}`) changes each metric by at most: {moves}. Treat differences below the noise floor "
-            f"as ties ({ties(study.table, study.floor)} of {study.table.verdict.total} here). The noise floor is a "
-            "lower bound of the spread: retraining with another seed or on another processor moves the numbers more."
-        )
+            f"(`{study.published}`) changes each metric by at most the following. Treat differences below the noise "
+            f"floor as ties ({ties(study.table, study.floor)} of {study.table.verdict.total} here). The noise floor is "
+            "a lower bound of the spread: retraining with another seed or on another processor moves the numbers more.",
+            markdown_table(["Metric", "Noise floor"], body).rstrip(),
+        ]
     return "\n\n".join(paragraphs)
 
 

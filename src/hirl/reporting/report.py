@@ -94,13 +94,14 @@ def caption(name: str) -> str:
 def _facts(study_folder: Path, summary: pd.DataFrame, runs: list[Run]) -> dict[str, str]:
     """Return the study in a few numbers."""
     trained = [run for run in runs if run.trained]
+    seeds = sorted({run.seed for run in trained})
     seconds = sum(run.history["seconds"].sum() for run in trained)
     facts = {
         "Data": ", ".join(summary["dataset"].unique()),
         "Methods": ", ".join(method_title(method) for method in trained_by_method(runs)) or "none",
         "Backbones": ", ".join(dict.fromkeys(backbone_title(run.backbone) for run in runs)),
         "Trained runs": str(len(trained)),
-        "Seeds": ", ".join(str(seed) for seed in sorted({run.seed for run in trained})),
+        "Seeds": f"{len(seeds)} ({', '.join(map(str, seeds))})",
         "Training time": duration(seconds),
     }
     for title, folder in (("Data", "data"), ("Transfer to", "transfer")):
@@ -191,7 +192,9 @@ def _embedded(png: bytes) -> dict[str, Any]:
 
 def _notes(table: Table, summary: pd.DataFrame, runs: list[Run]) -> list[str]:
     """Return what a reader must know to judge the numbers."""
-    notes = [table.note, "Losses are shown as they are."]
+    notes = [table.note]
+    if table.headline_metrics != table.metrics:
+        notes.append("AP50 and AP75 are not counted, because AP averages over them.")
     if missing := [run.name for run in runs if rows_of(summary, run).empty]:
         notes.append(f"Runs without any evaluation: {', '.join(missing)}.")
     trained = [row for row in table.rows if not row.control]

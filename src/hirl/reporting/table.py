@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ VARIANTS = ("baseline", "hirl")
 PARTS = (*VARIANTS, "gain")
 PART_TITLES = {"baseline": "baseline", "hirl": "HIRL", "gain": "gain"}
 FROM_SCRATCH = " †"  # marks the number of a control that was trained from scratch
+# AP averages over IoU thresholds, these among them: they stand in tables, but are neither counted nor drawn.
+THRESHOLDS = ("ap50_box", "ap75_box", "ap50_mask", "ap75_mask")
+MAX_METRICS = 3  # of a table on a page
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,19 @@ class Table:
 
     @property
     def families(self) -> dict[str, list[Metric]]:
-        """The metrics by family."""
-        grouped = groupby(self.metrics, lambda metric: TASKS[metric.task].family)
-        return {family: list(members) for family, members in grouped}
+        """The metrics by family; a long family is split into several tables."""
+        parts: dict[str, list[Metric]] = {}
+        for family, members in groupby(self.metrics, lambda metric: TASKS[metric.task].family):
+            metrics = list(members)
+            for start in range(0, len(metrics), MAX_METRICS):
+                title = f"{family}, part {start // MAX_METRICS + 1}" if start else family
+                parts[title] = metrics[start : start + MAX_METRICS]
+        return parts
+
+    @property
+    def headline_metrics(self) -> list[Metric]:
+        """The metrics that are counted and drawn."""
+        return [metric for metric in self.metrics if metric.name not in THRESHOLDS]
 
     @property
     def backbones(self) -> dict[str, list[Row]]:
@@ -132,13 +145,9 @@ class Table:
 
     @property
     def gains(self) -> dict[tuple[Metric, str], Cell]:
-        """The gains by metric and method."""
-        return {
-            (metric, row.method): cell
-            for row in self.rows
-            for (metric, part), cell in row.cells.items()
-            if part == "gain"
-        }
+        """The gains that are counted, by metric and method."""
+        keys = product(self.headline_metrics, self.rows)
+        return {(metric, row.method): gain for metric, row in keys if (gain := row.cells.get((metric, "gain")))}
 
     @property
     def verdict(self) -> Verdict:

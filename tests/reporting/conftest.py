@@ -1,9 +1,10 @@
-"""A plausible study on disk, with numbers that are known: what the reporting room reads."""
+"""Write a plausible study with known numbers to disk, for the reporting tests."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hirl.config.run_name import RunName
 from hirl.hierarchy.tree import SemanticTree
 from hirl.reporting.figures import draw_figures
 from hirl.reporting.summary import summarise
@@ -27,19 +29,21 @@ TRAINING = [{"epoch": e, "loss": 3.0 - e, "learning_rate": 0.1 / (e + 1), "secon
 
 
 def run_names(methods: Sequence[str], seeds: Sequence[int] = (0,)) -> list[str]:
-    controls = dict.fromkeys(f"untrained-{BACKBONES[method]}-s0" for method in methods)
-    trained = [
-        f"{method}-{variant}-s{seed}" for method in methods for variant in ("baseline", "hirl") for seed in seeds
-    ]
-    return [*controls, *trained]
+    controls = dict.fromkeys(RunName.control(BACKBONES[method]) for method in methods)
+    trained = [RunName(*run) for run in product(methods, ("baseline", "hirl"), seeds)]
+    return list(map(str, [*controls, *trained]))
+
+
+def backbone_of(run: RunName) -> str:
+    return run.backbone or BACKBONES.get(run.method, "resnet18")
 
 
 def write_evaluation(
     study: Path, run: str, task: str, metrics: dict[str, float], history: Sequence[dict[str, float]] = ()
 ) -> None:
-    rest, seed = run.rsplit("-s", 1)
-    method, variant = rest.split("-")
-    found = {"study": study.name, "dataset": "taxonomy", "method": method, "variant": variant, "seed": int(seed)}
+    name = RunName.parse(run)
+    found = {"study": study.name, "dataset": "taxonomy", "method": name.method, "variant": name.variant}
+    found |= {"backbone": backbone_of(name), "seed": name.seed}
     path = study / "runs" / run / "evaluation" / f"{task}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     found |= {"task": task, "metrics": metrics, "settings": {"neighbours": [10, 20]}}
@@ -89,15 +93,16 @@ def write_snapshot(path: Path, labels: torch.Tensor, noise: float, generator: np
 def write_training(study: Path, run: str, labels: torch.Tensor, generator: np.random.Generator) -> None:
     """What a finished training leaves: config, history, record, snapshots."""
     folder = study / "runs" / run
-    method, variant, seed = run.rsplit("-", 2)
+    name = RunName.parse(run)
+    has_tree = name.variant == "hirl"
     config = {
-        "hash": f"hash of {method} {variant}",
+        "hash": f"hash of {name.method} {name.variant}",
         "study": study.name,
-        "method": method,
-        "variant": variant,
-        "seed": int(seed[1:]),
-        "backbone": {"name": BACKBONES[method]},
-        "hierarchy": {"num_clusters": [24, 6, 3], "start_epoch": START} if variant == "hirl" else None,
+        "method": name.method,
+        "variant": name.variant,
+        "seed": name.seed,
+        "backbone": {"name": BACKBONES[name.method]},
+        "hierarchy": {"num_clusters": [24, 6, 3], "start_epoch": START} if has_tree else None,
         "training": {"epochs": EPOCHS, "batch_size": 64, "optimizer": {"name": "sgd", "base_lr": 0.03}},
         "evaluation": {"knn": {"neighbours": [10]}},
     }
@@ -106,8 +111,7 @@ def write_training(study: Path, run: str, labels: torch.Tensor, generator: np.ra
     epochs = np.arange(EPOCHS)
     history = pd.DataFrame({"epoch": epochs})
     history["image_loss"] = 4 * np.exp(-epochs / 3) + generator.normal(0, 0.05, EPOCHS) + 1
-    has_tree = (epochs >= START) & (variant == "hirl")
-    history["path_loss"] = np.where(has_tree, 2 * np.exp(-epochs / 4), np.nan)
+    history["path_loss"] = np.where(has_tree & (epochs >= START), 2 * np.exp(-epochs / 4), np.nan)
     history["loss"] = history["image_loss"] + history["path_loss"].fillna(0)
     history["learning_rate"], history["images_per_second"], history["memory_mb"] = 0.03, 500.0, 800.0
     history["seconds"], history["feature_std"] = 2.5, 0.05 + 0.02 * epochs / EPOCHS
@@ -117,7 +121,7 @@ def write_training(study: Path, run: str, labels: torch.Tensor, generator: np.ra
     for row in history.to_dict("records"):
         epoch = row.pop("epoch")
         recorder.metrics(int(epoch), {key: value for key, value in row.items() if value == value})
-        if variant == "hirl" and epoch >= START:
+        if has_tree and epoch >= START:
             write_snapshot(
                 folder / "snapshots" / f"epoch{int(epoch):03d}.safetensors", labels, 0.9 - 0.15 * epoch, generator
             )
@@ -144,8 +148,8 @@ def make_study(folder: Path, methods: Sequence[str], seeds: Sequence[int] = (0,)
         if not run.startswith("untrained"):
             write_training(folder, run, labels, generator)
         if "hirl" in run:
-            kinds = {"nmi": 60.0, "ami": 50.0, "purity": 70.0, "clusters": 24.0, "empty": 0.0}
-            metrics = {f"{kind}_level{level}": value - level for level in range(3) for kind, value in kinds.items()}
+            finest = {"nmi": 60.0, "ami": 50.0, "purity": 70.0, "clusters": 24.0, "empty": 0.0}
+            metrics = {f"{name}_level{level}": value - level for level in range(3) for name, value in finest.items()}
             write_evaluation(folder, run, "hierarchy", metrics | {"empty_level1": 0.0, "empty_level2": 0.0})
     return runs
 
@@ -174,9 +178,8 @@ def evaluations(tmp_path: Path) -> Callable[[dict[str, dict[str, dict[str, float
         for run, tasks in found.items():
             for task, metrics in tasks.items():
                 write_evaluation(study, run, task, metrics)
-            if not run.startswith("untrained"):
-                method = run.split("-")[0]
-                config = {"backbone": {"name": BACKBONES.get(method, "resnet18")}}
+            if not (name := RunName.parse(run)).is_control:
+                config = {"backbone": {"name": backbone_of(name)}}
                 (study / "runs" / run / "config.json").write_text(json.dumps(config))
         return study
 

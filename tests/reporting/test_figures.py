@@ -1,4 +1,4 @@
-"""Figures are drawn whole, show what they claim, and come out the same again."""
+"""Figures are complete, show the data they claim to show, and are reproducible byte by byte."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_study_without_hirl_draws_what_it_has(study, tmp_path):
     baselines = [run for run in runs if "hirl" not in run]
     summarise(tmp_path / "demo", baselines, TASKS)
     assert [path.name for path in draw_figures(tmp_path / "demo", baselines)] == ["gains.png", "training.png"]
-    with pytest.raises(ValueError, match="no hirl run"):
+    with pytest.raises(ValueError, match="no HIRL run"):
         hierarchy(tmp_path / "demo", baselines, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 

@@ -1,4 +1,4 @@
-"""The authors' published numbers stand beside ours: whole, with their source, and with what they may be compared to."""
+"""The authors' published numbers stand beside ours, complete, with their source and with what they compare to."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from hirl.config import CONFIG_ROOT
 from hirl.reporting.paper import PAPER, compare, latex, markdown, numbers, read_paper
-from hirl.reporting.runs import METHOD_NAMES
 from hirl.reporting.table import collect, tabulate
+from hirl.reporting.titles import METHOD_TITLES
 
 HEAD = "method,variant,task,metric,value,source\n"
 PUBLISHED = HEAD + "".join(
@@ -60,13 +60,17 @@ def test_gains_are_those_of_the_published_numbers_and_what_was_not_run_stays_emp
     assert "dino" not in found.index.get_level_values("method")
 
 
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
 def test_markdown_has_a_row_per_method(comparison):
     heads, _, *lines = markdown(comparison).splitlines()
-    columns = [f"{name}<br>{side}" for name in ("kNN top-1", "Fine-tune top-1") for side in ("paper", "ours")]
-    assert heads == f"| Method | {' | '.join(columns)} |"
-    assert lines == [
-        "| SwAV | 60.25 → 61.50 (+1.25) | 30.0 → 28.8 (-1.2) | 75.00 → 74.25 (-0.75) |  |",
-        "| BEiT |  |  | 80.00 → 80.00 (+0.00) |  |",
+    columns = [f"{name}<br>{side}" for name in ("kNN top-1", "Fine-tuning top-1") for side in ("paper", "ours")]
+    assert cells_of(heads) == ["Method", *columns]
+    assert [cells_of(line) for line in lines] == [
+        ["SwAV", "60.25 → 61.50 (+1.25)", "30.0 → 28.8 (-1.2)", "75.00 → 74.25 (-0.75)", ""],
+        ["BEiT", "", "", "80.00 → 80.00 (+0.00)", ""],
     ]
 
 
@@ -75,7 +79,7 @@ def test_latex_groups_methods_by_evaluation_and_leaves_out_empty_lines(compariso
     assert lines[2:] == [
         r"\multicolumn{7}{l}{\textit{kNN top-1}}",
         r"SwAV & 60.25 & 61.50 & +1.25 & 30.0 & 28.8 & $-$1.2",
-        r"\multicolumn{7}{l}{\textit{Fine-tune top-1}}",
+        r"\multicolumn{7}{l}{\textit{Fine-tuning top-1}}",
         r"SwAV & 75.00 & 74.25 & $-$0.75 &  &  & ",
         r"BEiT & 80.00 & 80.00 & +0.00 &  &  & ",
     ]
@@ -84,9 +88,9 @@ def test_latex_groups_methods_by_evaluation_and_leaves_out_empty_lines(compariso
 @pytest.mark.parametrize(
     ("classes", "images", "said"),
     [
-        (36, 3600, "Ours are on taxonomy (3,600 training images of 32 px, 36 classes): the two are not comparable"),
-        (1000, 100_000, "Ours are on taxonomy (100,000 training images of 32 px, 1000 classes): the two are not"),
-        (1000, 1_281_167, "Ours are on as many training images of as many classes."),
+        (36, 3600, "Ours are on taxonomy (3,600 training images of 32 px, 36 classes). The two are not comparable"),
+        (1000, 100_000, "Ours are on taxonomy (100,000 training images of 32 px, 1000 classes). The two are not"),
+        (1000, 1_281_167, "Ours are on the same number of training images and classes."),
     ],
 )
 def test_what_ours_were_measured_on_is_said(evaluations, published, classes, images, said):
@@ -101,13 +105,13 @@ def test_what_ours_were_measured_on_is_said(evaluations, published, classes, ima
 
 
 def test_a_study_whose_data_is_not_at_hand_says_so(comparison):
-    assert "What ours were measured on is not known here" in comparison.note
+    assert "The data of this study is not at hand" in comparison.note
 
 
 def test_the_published_numbers_are_whole_and_each_names_its_source():
     found = read_paper()
     assert PAPER == CONFIG_ROOT / "paper.csv"
-    assert set(found["method"]) == set(METHOD_NAMES) - {"untrained"}
+    assert set(found["method"]) == set(METHOD_TITLES) - {"untrained"}
     assert found["value"].between(50, 90).all()
     assert found["source"].str.fullmatch(r"github\.com/hirl-team/HIRL at [0-9a-f]{12}: README\.md").all()
     assert (found.groupby(["method", "task", "metric"])["variant"].nunique() == 2).all()
@@ -118,11 +122,11 @@ def test_the_published_numbers_are_whole_and_each_names_its_source():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (PUBLISHED + "swav,hirl,knn,top1,1.0,twice\n", "line 8: swav, hirl, knn, top1 is unknown or stands twice"),
+        (PUBLISHED + "swav,hirl,knn,top1,1.0,twice\n", "line 8: swav, hirl, knn, top1 is unknown or appears twice"),
         (HEAD + "swav,mine,knn,top1,1.0,x\n", "line 2: swav, mine, knn, top1 is unknown"),
         (HEAD + "swav,hirl,knn,recall,1.0,x\n", "line 2: swav, hirl, knn, recall is unknown"),
-        (HEAD + "swav,hirl,knn,top1,much,x\n", "value: a number is needed"),
-        ("method,value\nswav,1\n", "its columns are method, value: make them method, variant, task, metric"),
+        (HEAD + "swav,hirl,knn,top1,much,x\n", "value: give a number"),
+        ("method,value\nswav,1\n", "has columns method, value: make them method, variant, task, metric"),
     ],
     ids=["twice", "variant", "metric", "value", "columns"],
 )
@@ -140,5 +144,5 @@ def test_the_results_hold_the_comparison(study, drawn):
     folder, _ = study
     found = pd.read_csv(folder / "paper.csv").set_index(["task", "method"])
     assert found.loc[("knn", "ibot"), "paper_gain"] == 0.85  # 77.49 - 76.64
-    assert "the two are not comparable" in (folder / "table.md").read_text()
-    assert "the two are not comparable" in (folder / "table-paper.tex").read_text()
+    assert "The two are not comparable" in (folder / "table.md").read_text()
+    assert "The two are not comparable" in (folder / "table-paper.tex").read_text()

@@ -1,4 +1,4 @@
-"""MLflow shows what the records say: once, whoever tells it, however often, and never at a training's cost."""
+"""MLflow holds every record exactly once, live or synced, and its failures never stop a training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hirl.tracking.mlflow import KEY, LiveRun, flatten, init, live_run, run_tags, sync
+from hirl.config.run_name import RunName
+from hirl.tracking.mlflow import KEY, MAX_VALUE, LiveRun, init, live_run, run_tags, sync
 from hirl.tracking.record import Recorder, read_record
 
 RUNS = ("mocov2-baseline-s0", "mocov2-hirl-s0", "untrained-resnet18-s0")
@@ -21,20 +22,27 @@ EPOCHS = 3
 
 
 def config_of(run: str, seed: int = 0) -> dict:
-    method, variant, _ = run.rsplit("-", 2)
-    training = {"epochs": EPOCHS, "optimizer": {"base_lr": 0.03}}
-    return {"study": "demo", "method": method, "variant": variant, "seed": seed, "training": training, "evaluation": {}}
+    name = RunName.parse(run)
+    return {
+        "study": "demo",
+        "method": name.method,
+        "variant": name.variant,
+        "seed": seed,
+        "backbone": {"name": "resnet18"},
+        "training": {"epochs": EPOCHS, "optimizer": {"base_lr": 0.03}},
+        "evaluation": {},
+    }
 
 
 def write_evaluation(folder: Path, task: str, metrics: dict[str, float], history: Sequence[dict] = ()) -> None:
-    rest, _, seed = folder.name.rpartition("-s")
-    method, variant = rest.split("-")
+    name = RunName.parse(folder.name)
     found = {
         "study": "demo",
         "dataset": "taxonomy",
-        "method": method,
-        "variant": variant,
-        "seed": int(seed),
+        "method": name.method,
+        "variant": name.variant,
+        "backbone": "resnet18",
+        "seed": name.seed,
         "task": task,
     }
     path = folder / "evaluation" / f"{task}.json"
@@ -132,13 +140,16 @@ def test_sync_replays_each_run_with_its_evaluations_as_children(study, uri):
     assert parent.data.params["config.training.optimizer.base_lr"] == "0.03"
     assert parent.data.metrics["loss"] == pytest.approx(1 / 3)  # of the last epoch; stored as a double
     assert parent.info.status == "FINISHED"
-    wanted = {"study": "demo", "method": "mocov2", "variant": "hirl", "seed": "0", "stage": "pretrain"}
+    wanted = {"study": "demo", "method": "mocov2", "variant": "hirl", "backbone": "resnet18", "seed": "0"}
+    wanted["stage"] = "pretrain"
     assert wanted.items() <= parent.data.tags.items()
     assert {"config_hash", "git_commit", "processor"} <= set(parent.data.tags)
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.tags["stage"] == "probe"
     assert child.data.metrics == {"top1": 55.0}
-    assert runs["untrained-resnet18-s0 knn"].data.metrics == {"top1": 50.0, "top5": 80.0}
+    control = runs["untrained-resnet18-s0 knn"].data
+    assert control.metrics == {"top1": 50.0, "top5": 80.0}
+    assert [control.tags[key] for key in ("variant", "backbone", "stage")] == ["control", "resnet18", "knn"]
 
 
 def test_every_epoch_is_there_with_the_time_of_the_record(study, uri):
@@ -171,7 +182,7 @@ def test_an_evaluation_that_trains_shows_its_epochs_as_curves(study, uri):
     assert contents(uri)[key] == before
 
 
-def test_what_decides_no_weights_makes_no_other_run():
+def test_settings_that_do_not_change_the_weights_make_no_other_run():
     config = config_of(RUNS[0])
     same = run_tags(RUNS[0], config | {"evaluation": {"knn": 1}, "scenes": {}, "transfer_data": {}, "hash": "1"})
     assert same == run_tags(RUNS[0], config)
@@ -267,14 +278,14 @@ def test_a_store_that_fails_is_named_once_and_training_goes_on(store, tmp_path, 
     assert RUNS[0] in said[0]
 
 
-def test_a_machine_without_mlflow_trains_all_the_same(tmp_path, capsys, monkeypatch):
+def test_a_machine_without_mlflow_trains_nevertheless(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.setitem(sys.modules, "mlflow.db", None)
     monkeypatch.setitem(sys.modules, "mlflow.exceptions", None)
     recorder = Recorder(tmp_path / "record.jsonl", LiveRun("sqlite:///x.db", RUNS[0], config_of(RUNS[0])))
     recorder.params({})
     recorder.close()
-    assert "training goes on" in capsys.readouterr().err
+    assert "training continues" in capsys.readouterr().err
 
 
 def test_live_tracking_is_asked_for_by_the_environment(monkeypatch):
@@ -293,6 +304,8 @@ def test_telemetry_is_off_and_mlflow_is_not_imported_by_importing_us():
     assert said.stdout.split() == ["False", "true"]
 
 
-def test_parameters_are_flat_and_as_long_as_mlflow_takes():
-    assert flatten({"a": {"b": {"c": 1}}, "d": None}) == {"a.b.c": "1", "d": "None"}
-    assert len(flatten({"long": "x" * 10_000})["long"]) == 6000
+def test_parameters_have_dotted_keys_and_are_cut_to_what_mlflow_takes(uri, tmp_path):
+    recorder = Recorder(tmp_path / "record.jsonl", LiveRun(uri, RUNS[0], config_of(RUNS[0])))
+    recorder.params({"a": {"b": {"c": 1}}, "none": None, "long": "x" * 10_000})
+    (run,) = stored(uri)
+    assert run.data.params == {"a.b.c": "1", "none": "None", "long": "x" * MAX_VALUE}

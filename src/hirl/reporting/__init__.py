@@ -1,1 +1,1 @@
-"""From finished runs to numbers, tables, pictures and one page that holds them all."""
+"""Turn finished runs into numbers, tables, figures and one report page."""

@@ -1,4 +1,4 @@
-"""The hierarchy atlas: what a run's last semantic tree put together, as pictures along its paths."""
+"""Draw the hierarchy atlas: the images that a run's last semantic tree put together, along its paths."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from hirl.data.images import ImageSet, load_images
 from hirl.reporting.runs import Run, assignments
 from hirl.reporting.style import FAINT, INK, LOSS, figure_file
 
-BRANCHES = {1: (12,), 2: (4, 3), 3: (3, 2, 2)}  # clusters shown per level, coarsest first: twelve rows of pictures
-PICTURES = 12
-BOX, BOX_WIDTH = "#f2f4f7", 3  # its width in pictures
+BRANCHES = {1: (12,), 2: (4, 3), 3: (3, 2, 2)}  # clusters shown per level, coarsest first: twelve rows of images
+IMAGES_PER_ROW = 12
+BOX_COLOR = "#f2f4f7"
+BOX_WIDTH = 3  # in images
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,18 @@ class Strip:
 
 
 def strips(tree: np.ndarray) -> list[Strip]:
-    """The paths shown: at every level the largest clusters, each with its largest children. `tree` is int [N, L]."""
+    """Return the paths to show: at every level the largest clusters, each with its largest children.
+
+    Args:
+        tree: cluster of every image, int [N, L], finest level first.
+    """
     levels = tree.shape[1]
     branches = BRANCHES.get(levels, (3, 2, 2) + (1,) * (levels - 3))
     return list(_descend(tree, np.arange(len(tree)), (), branches))
 
 
 def _descend(tree: np.ndarray, members: np.ndarray, path: tuple[int, ...], branches: Sequence[int]) -> Iterator[Strip]:
+    """Yield the strips below a cluster, given by its path and the images in it."""
     level = tree.shape[1] - 1 - len(path)
     if level < 0:
         yield Strip(path, members)
@@ -47,44 +53,45 @@ def _descend(tree: np.ndarray, members: np.ndarray, path: tuple[int, ...], branc
 
 
 def atlas(run_folder: str | Path, data_folder: str | Path, path: str | Path) -> None:
-    """Draws the largest semantic paths of a run's last tree: boxes from coarse to fine, then each cluster's images.
+    """Draw the largest semantic paths of a run's last tree: boxes from coarse to fine, then each cluster's images.
 
-    The images are the first of the cluster in the data set's order, not chosen by eye or by score; a frame marks those
-    of another class than most of their cluster.
+    The images are the first of the cluster in the data set's order, not selected. A frame marks an image whose class
+    is not the cluster's most common one.
 
     Raises:
         ValueError: the run has no tree.
     """
     run = Run(Path(run_folder).parents[1], Path(run_folder).name)
     if not run.snapshots:
-        raise ValueError(f"{run.folder}/snapshots holds no tree: only hirl runs past their start_epoch have one")
+        raise ValueError(f"{run.folder}/snapshots holds no snapshot: only HIRL runs past their start_epoch have one")
     tree, data = assignments(run.snapshots[-1]), load_images(data_folder, "train")
     shown, levels = strips(tree), tree.shape[1]
-    width = BOX_WIDTH * levels + PICTURES
-    with figure_file(path, figsize=(0.45 * width, 0.45 * len(shown) + 0.4)) as figure:
+    width = BOX_WIDTH * levels + IMAGES_PER_ROW
+    with figure_file(path, (0.45 * width, 0.45 * len(shown) + 0.4)) as figure:
         ax = figure.subplots()
         _boxes(ax, shown, tree, data)
         for row, strip in enumerate(shown):
             _pictures(ax, row, levels, strip, data)
         epoch = int(run.snapshots[-1].stem.removeprefix("epoch"))
-        ax.set_title(f"{run.title}, tree of epoch {epoch}: {_counts(tree)} clusters, largest first", pad=8)
+        ax.set_title(f"{run.title}, semantic tree of epoch {epoch}: {_counts(tree)} clusters, largest first", pad=8)
         ax.set(xlim=(0, width), ylim=(len(shown), 0), aspect="equal")
         ax.axis("off")
 
 
 def _counts(tree: np.ndarray) -> str:
+    """Return the number of clusters per level, coarsest first."""
     return " > ".join(str(len(np.unique(column))) for column in tree.T[::-1])
 
 
 def _boxes(ax: Axes, shown: list[Strip], tree: np.ndarray, data: ImageSet) -> None:
-    """A box per cluster and level, as tall as the rows below it."""
+    """Draw a box per cluster and level, as tall as its strips."""
     for depth in range(tree.shape[1]):
         level = tree.shape[1] - 1 - depth
         heads = [strip.path[: depth + 1] for strip in shown]
         for head in dict.fromkeys(heads):
             top, height = heads.index(head), heads.count(head)
             left, width = depth * BOX_WIDTH + 0.06, BOX_WIDTH - 0.12
-            ax.add_patch(plt.Rectangle((left, top + 0.06), width, height - 0.12, facecolor=BOX, edgecolor=FAINT))
+            ax.add_patch(plt.Rectangle((left, top + 0.06), width, height - 0.12, facecolor=BOX_COLOR, edgecolor=FAINT))
             members = np.flatnonzero(tree[:, level] == head[-1])
             name, share = _majority(data, members, level)
             text = f"{len(members)} images\n{share:.0%} {shorten(name, 20, placeholder=' ...')}"
@@ -93,28 +100,29 @@ def _boxes(ax: Axes, shown: list[Strip], tree: np.ndarray, data: ImageSet) -> No
 
 
 def _majority(data: ImageSet, members: np.ndarray, level: int) -> tuple[str, float]:
-    """The commonest true class of some images at the class level of that rank, and its share."""
-    rank = min(level, data.labels.shape[1] - 1)
-    label, count = Counter(np.asarray(data.labels)[members, rank].tolist()).most_common(1)[0]
-    return data.class_names[rank][label], count / len(members)
+    """Return the most common true class of some images, and its share; levels beyond the classes' use the coarsest."""
+    class_level = min(level, data.labels.shape[1] - 1)
+    label, count = Counter(np.asarray(data.labels)[members, class_level].tolist()).most_common(1)[0]
+    return data.class_names[class_level][label], count / len(members)
 
 
 def _pictures(ax: Axes, row: int, levels: int, strip: Strip, data: ImageSet) -> None:
-    """The strip's first images; those of another class than most of the cluster are framed."""
+    """Draw the strip's first images, and frame those that are not of its most common class."""
     classes = np.asarray(data.labels)[:, 0]
-    commonest = Counter(classes[strip.images].tolist()).most_common(1)[0][0]
-    for column, index in enumerate(strip.images[:PICTURES]):
+    majority = Counter(classes[strip.images].tolist()).most_common(1)[0][0]
+    for column, index in enumerate(strip.images[:IMAGES_PER_ROW]):
         left = BOX_WIDTH * levels + column
         ax.imshow(picture(data, int(index)), extent=(left + 0.06, left + 0.94, row + 0.94, row + 0.06), zorder=2)
-        if classes[index] != commonest:
+        if classes[index] != majority:
             frame = plt.Rectangle((left + 0.06, row + 0.06), 0.88, 0.88, fill=False, edgecolor=LOSS, linewidth=1.2)
             ax.add_patch(frame).set_zorder(3)
 
 
 def picture(data: ImageSet, index: int) -> np.ndarray:
-    """One image as [H, W, 3] uint8."""
+    """Return one image as [H, W, 3] uint8, cropped to a square if it is read from a file."""
     if data.images is not None:
         return np.asarray(data.images[index]).transpose(1, 2, 0)
+    assert data.paths is not None
     from PIL import Image, ImageOps
 
     with Image.open(data.paths[index]) as image:

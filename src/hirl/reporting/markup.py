@@ -1,53 +1,62 @@
-"""Tables of text in Markdown and LaTeX."""
+"""Format tables of text as Markdown and LaTeX."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import pandas as pd
+
+SPECIAL = {"\\": r"\textbackslash{}", **{c: rf"\{c}" for c in "%_&#$"}, "±": r"$\pm$", "→": r"$\to$"}
+SUPERSCRIPT = re.compile(r"\^(\w+)")
 
 
-def pipes(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, all columns but the first aligned to the right."""
-    rule = ["---", *["---:"] * (len(heads) - 1)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *body))
+def markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; every column but the first is aligned to the right."""
+    frame = pd.DataFrame(body, columns=pd.Index(heads, dtype=object), dtype=object)
+    align = ["left", *["right"] * (len(heads) - 1)]
+    return frame.to_markdown(index=False, colalign=align, disable_numparse=True) + "\n"
 
 
-def tabular(groups: Sequence[tuple[str, int]], heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A LaTeX tabular with booktabs.
+# Ours instead of pandas' Styler.to_latex, which sets no \cmidrule under column groups and no headings between rows.
+def tabular(groups: Sequence[tuple[str, int]], heads: Sequence[str], sections: dict[str, list[list[str]]]) -> str:
+    """Return a LaTeX tabular with booktabs.
 
     Args:
         groups: title and number of columns of each group, after the first column.
-        heads: of all columns.
-        body: lines of cells; a line of one cell is a heading over all columns.
+        heads: titles of all columns.
+        sections: lines of cells, already in LaTeX, by the heading above them; "" sets no heading.
     """
-    rules, column = [], 2
-    for _, count in groups:
-        rules.append(rf"\cmidrule(lr){{{column}-{column + count - 1}}}")
-        column += count
-    over = " & ".join(rf"\multicolumn{{{count}}}{{c}}{{{tex(title)}}}" for title, count in groups)
     lines = [
         rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
         r"\toprule",
-        rf" & {over} \\",
-        "".join(rules),
+        *_group_heads(groups),
         rf"{' & '.join(heads)} \\",
     ]
-    for number, cells in enumerate(body):
-        if number == 0 or len(cells) == 1:
-            lines.append(r"\midrule")
-        heading = rf"\multicolumn{{{len(heads)}}}{{l}}{{\textit{{{tex(cells[0])}}}}}"
-        lines.append((heading if len(cells) == 1 else " & ".join(map(tex, cells))) + r" \\")
+    for heading, body in sections.items():
+        lines.append(r"\midrule")
+        if heading:
+            lines.append(rf"\multicolumn{{{len(heads)}}}{{l}}{{\textit{{{escape(heading)}}}}} \\")
+        lines += [rf"{' & '.join(cells)} \\" for cells in body]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def bold(text: str, look: str) -> str:
-    """Marks what `tex` is to set in bold: the better of a pair."""
-    return f"\0{text}\1" if look == "best" else text
+def _group_heads(groups: Sequence[tuple[str, int]]) -> list[str]:
+    """Return the line of group titles and the rules under it."""
+    titles = [rf"\multicolumn{{{count}}}{{c}}{{{escape(title)}}}" for title, count in groups]
+    ends = list(accumulate((count for _, count in groups), initial=1))
+    rules = [rf"\cmidrule(lr){{{start + 1}-{end}}}" for start, end in pairwise(ends)]
+    return [rf" & {' & '.join(titles)} \\", "".join(rules)]
 
 
-def tex(text: str) -> str:
-    """Text with LaTeX's special characters escaped, bold marks turned into commands, minus signs into real ones."""
-    for plain, escaped in (("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("±", r"$\pm$")):
-        text = text.replace(plain, escaped)
-    if text.startswith("-"):
-        text = f"$-${text[1:]}"
-    return text.replace("\0", r"\textbf{").replace("\1", "}")
+def escape(text: str) -> str:
+    """Return text as LaTeX: special characters escaped, a leading minus and superscripts set in math mode."""
+    escaped = "".join(SPECIAL.get(character, character) for character in text)
+    escaped = re.sub(r"^-", "$-$", escaped)
+    return SUPERSCRIPT.sub(r"$^{\\mathrm{\1}}$", escaped)
+
+
+def bold(text: str) -> str:
+    """Return LaTeX text in bold."""
+    return rf"\textbf{{{text}}}"

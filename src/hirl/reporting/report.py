@@ -1,10 +1,11 @@
-"""The report: one HTML page that holds a whole study and needs nothing else, neither network nor other files."""
+"""Write the report: one HTML page that holds a whole study and needs neither network nor other files."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,33 @@ import jinja2
 import pandas as pd
 from docutils.core import publish_parts
 
+from hirl.config import flatten
+from hirl.config.tasks import Metric
 from hirl.files import read_json, write_text
 from hirl.reporting.paper import compare
-from hirl.reporting.runs import Run, backbone_title, method_title, open_runs, pairs
-from hirl.reporting.style import LOOK
-from hirl.reporting.table import PARTS, Metric, Table, hierarchy_table, read_summary, tabulate
+from hirl.reporting.runs import Run, open_runs, trained_by_method
+from hirl.reporting.style import DPI
+from hirl.reporting.table import (
+    PART_TITLES,
+    PARTS,
+    VARIANTS,
+    Row,
+    Table,
+    hierarchy_table,
+    read_summary,
+    rows_of,
+    tabulate,
+)
+from hirl.reporting.titles import backbone_title, html, method_title
 from hirl.tracking.record import read_record
 
 CAPTIONS = Path(__file__).resolve().parents[3] / "workflow" / "report"
 TITLES = {"gains": "Gains", "training": "Training", "hierarchy": "Semantic trees"}
-COORDINATES = ("variant", "hash", "evaluation")  # they tell runs apart, or decide nothing of the training
+NOT_COMPARED = ("variant", "hash", "evaluation")  # what tells runs apart, or decides nothing of the training
 
 
 def write_report(study_folder: str | Path, runs: Sequence[str], out: str | Path) -> None:
-    """Writes the page about the expected runs, from the study's summary, figures and run folders.
+    """Write the page about the expected runs, from the study's summary, figures and run folders.
 
     Raises:
         ValueError: the summary is missing.
@@ -33,17 +47,15 @@ def write_report(study_folder: str | Path, runs: Sequence[str], out: str | Path)
     study_folder = Path(study_folder)
     summary, opened = read_summary(study_folder), open_runs(study_folder, runs)
     table = tabulate(study_folder, summary, runs)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("report.html.jinja").render(
+    page = _template().render(
         study=study_folder.name,
         facts=_facts(study_folder, summary, opened),
-        verdict=_verdict(table),
+        verdict=table.verdict,
         introduction=caption("workflow"),
+        table=table,
         table_caption=caption("table"),
         families={family: (metrics, _grid(table, metrics)) for family, metrics in table.families.items()},
-        parts=PARTS,
+        parts=PART_TITLES,
         paper=compare(study_folder, table),
         figures=_figures(study_folder / "figures", opened),
         trees=hierarchy_table(study_folder, summary, runs).to_dict("split", index=False),
@@ -56,11 +68,18 @@ def write_report(study_folder: str | Path, runs: Sequence[str], out: str | Path)
     write_text(out, page)
 
 
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["metric_title"] = html
+    return environment.get_template("report.html.jinja")
+
+
 def caption(name: str) -> str:
-    """A caption of the workflow's report as HTML.
+    """Return a caption of the workflow's report as HTML.
 
     Raises:
-        ValueError: there is none: the package was taken out of its repository.
+        ValueError: the caption is missing, because the package was taken out of its repository.
     """
     path = CAPTIONS / f"{name}.rst"
     if not path.is_file():
@@ -73,15 +92,16 @@ def caption(name: str) -> str:
 
 
 def _facts(study_folder: Path, summary: pd.DataFrame, runs: list[Run]) -> dict[str, str]:
-    """The study in a few numbers."""
+    """Return the study in a few numbers."""
     trained = [run for run in runs if run.trained]
+    seeds = sorted({run.seed for run in trained})
     seconds = sum(run.history["seconds"].sum() for run in trained)
     facts = {
         "Data": ", ".join(summary["dataset"].unique()),
-        "Methods": ", ".join(method_title(method) for method in pairs(runs)) or "none",
-        "Networks": ", ".join(dict.fromkeys(backbone_title(run.backbone) for run in runs)),
+        "Methods": ", ".join(method_title(method) for method in trained_by_method(runs)) or "none",
+        "Backbones": ", ".join(dict.fromkeys(backbone_title(run.backbone) for run in runs)),
         "Trained runs": str(len(trained)),
-        "Seeds": ", ".join(str(seed) for seed in sorted({run.seed for run in trained})),
+        "Seeds": f"{len(seeds)} ({', '.join(map(str, seeds))})",
         "Training time": duration(seconds),
     }
     for title, folder in (("Data", "data"), ("Transfer to", "transfer")):
@@ -94,7 +114,7 @@ def _facts(study_folder: Path, summary: pd.DataFrame, runs: list[Run]) -> dict[s
 
 
 def _machines(runs: list[Run]) -> list[dict[str, Any]]:
-    """The distinct environments that the runs recorded, each with the runs made there."""
+    """Return the distinct environments that the runs recorded, each with its runs."""
     machines: dict[str, dict[str, Any]] = {}
     for run in runs:
         for record in read_record(run.folder / "record.jsonl"):
@@ -105,7 +125,7 @@ def _machines(runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def _cost(run: Run) -> dict[str, str]:
-    """What a run took."""
+    """Return what a training took, and where it ended."""
     history = run.history
     return {
         "Run": run.name,
@@ -119,7 +139,7 @@ def _cost(run: Run) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: 42 s, 3 min 5 s, 2 h 10 min."""
+    """Return seconds in words: 42 s, 3 min 5 s, 2 h 10 min."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -127,43 +147,34 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-# --- what came out ----------------------------------------------------------------------------------------------------
-
-
-def _verdict(table: Table) -> dict[str, int]:
-    """In how many cells of the table hirl is above, level with, below its baseline, as printed."""
-    gains = [round(cell.mean, 1) for row in table.rows for (_, part), cell in row.cells.items() if part == "gain"]
-    return {
-        "above": sum(gain > 0 for gain in gains),
-        "level": sum(gain == 0 for gain in gains),
-        "below": sum(gain < 0 for gain in gains),
-    }
+# --- what was found ---------------------------------------------------------------------------------------------------
 
 
 def _grid(table: Table, metrics: list[Metric]) -> list[dict[str, Any]]:
-    """A family's rows for the page: text, number to sort by, and look of every cell."""
+    """Return a family's rows for the page."""
     return [
         {
             "title": row.title(metrics),
             "control": row.control,
-            "cells": [
-                {
-                    "text": table.text(cell, part),
-                    "value": cell.mean if cell else "",
-                    "look": f"{part} {row.look(metric, part)}",
-                }
-                for metric in metrics
-                for part in PARTS
-                for cell in [row.cells.get((metric, part))]
-            ],
+            "cells": [_cell(table, row, metric, part) for metric, part in product(metrics, PARTS)],
         }
         for row in table.rows
         if any(metric in metrics for metric, _ in row.cells)
     ]
 
 
+def _cell(table: Table, row: Row, metric: Metric, part: str) -> dict[str, Any]:
+    """Return a cell's text, the number to sort it by, and its CSS classes."""
+    cell = row.cells.get((metric, part))
+    return {
+        "text": table.text(cell, part),
+        "value": cell.mean if cell else "",
+        "look": f"{part} {row.look(metric, part)}",
+    }
+
+
 def _figures(folder: Path, runs: list[Run]) -> list[dict[str, Any]]:
-    """The figures that were drawn for these runs, as data that stands in the page."""
+    """Return the figures that were drawn for these runs, with their images embedded."""
     named = [(name, title, caption(name)) for name, title in TITLES.items()]
     named += [(f"atlas-{run.name}", f"Atlas: {run.title}", caption("atlas")) for run in runs]
     return [
@@ -174,21 +185,22 @@ def _figures(folder: Path, runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def _embedded(png: bytes) -> dict[str, Any]:
-    """A picture's bytes as text, and its width on the page, where an inch has 96 pixels."""
+    """Return a PNG as base64, and its width on the page, where an inch has 96 pixels."""
     width = int.from_bytes(png[16:20])  # from the PNG's header
-    return {"data": base64.b64encode(png).decode(), "width": round(width * 96 / LOOK["savefig.dpi"])}
+    return {"data": base64.b64encode(png).decode(), "width": round(width * 96 / DPI)}
 
 
 def _notes(table: Table, summary: pd.DataFrame, runs: list[Run]) -> list[str]:
-    """What a reader must know to judge the numbers."""
-    notes = [table.note, "A gain that is not there is reported as such."]
-    evaluated = set(summary["method"] + "-" + summary["variant"] + "-s" + summary["seed"].astype(str))
-    if missing := [run.name for run in runs if run.name not in evaluated]:
-        notes.append(f"Without any evaluation: {', '.join(missing)}.")
-    empty = sum(row.cells.get((m, part)) is None for row in table.rows for m in table.metrics for part in PARTS[:2])
-    empty -= sum(row.control for row in table.rows) * len(table.metrics)
-    if empty > 0:
-        notes.append(f"{empty} cells of the table are empty: these evaluations were not made.")
+    """Return what a reader must know to judge the numbers."""
+    notes = [table.note]
+    if table.headline_metrics != table.metrics:
+        notes.append("AP50 and AP75 are not counted, because AP averages over them.")
+    if missing := [run.name for run in runs if rows_of(summary, run).empty]:
+        notes.append(f"Runs without any evaluation: {', '.join(missing)}.")
+    trained = [row for row in table.rows if not row.control]
+    empty = sum(cell not in row.cells for row in trained for cell in product(table.metrics, VARIANTS))
+    if empty:
+        notes.append(f"{empty} cells of the table are empty, because these evaluations were not run.")
     return notes
 
 
@@ -196,36 +208,28 @@ def _notes(table: Table, summary: pd.DataFrame, runs: list[Run]) -> list[str]:
 
 
 def _differences(runs: list[Run]) -> list[dict[str, str]]:
-    """Every setting in which a method's baseline and hirl differ."""
+    """Return every setting in which a method's baseline and HIRL differ."""
     rows = []
-    for method, members in pairs(runs).items():
-        sides = {run.variant: _flat(run.config) for run in reversed(members)}
-        if len(sides) == 2:
-            baseline, hirl = sides["baseline"], sides["hirl"]
-            keys = [key for key in {**baseline, **hirl} if baseline.get(key) != hirl.get(key)]
-            rows += [
-                {"method": method_title(method), "key": k, "baseline": baseline.get(k, "–"), "hirl": hirl.get(k, "–")}
-                for k in keys
-            ]
+    for method, members in trained_by_method(runs).items():
+        sides = {run.variant: _settings(run) for run in reversed(members)}  # of the first seed
+        if sides.keys() != set(VARIANTS):
+            continue
+        baseline, hirl = sides["baseline"], sides["hirl"]
+        for key in {**baseline, **hirl}:
+            pair = {"baseline": baseline.get(key, "–"), "hirl": hirl.get(key, "–")}
+            if pair["baseline"] != pair["hirl"]:
+                rows.append({"method": method_title(method), "key": key, **pair})
     return rows
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A configuration under dotted keys, coordinates and absent blocks left out."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.") if prefix + key not in COORDINATES else {}
-        elif prefix + key not in COORDINATES and not (key == "hierarchy" and value is None):
-            flat[prefix + key] = json.dumps(value)
-    return flat
+def _settings(run: Run) -> dict[str, str]:
+    """Return a run's configuration by dotted key, as JSON."""
+    values = {key: value for key, value in run.config.items() if key not in NOT_COMPARED and value is not None}
+    return {key: json.dumps(value) for key, value in flatten(values).items()}
 
 
-def _training(run: Run, task: str) -> dict[str, str] | None:
-    """What an evaluation that trains took, and where its loss went; None of the others."""
-    found = run.evaluation(task)
-    if not found or not (history := found.get("history")):
-        return None
+def _training(task: str, history: list[dict[str, float]]) -> dict[str, str]:
+    """Return how long a trained evaluation took, and its first and last loss."""
     return {
         "Trained evaluation": task,
         "Epochs": str(len(history)),
@@ -235,12 +239,12 @@ def _training(run: Run, task: str) -> dict[str, str] | None:
 
 
 def _details(run: Run, summary: pd.DataFrame) -> dict[str, Any]:
-    """Everything known of one run: its numbers and its configuration."""
-    where = (summary["method"] == run.method) & (summary["variant"] == run.variant) & (summary["seed"] == run.seed)
-    numbers: Iterable[Any] = summary[where][["task", "metric", "value"]].itertuples(index=False)
+    """Return the numbers, the trained evaluations and the configuration of one run."""
+    rows = rows_of(summary, run)
+    found = {task: run.evaluation(task) or {} for task in rows["task"].unique()}
     return {
-        "trainings": [line for task in summary[where]["task"].unique() if (line := _training(run, task))],
+        "trainings": [_training(task, result["history"]) for task, result in found.items() if result.get("history")],
         "name": run.name,
-        "numbers": [(task, metric, f"{value:.2f}") for task, metric, value in numbers],
+        "numbers": [(row.task, row.metric, f"{row.value:.2f}") for row in rows.itertuples(index=False)],
         "config": json.dumps(run.config, indent=2) if run.trained else "",
     }

@@ -1,10 +1,11 @@
-"""The common look of all figures: colours, matplotlib settings, and the file a figure is written to."""
+"""Give all figures one look, and write each to its file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -15,13 +16,14 @@ from matplotlib.figure import Figure
 
 from hirl.files import atomic_path
 
-# Blue and vermilion stay apart for every kind of colour vision; the baseline is what it is compared with: grey.
+# Blue and vermilion are told apart with every kind of color vision; the baseline, the reference, is gray.
 BASELINE, HIRL, LOSS, INK, FAINT = "#8b929c", "#1f5fa8", "#cc4b1c", "#24292f", "#dfe3e8"
-CONTROL_LINE = {"color": "#b9922f", "linewidth": 1.4, "linestyle": (0, (2, 1.2))}
-LEVEL_COLOURS = ("#1f5fa8", "#3c9ab2", "#cc7a29", "#8b929c")  # finest first
-LOOK = {
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
+CONTROL_LINE: dict[str, Any] = {"color": "#b9922f", "linewidth": 1.4, "linestyle": (0, (2, 1.2))}
+LEVEL_COLORS = ("#1f5fa8", "#3c9ab2", "#cc7a29", "#8b929c")  # finest first
+DPI = 150
+LOOK: dict[Any, Any] = {
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
     "savefig.bbox": "tight",
     "savefig.pad_inches": 0.12,
     "font.size": 8.5,
@@ -48,14 +50,14 @@ LOOK = {
 
 
 @contextmanager
-def figure_file(path: str | Path, **kwargs: object) -> Iterator[Figure]:
-    """A figure in the common look, written whole to `path` when the block ends well."""
+def figure_file(path: str | Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """Open a figure of `size` inches in the common look; write it to `path`, atomically, when the block succeeds."""
     with plt.rc_context(LOOK):
-        figure = plt.figure(layout="constrained", **kwargs)
+        figure = plt.figure(layout="constrained", figsize=size)
         try:
             yield figure
             with atomic_path(path) as temporary:
-                # No date, no version: the same numbers give the same bytes.
+                # Without date and version, the same numbers give the same bytes.
                 figure.savefig(temporary, format="png", metadata={"Software": None})
         finally:
             plt.close(figure)

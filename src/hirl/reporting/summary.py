@@ -1,4 +1,4 @@
-"""The tables on paper: summary.csv, and the wide table and the paper's as CSV, Markdown, LaTeX and in the terminal."""
+"""Write summary.csv, and the wide tables as CSV, Markdown, LaTeX and for the terminal."""
 
 from __future__ import annotations
 
@@ -6,146 +6,154 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
+from rich.console import Console
+from rich.table import Table as RichTable
 
+from hirl.config.tasks import Metric
 from hirl.files import atomic_path, write_text
 from hirl.reporting import paper
-from hirl.reporting.markup import bold, pipes, tabular
+from hirl.reporting.markup import bold, escape, markdown_table, tabular
 from hirl.reporting.paper import Comparison, compare
-from hirl.reporting.runs import backbone_title
-from hirl.reporting.table import (
-    PARTS,
-    SCRATCH,
-    WHOLE_NETWORK,
-    Row,
-    Table,
-    collect,
-    hierarchy_table,
-    tabulate,
-)
+from hirl.reporting.table import PART_TITLES, PARTS, Row, Table, collect, hierarchy_table, tabulate
+from hirl.reporting.titles import backbone_title, html, plain
 
 WIDTH = 120  # columns of a terminal
 
-# --- as text ----------------------------------------------------------------------------------------------------------
-
-SCRATCH_NOTE = "† The evaluation trains the whole network: of an untrained one this is training from scratch."
-
-
-def markdown(table: Table, comparison: Comparison, hierarchy: pd.DataFrame) -> str:
-    """The tables in Markdown: one per architecture, methods as columns; the paper's numbers; the trees."""
-    text = ""
-    for backbone, rows in table.architectures.items():
-        body = [[metric.title, *(table.pair(row, metric, _stars) for row in rows)] for metric in table.metrics]
-        text += pipes([backbone_title(backbone), *(row.name for row in rows)], body) + "\n"
-    text += f"Baseline → hirl (gain), the better in bold. {table.note}\n"
-    if SCRATCH in text:
-        text += f"\n{SCRATCH_NOTE}\n"
-    text += f"\n{comparison.note}\n\n{paper.markdown(comparison)}"
-    if not hierarchy.empty:
-        lines = hierarchy.to_numpy().tolist()
-        text += f"\nThe last tree of every hirl run against the true classes:\n\n{pipes(list(hierarchy), lines)}"
-    return text
-
-
-def _stars(text: str, look: str) -> str:
-    return f"**{text}**" if look == "best" else text
-
-
-def latex(table: Table) -> str:
-    """The table in LaTeX with booktabs, one tabular per family, for an input inside a table environment."""
-    tabulars = []
-    for metrics in table.families.values():
-        body = [
-            [row.title(metrics), *(bold(table.text(row.cells.get(key), key[1]), row.look(*key)) for key in keys)]
-            for row in table.rows
-            for keys in [[(metric, part) for metric in metrics for part in PARTS]]
-            if row.cells.keys() & set(keys)
-        ]
-        tabulars.append(tabular([(m.title, 3) for m in metrics], ["Method", *PARTS * len(metrics)], body))
-    separator = "\n\\par\\medskip\n"
-    return f"% needs \\usepackage{{booktabs}}\n{separator.join(tabulars)}% {table.note}\n"
-
-
-def wide(table: Table) -> pd.DataFrame:
-    """The table as plain numbers: one row per method, columns task_metric_part (and _std where there are seeds)."""
-    rows = []
-    for row in table.rows:
-        line = {"method": row.method, "backbone": row.backbone}
-        for metric in table.metrics:
-            for part in PARTS:
-                cell, name = row.cells.get((metric, part)), f"{metric.task}_{metric.name}_{part}"
-                line[name] = round(cell.mean, 4) if cell else None
-                if table.seeds > 1:
-                    line[f"{name}_std"] = round(cell.std, 4) if cell and cell.std is not None else None
-                    line[f"{name}_n"] = cell.n if cell else 0
-        rows.append(line)
-    return pd.DataFrame(rows)
-
-
-def print_table(table: Table) -> None:
-    """Prints the table to the terminal: an evaluation per line, the methods of an architecture side by side."""
-    from rich.table import Table as RichTable
-
-    from hirl.reporting.console import wide_console
-
-    views = []
-    for backbone, rows in table.architectures.items():
-        for sheet in _sheets(table, rows):
-            view = RichTable(box=None, pad_edge=False, header_style="bold")
-            view.add_column(backbone_title(backbone), no_wrap=True)
-            for row in sheet:
-                view.add_column(row.name, justify="right", no_wrap=True)
-            for metric in table.metrics:
-                view.add_row(metric.title, *(table.pair(row, metric, _coloured) for row in sheet))
-            views.append(view)
-    # A number cut short misleads: better wider than the window.
-    console = wide_console(*views, highlight=False)
-    for view in views:
-        console.print(view, "")
-    scratch = any(row.control for row in table.rows) and any(m.task in WHOLE_NETWORK for m in table.metrics)
-    console.print(f"Baseline → hirl (gain). {table.note}", *[SCRATCH_NOTE] * scratch, sep="\n", style="italic")
-
-
-def _sheets(table: Table, rows: list[Row]) -> Iterator[list[Row]]:
-    """Rows of an architecture, as many at a time as fit side by side."""
-    label = max(len(metric.title) for metric in table.metrics)
-    sheet: list[Row] = []
-    width = label
-    for row in rows:
-        own = 2 + max(len(row.name), *(len(table.pair(row, metric)) for metric in table.metrics))
-        if sheet and width + own > WIDTH:
-            yield sheet
-            sheet, width = [], label
-        sheet, width = [*sheet, row], width + own
-    yield sheet
-
-
-def _coloured(text: str, look: str) -> str:
-    """In rich's markup: the better one bold, gains green, losses red."""
-    style = {"best": "bold", "up": "green", "down": "red"}.get(look)
-    return f"[{style}]{text}[/]" if style else text
-
-
-# --- all of it --------------------------------------------------------------------------------------------------------
-
 
 def summarise(study_folder: str | Path, runs: Sequence[str], tasks: Sequence[str]) -> Table:
-    """Writes the numbers of the expected runs; returns the wide table.
+    """Write the numbers of the expected runs; return the wide table.
 
-    The files: summary.csv, table.csv, table.md, table.tex, and, beside the paper's numbers, paper.csv, table-paper.tex.
+    The files: summary.csv, table.csv, table.md and table.tex, and the comparison with the paper: paper.csv and
+    table-paper.tex.
 
     Raises:
-        ValueError: no evaluation is there at all, or one speaks of another run.
+        ValueError: no evaluation exists, or one belongs to another run.
     """
     study_folder = Path(study_folder)
     summary = collect(study_folder, runs, tasks)
     table = tabulate(study_folder, summary, runs)
     comparison = compare(study_folder, table)
+    trees = hierarchy_table(study_folder, summary, runs)
     frames = {"summary.csv": summary, "table.csv": wide(table), "paper.csv": paper.numbers(comparison)}
     for name, frame in frames.items():
         with atomic_path(study_folder / name) as temporary:
             frame.to_csv(temporary, index=False)
-    trees = hierarchy_table(study_folder, summary, runs)
     write_text(study_folder / "table.md", markdown(table, comparison, trees))
     write_text(study_folder / "table.tex", latex(table))
     write_text(study_folder / "table-paper.tex", paper.latex(comparison))
     return table
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def wide(table: Table) -> pd.DataFrame:
+    """Return the table as plain numbers: one row per method, columns task_metric_part, with _std and _n over seeds."""
+    return pd.DataFrame([_wide_row(table, row) for row in table.rows])
+
+
+def _wide_row(table: Table, row: Row) -> dict[str, str | float | None]:
+    line: dict[str, str | float | None] = {"method": row.method, "backbone": row.backbone}
+    for metric in table.metrics:
+        for part in PARTS:
+            cell, name = row.cells.get((metric, part)), f"{metric.task}_{metric.name}_{part}"
+            line[name] = round(cell.mean, 4) if cell else None
+            if table.seeds > 1:
+                line[f"{name}_std"] = round(cell.std, 4) if cell and cell.std is not None else None
+                line[f"{name}_n"] = cell.n if cell else 0
+    return line
+
+
+def markdown(table: Table, comparison: Comparison, trees: pd.DataFrame) -> str:
+    """Return the tables in Markdown: one per backbone with methods as columns, the trees, the paper's numbers."""
+    sections = [f"## {backbone_title(backbone)}\n\n{_grid(table, rows)}" for backbone, rows in table.backbones.items()]
+    notes = ["Baseline → HIRL (gain), the better in bold.", table.note, table.levels_note, table.scratch_note]
+    sections.append("\n\n".join(note for note in notes if note) + "\n")
+    if not trees.empty:
+        lines = markdown_table(list(trees), trees.to_numpy().tolist())
+        sections.append(f"## Semantic trees\n\nThe last tree of every HIRL run against the true classes.\n\n{lines}")
+    sections.append(f"## The paper's numbers\n\n{comparison.note}\n\n{paper.markdown(comparison)}")
+    return "\n".join(sections)
+
+
+def _grid(table: Table, rows: list[Row]) -> str:
+    """Return one backbone's table in Markdown: a line per metric, a column per method."""
+    body = [[html(metric.title), *(table.pair(row, metric, stars) for row in rows)] for metric in table.metrics]
+    return markdown_table(["", *(row.name for row in rows)], body)
+
+
+def stars(text: str, look: str) -> str:
+    """Return text as Markdown, the better of a pair in bold."""
+    return f"**{text}**" if look == "best" else text
+
+
+def latex(table: Table) -> str:
+    """Return the table in LaTeX with booktabs, one tabular per family, to be input inside a table environment."""
+    tabulars = []
+    for metrics in table.families.values():
+        body = [_latex_line(table, row, metrics) for row in table.rows if any(m in metrics for m, _ in row.cells)]
+        heads = ["Method", *[PART_TITLES[part] for part in PARTS] * len(metrics)]
+        tabulars.append(tabular([(metric.title, len(PARTS)) for metric in metrics], heads, {"": body}))
+    separator = "\n\\par\\medskip\n"
+    return f"% needs \\usepackage{{booktabs}}\n{separator.join(tabulars)}% {table.note}\n"
+
+
+def _latex_line(table: Table, row: Row, metrics: list[Metric]) -> list[str]:
+    """Return a row's cells in LaTeX, the better of a pair in bold."""
+    cells = [escape(row.title(metrics))]
+    for metric in metrics:
+        for part in PARTS:
+            text = escape(table.text(row.cells.get((metric, part)), part))
+            cells.append(bold(text) if row.look(metric, part) == "best" else text)
+    return cells
+
+
+# --- the terminal -----------------------------------------------------------------------------------------------------
+
+
+def print_table(table: Table) -> None:
+    """Print the table: a line per metric, the methods of a backbone side by side."""
+    views = [
+        _view(table, backbone_title(backbone), sheet)
+        for backbone, rows in table.backbones.items()
+        for sheet in _sheets(table, rows)
+    ]
+    # A truncated number misleads, so the table may be wider than the window.
+    needed = max(Console(width=1000).measure(view).maximum for view in views)
+    console = Console(width=max(Console().width, needed), highlight=False)
+    for view in views:
+        console.print(view, "")
+    for note in (f"Baseline → HIRL (gain). {table.note}", table.levels_note, table.scratch_note):
+        if note:
+            console.print(note, style="italic")
+
+
+def _view(table: Table, title: str, rows: list[Row]) -> RichTable:
+    """Return some rows of one backbone as columns."""
+    view = RichTable(box=None, pad_edge=False, header_style="bold")
+    view.add_column(title, no_wrap=True)
+    for row in rows:
+        view.add_column(row.name, justify="right", no_wrap=True)
+    for metric in table.metrics:
+        view.add_row(plain(metric.title), *(table.pair(row, metric, _colored) for row in rows))
+    return view
+
+
+def _sheets(table: Table, rows: list[Row]) -> Iterator[list[Row]]:
+    """Yield the rows of one backbone, as many at a time as fit side by side."""
+    label = max(len(plain(metric.title)) for metric in table.metrics)
+    sheet: list[Row] = []
+    width = label
+    for row in rows:
+        needed = 2 + max(len(row.name), *(len(table.pair(row, metric)) for metric in table.metrics))
+        if sheet and width + needed > WIDTH:
+            yield sheet
+            sheet, width = [], label
+        sheet, width = [*sheet, row], width + needed
+    yield sheet
+
+
+def _colored(text: str, look: str) -> str:
+    """Return text in rich's markup: the better one bold, gains green, losses red."""
+    style = {"best": "bold", "up": "green", "down": "red"}.get(look)
+    return f"[{style}]{text}[/]" if style else text

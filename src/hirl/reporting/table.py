@@ -1,54 +1,39 @@
-"""The numbers: every evaluation as one long table, and the wide one that compares baseline, hirl and gain."""
+"""Collect every evaluation as one long table, and compare baseline, HIRL and gain in a wide one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, field
+from itertools import groupby, product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from hirl.reporting.runs import Run, backbone_title, level_names, method_title, open_runs, pairs
+from hirl.config.run_name import CONTROL, UNTRAINED, RunName
+from hirl.config.tasks import METRICS, TASKS, Metric
+from hirl.reporting.runs import Run, level_names, open_runs, trained_by_method
+from hirl.reporting.titles import backbone_title, method_title
 
-COLUMNS = ["study", "dataset", "method", "variant", "seed", "task", "metric", "value"]
-PARTS = ("baseline", "hirl", "gain")
-
-
-# What trains the whole network: there, the untrained control is trained from scratch.
-WHOLE_NETWORK = ("finetune", "semisup-1", "semisup-10", "transfer", "detection")
-SCRATCH = " †"  # marks such a number
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that is shown; those of a family share a table."""
-
-    task: str
-    name: str
-    title: str
-    family: str
-
-
-METRICS = (
-    Metric("knn", "top1", "kNN top-1", "Nearest neighbours"),
-    Metric("probe", "top1", "Probe top-1", "Linear classification"),
-    Metric("linear", "top1", "Linear top-1", "Linear classification"),
-    Metric("finetune", "top1", "Fine-tune top-1", "Fine-tuning"),
-    Metric("semisup-1", "top1", "1 % labels top-1", "Fine-tuning"),
-    Metric("semisup-10", "top1", "10 % labels top-1", "Fine-tuning"),
-    Metric("clustering", "acc", "Clustering ACC", "Clustering"),
-    Metric("clustering", "nmi", "Clustering NMI", "Clustering"),
-    Metric("clustering", "ami", "Clustering AMI", "Clustering"),
-    Metric("transfer", "top1", "Transfer top-1", "Transfer"),
-    Metric("detection", "ap_box", "Detection AP", "Transfer"),
-    Metric("detection", "ap_mask", "Segmentation AP", "Transfer"),
-)
+COLUMNS = ["study", "dataset", "method", "variant", "backbone", "seed", "task", "metric", "value"]
+VARIANTS = ("baseline", "hirl")
+PARTS = (*VARIANTS, "gain")
+PART_TITLES = {"baseline": "baseline", "hirl": "HIRL", "gain": "gain"}
+FROM_SCRATCH = " †"  # marks the number of a control that was trained from scratch
+# AP averages over IoU thresholds, these among them: they stand in tables, but are neither counted nor drawn.
+THRESHOLDS = ("ap50_box", "ap75_box", "ap50_mask", "ap75_mask")
+MAX_METRICS = 3  # of a table on a page
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number over seeds: its mean, its sample standard deviation (None for one seed), how many seeds."""
+    """A number over seeds.
+
+    Attributes:
+        mean: over the seeds.
+        std: sample standard deviation; None for one seed.
+        n: number of seeds.
+    """
 
     mean: float
     std: float | None
@@ -56,66 +41,119 @@ class Cell:
 
     @classmethod
     def of(cls, values: pd.Series) -> Cell | None:
-        """The cell of some values; None of none."""
+        """Return the cell of some values; None for no value."""
         if values.empty:
             return None
         return cls(values.mean(), values.std(ddof=1) if len(values) > 1 else None, len(values))
 
+    def text(self, decimals: int = 1, signed: bool = False) -> str:
+        """Return `12.3`, or `12.3 ± 0.4` over several seeds."""
+        rounded = round(self.mean, decimals) + 0.0  # turns -0.0 into 0.0: no difference is not a loss
+        text = f"{rounded:+.{decimals}f}" if signed else f"{rounded:.{decimals}f}"
+        return text if self.std is None else f"{text} ± {self.std:.{decimals}f}"
+
+
+Cells = dict[tuple[Metric, str], Cell]  # by metric and part
+
 
 @dataclass(frozen=True)
 class Row:
-    """A method, or the untrained control of an architecture."""
+    """A method, or the untrained control of a backbone."""
 
     method: str
     backbone: str
-    cells: dict[tuple[Metric, str], Cell]
+    cells: Cells
 
     @property
     def control(self) -> bool:
-        """Whether this is an untrained network."""
-        return self.method == "untrained"
+        """Whether this is an untrained control."""
+        return self.method == UNTRAINED
 
     @property
     def name(self) -> str:
-        """What it is called among rows of its architecture."""
+        """The row's title among rows of its backbone."""
         return method_title(self.method)
 
     def title(self, metrics: Sequence[Metric]) -> str:
-        """What it is called in a table of these metrics; a control says its architecture, and what becomes of it."""
+        """Return the row's title in a table of these metrics; a control's says how it was trained, if at all."""
         if not self.control:
             return self.name
-        scratch = all(metric.task in WHOLE_NETWORK for metric in metrics)
-        return f"{'From scratch:' if scratch else 'Untrained'} {backbone_title(self.backbone)}"
+        if all(TASKS[metric.task].trains_backbone for metric in metrics):
+            return f"{backbone_title(self.backbone)} from scratch"
+        return f"Untrained {backbone_title(self.backbone)}"
 
     def look(self, metric: Metric, part: str) -> str:
-        """How a cell looks, by its numbers as printed: the best of its pair, a gain up or down, or nothing special."""
+        """Return how a cell is set, by its number as printed: `best` of its pair, a gain `up` or `down`, or ``."""
         shown = {name: round(cell.mean, 1) for name in PARTS if (cell := self.cells.get((metric, name)))}
         if part == "gain":
             gain = shown.get("gain", 0)
             return "up" if gain > 0 else "down" if gain < 0 else ""
-        baseline, hirl = (shown.get(name) for name in PARTS[:2])
-        if None in (baseline, hirl) or baseline == hirl:
-            return ""
-        return "best" if shown[part] == max(baseline, hirl) else ""
+        pair = [shown[variant] for variant in VARIANTS if variant in shown]
+        is_best = len(pair) == 2 and pair[0] != pair[1] and shown[part] == max(pair)
+        return "best" if is_best else ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How many comparisons of HIRL with its baseline came out above, equal and below, as printed."""
+
+    above: int
+    equal: int
+    below: int
+
+    @property
+    def total(self) -> int:
+        """The number of comparisons."""
+        return self.above + self.equal + self.below
 
 
 @dataclass(frozen=True)
 class Table:
-    """The wide table: rows in the study's order, controls before the methods that share their architecture."""
+    """The wide table.
+
+    Attributes:
+        rows: in the study's order, a control before the methods that share its backbone.
+        levels: names of the data's class levels, finest first, where they are known.
+        decimals: digits after the point.
+    """
 
     metrics: list[Metric]
     rows: list[Row]
+    levels: list[str] = field(default_factory=list)
     decimals: int = 1
 
     @property
     def families(self) -> dict[str, list[Metric]]:
-        """The metrics by family."""
-        return {family: list(members) for family, members in groupby(self.metrics, lambda metric: metric.family)}
+        """The metrics by family; a long family is split into several tables."""
+        parts: dict[str, list[Metric]] = {}
+        for family, members in groupby(self.metrics, lambda metric: TASKS[metric.task].family):
+            metrics = list(members)
+            for start in range(0, len(metrics), MAX_METRICS):
+                title = f"{family}, part {start // MAX_METRICS + 1}" if start else family
+                parts[title] = metrics[start : start + MAX_METRICS]
+        return parts
 
     @property
-    def architectures(self) -> dict[str, list[Row]]:
+    def headline_metrics(self) -> list[Metric]:
+        """The metrics that are counted and drawn."""
+        return [metric for metric in self.metrics if metric.name not in THRESHOLDS]
+
+    @property
+    def backbones(self) -> dict[str, list[Row]]:
         """The rows by backbone."""
         return {backbone: list(members) for backbone, members in groupby(self.rows, lambda row: row.backbone)}
+
+    @property
+    def gains(self) -> dict[tuple[Metric, str], Cell]:
+        """The gains that are counted, by metric and method."""
+        keys = product(self.headline_metrics, self.rows)
+        return {(metric, row.method): gain for metric, row in keys if (gain := row.cells.get((metric, "gain")))}
+
+    @property
+    def verdict(self) -> Verdict:
+        """How many gains are above, equal to and below zero."""
+        gains = [round(cell.mean, 1) for cell in self.gains.values()]
+        return Verdict(sum(g > 0 for g in gains), sum(g == 0 for g in gains), sum(g < 0 for g in gains))
 
     @property
     def seeds(self) -> int:
@@ -123,143 +161,211 @@ class Table:
         return max((cell.n for row in self.rows for cell in row.cells.values()), default=0)
 
     @property
+    def spread(self) -> str:
+        """What the numbers are in a few words, for a legend."""
+        return f"mean ± standard deviation, n = {self.seeds} seeds" if self.seeds > 1 else "one seed, no spread"
+
+    @property
     def note(self) -> str:
-        """What the numbers are, in one sentence, n included."""
+        """What the numbers are, in two sentences."""
         if self.seeds < 2:
-            return "Percentages from one seed: no spread is known, and a small gain means little."
+            return "Percentages from one seed (n = 1), so no spread is known. A small gain may be chance."
         return (
-            f"Percentages, mean ± standard deviation over n = {self.seeds} seeds; where fewer, n stands in the cell; "
-            "without ±, one seed. Gains are paired by seed."
+            f"Percentages: mean ± sample standard deviation over n = {self.seeds} seeds; a cell with fewer seeds "
+            "states its n, and one without ± has one seed. Gains are paired by seed."
         )
 
+    @property
+    def scratch_note(self) -> str:
+        """What the mark of a control trained from scratch says; empty where no number bears it."""
+        metrics = [metric for row in self.rows if row.control for metric, _ in row.cells]
+        if not any(TASKS[metric.task].trains_backbone for metric in metrics):
+            return ""
+        return "† This evaluation trains the backbone, so the untrained control is trained from scratch."
+
+    @property
+    def levels_note(self) -> str:
+        """The data's own names of the superclass levels; empty where none is shown."""
+        named = [f"{level} = {name}" for level, name in enumerate(self.levels) if level > 0]
+        shown = any(superclass_level(metric) for metric in self.metrics)
+        return f"Superclass levels of the data set: {', '.join(named)}." if named and shown else ""
+
+    def tooltip(self, metric: Metric) -> str:
+        """Return the data's own name of a metric's superclass level; empty for other metrics."""
+        level = superclass_level(metric)
+        return f"class level: {self.levels[level]}" if level and level < len(self.levels) else ""
+
     def text(self, cell: Cell | None, part: str) -> str:
-        """A cell in words: a sign on gains, ± where several seeds are behind it."""
+        """Return a cell's text; a cell with fewer seeds than others states its n."""
         if cell is None:
             return ""
-        # + 0.0 turns a rounded -0.0 into 0.0: nothing is not a loss.
-        text = f"{round(cell.mean, self.decimals) + 0.0:{'+' if part == 'gain' else ''}.{self.decimals}f}"
-        if cell.std is not None:
-            text += f" ± {cell.std:.1f}"
+        text = cell.text(self.decimals, signed=part == "gain")
         return f"{text}, n={cell.n}" if 1 < cell.n < self.seeds else text
 
     def pair(self, row: Row, metric: Metric, mark: Callable[[str, str], str] = lambda text, look: text) -> str:
-        """A row's numbers of a metric in one cell: `baseline → hirl (gain)`; `mark` dresses a text by its look."""
+        """Return a row's numbers of a metric as `baseline → HIRL (gain)`; `mark` sets a text in its look."""
         texts = {part: self.text(row.cells.get((metric, part)), part) for part in PARTS}
-        if row.control:
-            return texts["baseline"] + SCRATCH * (metric.task in WHOLE_NETWORK and texts["baseline"] != "")
         if not any(texts.values()):
             return ""
+        if row.control:
+            return texts["baseline"] + (FROM_SCRATCH if TASKS[metric.task].trains_backbone else "")
         baseline, hirl, gain = (mark(texts[part] or "–", row.look(metric, part)) for part in PARTS)
         return f"{baseline} → {hirl}" + (f" ({gain})" if texts["gain"] else "")
 
 
-# --- collect ----------------------------------------------------------------------------------------------------------
+# --- the long table ---------------------------------------------------------------------------------------------------
 
 
 def collect(study_folder: str | Path, runs: Iterable[str], tasks: Sequence[str]) -> pd.DataFrame:
-    """Every number of the expected runs and tasks, long and sorted; other folders are not looked at.
+    """Return every number of the expected runs and tasks, one sorted row each; other folders are ignored.
 
     Raises:
-        ValueError: no evaluation is there at all, or one speaks of another run.
+        ValueError: no evaluation exists, or one belongs to another run.
     """
     rows = []
     for run in open_runs(study_folder, runs):
         for task in tasks:
             if found := run.evaluation(task):
-                where = [found[key] for key in COLUMNS[:6]]
+                where = [found[key] for key in COLUMNS[:-2]]
                 rows += [[*where, metric, float(value)] for metric, value in found["metrics"].items()]
     if not rows:
         raise ValueError(f"{study_folder}/runs holds no evaluation of the study's runs: evaluate some first")
-    return pd.DataFrame(rows, columns=COLUMNS).sort_values(COLUMNS[:7], ignore_index=True)
+    return pd.DataFrame(rows, columns=COLUMNS).sort_values(COLUMNS[:-1], ignore_index=True)
 
 
 def read_summary(study_folder: str | Path) -> pd.DataFrame:
-    """The stored summary.csv.
+    """Read the stored summary.csv.
 
     Raises:
-        ValueError: it is missing.
+        ValueError: it is missing, or has other columns.
     """
     path = Path(study_folder) / "summary.csv"
     if not path.is_file():
         raise ValueError(f"{path} is missing: run `hirl summarise` first")
-    return pd.read_csv(path)
+    summary = pd.read_csv(path)
+    if list(summary) != COLUMNS:
+        raise ValueError(f"{path} has columns {', '.join(summary)}, not {', '.join(COLUMNS)}: run `hirl summarise`")
+    return summary
+
+
+def rows_of(summary: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Return the rows of one run."""
+    return _where(summary, method=run.method, variant=run.variant, backbone=run.backbone, seed=run.seed)
+
+
+def evaluated_runs(summary: pd.DataFrame) -> list[str]:
+    """Return the names of the runs that have numbers, in the summary's order."""
+    names: dict[str, None] = {}
+    for row in summary.itertuples(index=False):
+        is_control = row.variant == CONTROL
+        name = RunName.control(row.backbone, row.seed) if is_control else RunName(row.method, row.variant, row.seed)
+        names[str(name)] = None
+    return list(names)
+
+
+def _where(summary: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
+    """Return the rows that hold these values."""
+    return summary[(summary[list(wanted)] == pd.Series(wanted)).all(axis=1)]
 
 
 # --- the wide table ---------------------------------------------------------------------------------------------------
 
 
-def shown_metrics(summary: pd.DataFrame, levels: Sequence[str]) -> list[Metric]:
-    """The metrics that have numbers; kNN on coarser class levels follows kNN on the classes."""
-    present = set(zip(summary["task"], summary["metric"], strict=True))
-    rank = 1
-    coarser = []
-    while ("knn", f"top1_level{rank}") in present:
-        name = levels[rank] if rank < len(levels) else f"level {rank}"
-        coarser.append(Metric("knn", f"top1_level{rank}", f"kNN {name}", METRICS[0].family))
-        rank += 1
-    return [metric for metric in (METRICS[0], *coarser, *METRICS[1:]) if (metric.task, metric.name) in present]
-
-
 def tabulate(study_folder: str | Path, summary: pd.DataFrame, runs: Iterable[str]) -> Table:
-    """The wide table of a summary; rows and architectures come from the runs."""
-    metrics = shown_metrics(summary, level_names(study_folder))
-    opened = open_runs(study_folder, runs)
+    """Return the wide table of a summary; rows and backbones come from the runs."""
+    metrics = shown_metrics(summary)
     rows: list[Row] = []
-    for backbone, methods in _architectures(opened).items():
-        control = Row("untrained", backbone, _control_cells(summary, backbone, metrics))
+    for backbone, methods in _methods_by_backbone(open_runs(study_folder, runs)).items():
+        control = Row(UNTRAINED, backbone, _control_cells(summary, backbone, metrics))
         rows += [control] if control.cells else []
         rows += [Row(method, backbone, method_cells(summary, method, metrics)) for method in methods]
-    return Table(metrics, rows)
+    return Table(metrics, rows, level_names(study_folder))
 
 
-def _architectures(runs: list[Run]) -> dict[str, list[str]]:
-    """The methods of each backbone, both in the order of the runs; a control alone keeps its place."""
+def shown_metrics(summary: pd.DataFrame) -> list[Metric]:
+    """Return the metrics of tables that have numbers; kNN on superclasses follows kNN on classes."""
+    present = set(zip(summary["task"], summary["metric"], strict=True))
+    metrics: list[Metric] = []
+    for metric in METRICS:
+        metrics.append(metric)
+        if (metric.task, metric.name) == ("knn", "top1"):
+            metrics += _superclass_metrics(present)
+    return [metric for metric in metrics if (metric.task, metric.name) in present]
+
+
+def _superclass_metrics(present: set[tuple[str, str]]) -> list[Metric]:
+    """Return kNN on every superclass level that has numbers."""
+    found = (superclass_level(Metric(task, name, "")) for task, name in present)
+    levels = sorted(level for level in found if level)
+    return [Metric("knn", f"top1_level{level}", f"kNN superclass (level {level})") for level in levels]
+
+
+def superclass_level(metric: Metric) -> int:
+    """Return the class level of kNN on superclasses; 0 for every other metric."""
+    prefix = "top1_level"
+    is_superclass = metric.task == "knn" and metric.name.startswith(prefix)
+    return int(metric.name.removeprefix(prefix)) if is_superclass else 0
+
+
+def _methods_by_backbone(runs: list[Run]) -> dict[str, list[str]]:
+    """Group methods by backbone, both in the order of the runs; a backbone with only a control comes last."""
     grouped: dict[str, list[str]] = {}
-    for method, members in pairs(runs).items():
+    for method, members in trained_by_method(runs).items():
         grouped.setdefault(members[0].backbone, []).append(method)
     for run in runs:
         grouped.setdefault(run.backbone, [])
     return grouped
 
 
-def _values(summary: pd.DataFrame, method: str, variant: str, metric: Metric) -> pd.Series:
-    """One metric of one variant, by seed."""
-    wanted = {"method": method, "variant": variant, "task": metric.task, "metric": metric.name}
-    chosen = (summary[list(wanted)] == pd.Series(wanted)).all(axis=1)
-    return summary[chosen].set_index("seed")["value"]
+def _by_seed(rows: pd.DataFrame, metric: Metric) -> pd.Series:
+    """Return the values of one metric by seed."""
+    return _where(rows, task=metric.task, metric=metric.name).set_index("seed")["value"]
 
 
-def _control_cells(summary: pd.DataFrame, backbone: str, metrics: list[Metric]) -> dict[tuple[Metric, str], Cell]:
-    found = {(m, "baseline"): Cell.of(_values(summary, "untrained", backbone, m)) for m in metrics}
-    return {key: cell for key, cell in found.items() if cell}
+def _control_cells(summary: pd.DataFrame, backbone: str, metrics: list[Metric]) -> Cells:
+    rows = _where(summary, method=UNTRAINED, backbone=backbone)
+    cells = {(metric, "baseline"): Cell.of(_by_seed(rows, metric)) for metric in metrics}
+    return {key: cell for key, cell in cells.items() if cell}
 
 
-def method_cells(summary: pd.DataFrame, method: str, metrics: list[Metric]) -> dict[tuple[Metric, str], Cell]:
-    """What a method's two variants reached, and the gain."""
-    found = {}
+def method_cells(summary: pd.DataFrame, method: str, metrics: list[Metric]) -> Cells:
+    """Return the numbers of a method's baseline and of HIRL, and the gain."""
+    sides = [_where(summary, method=method, variant=variant) for variant in VARIANTS]
+    cells: Cells = {}
     for metric in metrics:
-        baseline, hirl = (_values(summary, method, variant, metric) for variant in PARTS[:2])
-        # Seeds fix the order of images and the first weights of both variants: their difference is paired.
+        baseline, hirl = (_by_seed(side, metric) for side in sides)
+        # A seed fixes the order of images and the initial weights of both variants, so their difference is paired.
         gain = (hirl - baseline).dropna()
-        found |= {(metric, part): Cell.of(v) for part, v in zip(PARTS, (baseline, hirl, gain), strict=True)}
-    return {key: cell for key, cell in found.items() if cell}
+        values = zip(PARTS, (baseline, hirl, gain), strict=True)
+        cells |= {(metric, part): cell for part, series in values if (cell := Cell.of(series))}
+    return cells
+
+
+# --- the trees' table -------------------------------------------------------------------------------------------------
+
+TREE_COLUMNS = {"clusters": "Clusters", "empty": "Empty", "nmi": "NMI", "ami": "AMI", "purity": "Purity"}
+COUNTS = ("clusters", "empty")
 
 
 def hierarchy_table(study_folder: str | Path, summary: pd.DataFrame, runs: Iterable[str]) -> pd.DataFrame:
-    """How well each hirl run's last tree agrees with the true classes: one row per method and level, as text."""
-    chosen = summary[(summary["task"] == "hierarchy") & summary["metric"].str.contains("_level")].copy()
-    chosen[["number", "level"]] = chosen["metric"].str.extract(r"(\w+)_level(\d+)")
-    order = list(pairs(open_runs(study_folder, runs)))
-    levels, names = sorted(chosen["level"].dropna().astype(int).unique()), level_names(study_folder)
+    """Compare each HIRL run's last tree with the true classes: one row per method and level, as text."""
+    found = summary[summary["task"] == "hierarchy"]
+    parts = found["metric"].str.extract(r"(?P<number>\w+)_level(?P<level>\d+)")
+    found = found.assign(**parts).dropna(subset="level").astype({"level": int})
+    names = level_names(study_folder)
     rows = []
-    for method in (m for m in order if m in set(chosen["method"])):
-        for level in levels:
-            numbers = chosen[(chosen["method"] == method) & (chosen["level"] == str(level))].groupby("number")["value"]
-            means, against = numbers.mean(), names[min(level, len(names) - 1)] if names else f"level {level}"
-            row = {"Method": method_title(method), "Level": str(level), "True classes": against}
-            for number in ("clusters", "empty"):
-                row[number.capitalize()] = f"{means[number]:.0f}" if number in means else ""
-            for number, title in (("nmi", "NMI"), ("ami", "AMI"), ("purity", "Purity")):
-                row[title] = f"{means[number]:.1f}" if number in means else ""
-            rows.append(row)
+    for method in trained_by_method(open_runs(study_folder, runs)):
+        for level, numbers in _where(found, method=method).groupby("level"):
+            classes = names[min(level, len(names) - 1)] if names else f"level {level}"
+            place = {"Method": method_title(method), "Level": str(level), "True classes": classes}
+            rows.append({**place, **_tree_numbers(numbers)})
     return pd.DataFrame(rows)
+
+
+def _tree_numbers(numbers: pd.DataFrame) -> dict[str, str]:
+    """Return one level's counts and agreements as text, over seeds."""
+    texts = {}
+    for number, title in TREE_COLUMNS.items():
+        cell = Cell.of(numbers[numbers["number"] == number]["value"])
+        texts[title] = cell.text(decimals=0 if number in COUNTS else 1) if cell else ""
+    return texts

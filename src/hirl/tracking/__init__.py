@@ -1,1 +1,1 @@
-"""What a run leaves behind: its record, its copy in MLflow, its published weights."""
+"""Record runs, show them in MLflow, publish their weights."""

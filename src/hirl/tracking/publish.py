@@ -1,8 +1,8 @@
-"""Weights out and in: a finished study's runs, in half precision, beside a manifest of what every file holds.
+"""Publish a finished study's weights in half precision, and unpack published ones.
 
-A published folder holds for each run what evaluations and reports read (the weights, their configuration, history and
-record, the last semantic tree), `summary.csv` with the numbers measured on exactly these weights, and `manifest.json`
-with every file's bytes and SHA-256.
+A published folder holds for each run what evaluations and reports read (weights, configuration, history, record, the
+last semantic tree), `summary.csv` with the numbers measured on exactly these weights, and `manifest.json` with every
+file's size and SHA-256.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MANIFEST, SUMMARY, WEIGHTS = "manifest.json", "summary.csv", "weights.safetensor
 
 
 def round_runs(results: str | Path, runs: Iterable[str], out: str | Path) -> None:
-    """Copies trained runs, their weights rounded to half precision: `results/runs/{run}` -> `out/runs/{run}`."""
+    """Copy trained runs with their weights rounded to half precision: `results/runs/{run}` -> `out/runs/{run}`."""
     for run in runs:
         source, target = Path(results, "runs", run), Path(out, "runs", run)
         _copy(source, target, companions(source))
@@ -29,16 +29,16 @@ def round_runs(results: str | Path, runs: Iterable[str], out: str | Path) -> Non
 
 
 def companions(run: Path) -> list[str]:
-    """What of a run's folder is published beside its weights, by its path in that folder."""
+    """Return the files of a run that are published beside its weights, as paths within its folder."""
     snapshots = sorted(run.glob("snapshots/*.safetensors"))[-1:]
     files = ["config.json", "history.csv", "record.jsonl", "tree.safetensors"]
     return [name for name in files if (run / name).is_file()] + [str(path.relative_to(run)) for path in snapshots]
 
 
 def round_weights(source: str | Path, target: str | Path) -> None:
-    """Writes weights in half precision.
+    """Write weights in half precision.
 
-    Vectors (biases, normalisation, running statistics) stay as they are: they weigh nothing, and a variance may leave
+    Vectors (biases, normalisation, running statistics) keep their precision: they are small, and a variance may exceed
     the range of half precision.
     """
     with safe_open(source, framework="numpy") as weights:
@@ -53,7 +53,7 @@ def round_weights(source: str | Path, target: str | Path) -> None:
 
 
 def pack(results: str | Path, runs: Iterable[str], out: str | Path) -> None:
-    """Fills the published folder from an evaluated study of rounded weights, manifest last."""
+    """Fill the published folder from an evaluated study of rounded weights, the manifest last."""
     results, out = Path(results), Path(out)
     shutil.rmtree(out, ignore_errors=True)
     for run in runs:
@@ -68,10 +68,10 @@ def pack(results: str | Path, runs: Iterable[str], out: str | Path) -> None:
 
 
 def unpack(published: str | Path, runs: Iterable[str], results: str | Path) -> None:
-    """Lays published runs out as trained ones, `published/{run}` -> `results/runs/{run}`, each file verified first.
+    """Copy published runs to where trained ones lie, after verifying each file: `{run}` -> `results/runs/{run}`.
 
     Raises:
-        ValueError: a run is not among the published ones, or a file is missing or not the one published.
+        ValueError: a run was not published, or a file is missing or differs from the published one.
     """
     published, results = Path(published), Path(results)
     manifest = read_json(published / MANIFEST)
@@ -86,10 +86,10 @@ def unpack(published: str | Path, runs: Iterable[str], results: str | Path) -> N
 
 
 def verify(path: Path, expected: str) -> None:
-    """Holds a file to its published SHA-256.
+    """Check a file against its published SHA-256.
 
     Raises:
-        ValueError: it is missing, or its content is another.
+        ValueError: the file is missing or has another content.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing: run `dvc pull weights.dvc`")

@@ -1,4 +1,4 @@
-"""A run's own record of itself: append-only lines of JSON beside its resume state, the truth that trackers replay."""
+"""Record a run in append-only lines of JSON; trackers copy this record."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from typing import Any, Protocol
 
 from hirl.files import write_text
 
-Record = dict[
-    str, Any
-]  # {"kind": params | metrics | snapshot | end, "epoch": int, "time": unix seconds, "values": {...}}
+# {"kind": "params" | "metrics" | "snapshot" | "end", "epoch": int, "time": Unix seconds, "values": {...}}
+Record = dict[str, Any]
 
 
 class Follower(Protocol):
-    """Anything that wants to hear each record as it is written."""
+    """Anything that receives each record after it is written."""
 
     def on_record(self, record: Record) -> None:
-        """Takes one record."""
+        """Take one record."""
 
 
 class Recorder:
     """A run's append-only record: lines of {"kind", "epoch", "time", "values"}.
 
-    A line half written when the machine went down is dropped on opening.
+    An incomplete last line, left by a crash, is dropped on opening.
     """
 
     def __init__(self, path: str | Path, follower: Follower | None = None):
@@ -40,23 +39,23 @@ class Recorder:
         self._rewrite(read_record(self.path))
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Records what the run is: its configuration, and under "environment" where it runs."""
+        """Record the run's configuration, and under "environment" the machine and versions."""
         self._append("params", 0, {**values, "environment": environment()})
 
     def metrics(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Records an epoch's numbers."""
+        """Record an epoch's numbers."""
         self._append("metrics", epoch, values)
 
     def snapshot(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Records the numbers of a new semantic tree."""
+        """Record the numbers of a new semantic tree."""
         self._append("snapshot", epoch, values)
 
     def close(self, epoch: int = 0) -> None:
-        """Records that the run came to its end."""
+        """Record that the run has ended."""
         self._append("end", epoch, {})
 
     def truncate_after(self, epoch: int) -> None:
-        """Drops what was recorded beyond an epoch, before training resumes from it; -1 drops everything."""
+        """Drop the end and all records after an epoch, before training resumes from it; -1 drops everything."""
         self._rewrite([r for r in read_record(self.path) if r["kind"] != "end" and r["epoch"] <= epoch])
 
     def _append(self, kind: str, epoch: int, values: Mapping[str, Any]) -> None:
@@ -75,17 +74,17 @@ class Recorder:
 
 
 def read_record(path: str | Path) -> list[Record]:
-    """The whole lines of a record; none where there is no file."""
+    """Return the complete lines of a record; none where there is no file."""
     path = Path(path)
     if not path.exists():
         return []
-    *lines, _torn = path.read_text().split("\n")
+    *lines, _incomplete = path.read_text().split("\n")
     return [json.loads(line) for line in lines]
 
 
 def environment() -> dict[str, Any]:
-    """Where and with what a run runs: processor, memory, accelerator, versions, commit."""
-    torch = sys.modules.get("torch")  # whoever trains has it; nobody else should pay for it
+    """Return processor, memory, GPUs, versions and commit."""
+    torch = sys.modules.get("torch")  # a training has imported it; nobody else should wait for the import
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch else []
     return {
         "processor": _processor(),
@@ -101,7 +100,7 @@ def environment() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's model name where the system tells it."""
+    """Return the processor's model name, or "unknown"."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -109,7 +108,7 @@ def _processor() -> str:
 
 
 def git_commit() -> str:
-    """The project's commit, marked where files differ from it; "unknown" outside a repository."""
+    """Return the project's commit, marked "-dirty" where files differ from it; "unknown" outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -137,7 +137,7 @@ def test_validation_images_as_released_are_to_be_sorted(tmp_path):
 
 def test_imagenet_cannot_be_anywhere(tmp_path):
     assert f"{tmp_path} has no folder train" in refused(tmp_path, "imagenet")
-    with pytest.raises(ValueError, match=r"data\.name is imagenet: say which folder, with --data-root FOLDER"):
+    with pytest.raises(ValueError, match=r"data\.name is imagenet: give its folder with --data-root FOLDER"):
         prepare(DataConfig(name="imagenet"), None, tmp_path / "out")
 
 

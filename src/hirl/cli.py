@@ -128,18 +128,20 @@ def pretrain_run(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Prints what a study will cost, or how far that is from what it did cost."""
-    from hirl.planning import cost as costs
+    from hirl.planning.machine import find_machine
+    from hirl.planning.plan import check, checks_table, costs_table
+    from hirl.planning.plan import plan as plan_study
 
     ranks = args.per_run or args.count
     if not 1 <= ranks <= args.count:
         raise ValueError(f"--per-run {ranks} is not within 1 and --count {args.count}: change either")
     with gpus(1) if args.gpu == "here" else nullcontext():
-        machine = costs.find_machine(args.gpu)
-        planned = costs.plan(args.study, machine, ranks, _overrides(args), args.data)
+        machine = find_machine(args.gpu)
+        planned = plan_study(args.study, machine, ranks, _overrides(args), args.data)
     if args.check is None:
-        _print(costs.costs_table(planned, machine, args.count, ranks))
+        _print(costs_table(planned, machine, args.count, ranks))
     else:
-        _print(costs.checks_table(costs.check(planned, args.check)))
+        _print(checks_table(check(planned, args.check)))
 
 
 def tune(args: argparse.Namespace) -> None:

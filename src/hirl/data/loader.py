@@ -137,7 +137,7 @@ def _coloured(
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
     for index, sizes in zip(batches, loaded, strict=True):
         crops = [crop.float() / 255 for crops in sizes for crop in crops.unbind(1)]
-        yield send(index, device), views.colour(crops)
+        yield send(index, device), views.color(crops)
 
 
 def load_in_workers(dataset: Dataset, batches: Sequence[Tensor], device: torch.device) -> Iterator[list[Tensor]]:

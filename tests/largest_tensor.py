@@ -1,4 +1,4 @@
-"""What a piece of code makes on its way."""
+"""The size of the largest tensor that a piece of code makes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Made(TorchDispatchMode):
-    """While it is on, `largest` is the number of elements of the largest tensor made; views of `known` are none."""
+class LargestTensor(TorchDispatchMode):
+    """Within it, `largest` counts the elements of the largest tensor made; views of `known` do not count."""
 
     def __init__(self, known: Tensor | None = None):
         super().__init__()

@@ -1,6 +1,6 @@
-"""Runs a function on several ranks of one CPU, to be compared with what one process finds.
+"""Run a function on several ranks of one CPU, to compare the results with one process.
 
-The ranks are forked from a server that has imported torch once, so that a call costs a second, not ten.
+The ranks are forked from a server that has imported torch once: a call takes one second instead of ten.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
 SERVER_IMPORTS = ["pytest", "torch.distributed", "hirl.evaluation.finetune", "hirl.distributed.parallel"]
-TIMEOUT = timedelta(minutes=2)  # a rank that waits in vain for the other fails its test
+TIMEOUT = timedelta(minutes=2)  # a rank that waits for another one longer fails its test
 
 
 def on_ranks(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `function(*arguments)` gives on each of `count` ranks, the first rank's first; one rank is no group.
+    """Return what `function(*arguments)` returns on each of `count` ranks, rank 0 first.
 
-    The function, of a module's top level, runs in new processes with one thread, without GPUs, joined by gloo. What
-    goes in and out is pickled. An exception on a rank is raised here, with its traceback.
+    The function must stand at the top level of a module. It runs in new processes with one thread, without GPUs, joined
+    by gloo; a single rank gets no process group. Arguments and results are pickled. An exception on a rank is raised
+    here, with its traceback.
     """
     forkserver.set_forkserver_preload(SERVER_IMPORTS)
     with tempfile.TemporaryDirectory() as folder:
@@ -34,16 +35,16 @@ def on_ranks(count: int, function: Callable[..., Any], *arguments: Any) -> list[
 
 
 def on_two_ranks(function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """`on_ranks` with two."""
+    """Call `on_ranks` with two ranks."""
     return on_ranks(2, function, *arguments)
 
 
 def _run(rank: int, count: int, folder: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    set_start_method("fork", force=True)  # of loaders' workers, as anywhere else
+    set_start_method("fork", force=True)  # loaders start their workers by fork, as everywhere else
     torch.set_num_threads(1)
     if count > 1:
         dist.init_process_group("gloo", f"file://{folder}/store", TIMEOUT, count, rank)
     torch.save(function(*arguments), folder / f"{rank}.pt")
     if count > 1:
-        dist.destroy_process_group()  # not after an error: it would wait for the others
+        dist.destroy_process_group()  # skipped after an error, when it would wait for the other ranks

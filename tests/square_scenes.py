@@ -1,4 +1,4 @@
-"""Scenes that anything can learn: bright and dark squares on grey, in COCO's JSON."""
+"""Scenes that any detector can learn: bright and dark squares on gray, in COCO's JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHADES = {3: 230, 7: 20}
 
 
 def write_squares(folder: Path, train: int = 12, validation: int = 6, side: int = 48) -> Path:
-    """A folder of scenes with one bright and one dark square each, half of them 12 and half 16 pixels wide."""
+    """Write scenes with one bright and one dark square each, half of them 12 and half 16 pixels wide."""
     generator, facts = np.random.default_rng(0), {"name": "taxonomy", "digest": "2" * 64}
     for split, count in (("train", train), ("validation", validation)):
         (folder / split).mkdir(parents=True)
@@ -37,7 +37,7 @@ def write_squares(folder: Path, train: int = 12, validation: int = 6, side: int 
 
 
 def square(image: int, category: int, x: int, y: int, size: int) -> dict[str, Any]:
-    """An annotation with its polygon."""
+    """Return the annotation of a square, with its polygon."""
     corners = [x, y, x + size, y, x + size, y + size, x, y + size]
     box = {"bbox": [x, y, size, size], "area": size**2, "iscrowd": 0}
     return {"image_id": image, "category_id": category, "segmentation": [corners], **box}

@@ -225,19 +225,21 @@ def _add_planning(steps: Any) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Print the estimated cost of a study, or compare it with the measured one."""
-    from hirl.planning import cost as costs
+    from hirl.planning.machine import find_machine
+    from hirl.planning.plan import check, checks_table, costs_table
+    from hirl.planning.plan import plan as plan_study
 
     ranks = args.per_run or args.count
     if not 1 <= ranks <= args.count:
         raise ValueError(f"--per-run {ranks} is not between 1 and --count {args.count}: change either")
     study = load_study(args.study)
     with gpus(1) if args.gpu == "here" else nullcontext():
-        machine = costs.find_machine(args.gpu)
-        planned = costs.plan(study, machine, ranks, _overrides(args), args.data)
+        machine = find_machine(args.gpu)
+        planned = plan_study(study, machine, ranks, _overrides(args), args.data)
     if args.check is None:
-        _print(costs.costs_table(planned, machine, args.count, ranks))
+        _print(costs_table(planned, machine, args.count, ranks))
     else:
-        _print(costs.checks_table(costs.check(planned, args.check)))
+        _print(checks_table(check(planned, args.check)))
 
 
 def tune(args: argparse.Namespace) -> None:

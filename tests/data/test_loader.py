@@ -9,9 +9,9 @@ from PIL import Image, ImageOps
 
 from hirl.config import DataConfig, ViewsConfig
 from hirl.data import loader
+from hirl.data.image_files import read_image
 from hirl.data.images import ImageSet, load_images, prepare, square, to_tensor
 from hirl.data.loader import Crops, Squares, epoch_batches, ordered_batches, read_pixels
-from hirl.data.sources import read_image
 from hirl.data.views import Views, crop_boxes
 
 CPU = torch.device("cpu")

@@ -242,7 +242,7 @@ def test_neither_images_nor_crops_are_written_to():
     views, images = v.Views(ViewsConfig(solarize=(1, 1, 1))), bytes_of(3, 32, 32)
     crops = views.crop(images)
     before = images.clone(), [crop.clone() for crop in crops]
-    views.colour(crops)
+    views.color(crops)
     assert torch.equal(images, before[0])
     assert all(torch.equal(crop, copy) for crop, copy in zip(crops, before[1], strict=True))
 

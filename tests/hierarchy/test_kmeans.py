@@ -11,7 +11,7 @@ from hirl.config import KMeansConfig, TreeKMeansConfig
 from hirl.hierarchy import SemanticTree, hierarchical_kmeans
 from hirl.hierarchy import kmeans as module
 from hirl.hierarchy.kmeans import kmeans
-from tests.largest_tensor import Made
+from tests.largest_tensor import LargestTensor
 
 BACKENDS = ["faiss", "torch"]
 
@@ -214,7 +214,7 @@ def test_nothing_grows_with_points_times_clusters_or_is_a_copy_of_the_points(mon
     monkeypatch.setitem(module.SCORES_PER_CHUNK, "cpu", 2**12)
     points, group = blobs(40, 50, width=64)
     config = KMeansConfig(backend="torch", restarts=2, iterations=3)
-    with Made(points) as made:
+    with LargestTensor(points) as made:
         kmeans(points, 40, config, seed=0, groups=group if groups else None)
     chunk, centroids = 128 * 64, 40 * 64
     assert made.largest <= max(chunk, centroids, len(points))  # or a number for each point

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hirl.hierarchy import SemanticTree, semantic_path_loss
 from hirl.hierarchy.path_loss import path_loss, sample_negative_paths
-from tests.largest_tensor import Made
+from tests.largest_tensor import LargestTensor
 
 # Both ways to a cosine are tried: few negatives of many clusters are gathered, many negatives read the whole product.
 NEGATIVES = [2, 60, None]
@@ -160,7 +160,7 @@ def test_no_tensor_grows_with_negatives_times_width(make_tree, num):
     """Of [N, M, L, D] not even one level exists, unless it is smaller than the level's centroids."""
     tree, index = make_tree((300, 50, 10), images=64, width=128), torch.arange(16)
     embeddings, negatives = torch.randn(16, 3, 128, requires_grad=True), draw(tree, index, num)
-    with Made() as made:
+    with LargestTensor() as made:
         semantic_path_loss(embeddings, tree, index, negatives).backward()
     assert made.largest <= max(tree.centroids[0].numel(), 16 * 300, 16 * (num or 0) * 3)
 

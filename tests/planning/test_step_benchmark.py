@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hirl.planning.step_benchmark import StepBenchmark, product_rate
+from hirl.planning.step_benchmark import StepBenchmark, measure_matmul_flops
 from tests.conftest import METHODS
 
 
@@ -16,5 +16,5 @@ def test_every_method_takes_steps_without_data(tiny_run, method):
     assert not all(map(torch.equal, before, benchmark.method.projections.parameters()))
 
 
-def test_a_product_has_a_rate():
-    assert product_rate("fp32", torch.device("cpu")) > 1e8  # any processor of this century
+def test_a_matrix_product_has_a_rate():
+    assert measure_matmul_flops("fp32", torch.device("cpu")) > 1e8  # any processor of this century

@@ -16,9 +16,9 @@ from pycocotools.coco import COCO
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hirl.data.image_files import read_image
 from hirl.data.images import to_tensor
 from hirl.data.loader import in_one_line
-from hirl.data.sources import read_image
 from hirl.distributed.collectives import shard_range
 from hirl.files import read_json
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from hirl.config import DataConfig
 from hirl.data.class_tree import ClassTree, read_class_tree
-from hirl.data.sources import Split, check_header, open_source
+from hirl.data.image_files import check_header
+from hirl.data.sources import Split, open_source
 from hirl.files import atomic_path, read_json, sha256, write_json
 
 BLOCK = 1024  # images handed to the threads at a time

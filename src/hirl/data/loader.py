@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from hirl.config import ViewsConfig
+from hirl.data.image_files import name_unreadable
 from hirl.data.images import ImageSet, to_tensor
-from hirl.data.sources import named
 from hirl.data.views import Views, crop_boxes, resize_each
 from hirl.distributed.collectives import local_slice, shard_range, world_size
 from hirl.distributed.device import send
@@ -123,7 +123,7 @@ def read_pixels(path: Path) -> Tensor:
     Raises:
         ValueError: the file is missing, broken or no image.
     """
-    with named(path):
+    with name_unreadable(path):
         content = np.fromfile(path, np.uint8)
         with Image.open(BytesIO(content)) as image:
             if image.format == "JPEG" and image.mode in ("L", "RGB"):
@@ -137,7 +137,7 @@ def _coloured(
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
     for index, sizes in zip(batches, loaded, strict=True):
         crops = [crop.float() / 255 for crops in sizes for crop in crops.unbind(1)]
-        yield send(index, device), views.colour(crops)
+        yield send(index, device), views.color(crops)
 
 
 def load_in_workers(dataset: Dataset, batches: Sequence[Tensor], device: torch.device) -> Iterator[list[Tensor]]:

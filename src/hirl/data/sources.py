@@ -1,44 +1,44 @@
-"""Where images come from: the taxonomy, its sketches, a folder, ImageNet, Places205, or a data set of torchvision's."""
+"""Where images come from. SOURCES, at the end, is the table of all data sources by the name that data.name takes.
+
+To add a data source, write a function here that returns a Source, and give it a row in SOURCES.
+"""
 
 from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from hirl.config import CONFIG_ROOT, DataConfig
 from hirl.data.class_tree import Branch, Lineage, folder_lineages
-from hirl.data.synthetic.sketches import draw_sketches, sketch_paths
-from hirl.data.synthetic.taxonomy import LEVELS
+from hirl.data.image_files import list_class_folders, read_image
+from hirl.data.synthetic import sketches, taxonomy
 
 DOWNLOADS = Path("~/.cache/hirl").expanduser()
-VALIDATION_FOLDERS = ("val", "validation", "test")  # the first there is
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"}
-IMAGENET_FOLDERS = ("ILSVRC/Data/CLS-LOC", "ILSVRC/Data", ".")  # of the released archive, or below the root
+NO_FOLDER = Path()  # the root of a source that is drawn
+VALIDATION_FOLDERS = ("val", "validation", "test")  # the first that exists is taken
+IMAGENET_FOLDERS = ("ILSVRC/Data/CLS-LOC", "ILSVRC/Data", ".")  # where the released archive has train/, below the root
 PLACES_IMAGES = "data/vision/torralba/deeplearning/images256"  # as released
 PLACES_LISTS = {"train": "train_places205.csv", "validation": "val_places205.csv"}
 PLACES_CLASSES = 205
-SKETCHES = {"train": 1800, "validation": 720}  # where no number is asked for
-TORCHVISION = {  # name: class, arguments of the training and of the validation split
-    "cifar10": ("CIFAR10", {"train": True}, {"train": False}),
-    "cifar100": ("CIFAR100", {"train": True}, {"train": False}),
-    "fashion_mnist": ("FashionMNIST", {"train": True}, {"train": False}),
-    "mnist": ("MNIST", {"train": True}, {"train": False}),
-    "stl10": ("STL10", {"split": "train"}, {"split": "test"}),
-    "svhn": ("SVHN", {"split": "train"}, {"split": "test"}),
-}
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a source: labels [N] into its classes, and how to get the image of an index."""
+    """One split of a source.
+
+    Attributes:
+        labels: int [N], each image's finest class.
+        picture: returns the image of an index.
+        paths: the image files, where there are any.
+    """
 
     labels: np.ndarray
     picture: Callable[[int], Image.Image]
@@ -47,39 +47,53 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """What a data set holds, before anything is chosen or decoded."""
+    """What a data set holds, before images are chosen or decoded.
+
+    Attributes:
+        splits: "train" and "validation".
+        levels: the names of the class levels, finest first, where the source gives them.
+    """
 
     classes: list[Lineage]
-    splits: dict[str, Split]  # train, validation
+    splits: dict[str, Split]
     root: Path
-    levels: list[str] | None = None  # their names, finest first, where the source gives them
+    levels: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """A row of SOURCES.
+
+    Attributes:
+        open: returns the source of a configuration at a root.
+        default_root: where the images are if no root is given; None: the user has to give one.
+        num_images: training and validation images of the whole set; None: it depends on the user's files.
+    """
+
+    open: Callable[[DataConfig, Path], Source]
+    default_root: Path | None = None
+    num_images: tuple[int, int] | None = None
 
 
 def open_source(config: DataConfig, root: str | Path | None) -> Source:
-    """The source of a name, at its root.
+    """Open the source that the configuration names.
 
     Raises:
-        ValueError: the name is unknown, or the source is missing.
+        ValueError: the name is unknown, or the source is missing or broken.
     """
-    folders = {"folder": open_folder, "imagenet": open_imagenet, "places205": open_places205}
-    name = config.name
-    if name == "taxonomy":
-        return open_taxonomy(Path(root or CONFIG_ROOT.parent / "data" / "taxonomy"))
-    if name == "sketches":
-        return open_sketches(config)
-    if name in folders:
-        if root is None:
-            raise ValueError(f"data.name is {name}: say which folder, with --data-root FOLDER")
-        return folders[name](Path(root))
-    if name not in TORCHVISION:
-        known = ", ".join(["taxonomy", "sketches", *folders, *TORCHVISION])
-        raise ValueError(f"data.name {name!r} is unknown: choose {known}")
-    root = Path(root or DOWNLOADS / name)
-    return open_folder(root) if (root / "train").is_dir() else open_torchvision(name, root)
+    if config.name not in SOURCES:
+        raise ValueError(f"data.name {config.name!r} is unknown: choose {', '.join(SOURCES)}")
+    entry = SOURCES[config.name]
+    if root is None and entry.default_root is None:
+        raise ValueError(f"data.name is {config.name}: give its folder with --data-root FOLDER")
+    return entry.open(config, Path(root or entry.default_root))
 
 
-def open_taxonomy(root: Path) -> Source:
-    """The packed pictures that `hirl.data.synthetic.taxonomy` draws.
+# --- drawn pictures ---------------------------------------------------------------------------------------------------
+
+
+def open_taxonomy(config: DataConfig, root: Path) -> Source:
+    """Open the packed pictures that `hirl.data.synthetic.taxonomy` draws.
 
     Raises:
         ValueError: a file is missing or broken.
@@ -94,73 +108,59 @@ def open_taxonomy(root: Path) -> Source:
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(f"{root}/{name}.npz is broken: remove it, then `dvc pull` fetches it again") from error
         splits[name] = _packed_split(images, labels)
-    return Source([tuple(lineage) for lineage in classes.tolist()], splits, root, list(LEVELS))
+    return Source([tuple(lineage) for lineage in classes.tolist()], splits, root, list(taxonomy.LEVELS))
 
 
-def open_sketches(config: DataConfig) -> Source:
-    """The taxonomy's sketches, drawn on the spot: as many as are asked for, in the size asked for."""
-    asked = {"train": config.train_images, "validation": config.validation_images}
+def open_sketches(config: DataConfig, root: Path) -> Source:
+    """Draw the taxonomy's sketches: as many as the configuration asks for, in its size."""
+    train, validation = sketches.NUM_IMAGES
+    counts = {"train": config.train_images or train, "validation": config.validation_images or validation}
     splits = {
-        split: _packed_split(*draw_sketches(split, asked[split] or count, config.image_size))
-        for split, count in SKETCHES.items()
+        name: _packed_split(*sketches.draw_sketches(name, count, config.image_size)) for name, count in counts.items()
     }
-    return Source(sketch_paths(), splits, Path(), list(LEVELS))
+    return Source(sketches.sketch_paths(), splits, root, list(taxonomy.LEVELS))
 
 
 def _packed_split(images: np.ndarray, labels: np.ndarray) -> Split:
     return Split(labels, lambda index: Image.fromarray(images[index].transpose(1, 2, 0)))
 
 
-def open_torchvision(name: str, root: Path) -> Source:
-    """A data set of torchvision's, downloaded where it is not at hand.
-
-    Raises:
-        ValueError: it can be had neither way.
-    """
-    from torchvision import datasets
-
-    kind, *arguments = TORCHVISION[name]
-    try:
-        loaded = [getattr(datasets, kind)(root, download=True, **kwargs) for kwargs in arguments]
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{name} is not in {root}, nor can it be downloaded ({reason}): give --data-root") from error
-    labels = [np.asarray(data.targets if hasattr(data, "targets") else data.labels) for data in loaded]
-    names = getattr(loaded[0], "classes", None) or [str(label) for label in range(labels[0].max() + 1)]
-    splits = [
-        Split(column, lambda index, data=data: data[index][0]) for column, data in zip(labels, loaded, strict=True)
-    ]
-    return Source([(name,) for name in names], dict(zip(("train", "validation"), splits, strict=True)), root)
+# --- image files ------------------------------------------------------------------------------------------------------
 
 
-def open_folder(root: Path) -> Source:
-    """A folder with train/ and val/, validation/ or test/; in each, nested folders lead from coarse classes to fine.
+def open_folder(config: DataConfig, root: Path) -> Source:
+    """Open a folder with train/ and val/, validation/ or test/, where nested folders lead from coarse classes to fine.
 
     Raises:
         ValueError: a split, a class's images, or a training class is missing, or classes lie at different depths.
     """
-    if not root.is_dir():
-        raise ValueError(f"data folder {root} is missing: correct the path, or unpack the images there")
-    validation = next((name for name in VALIDATION_FOLDERS if (root / name).is_dir()), None)
-    if not (root / "train").is_dir():
-        raise ValueError(f"{root} has no folder train: put a folder of images for each class there")
-    if validation is None:
-        raise ValueError(f"{root} has no folder val, validation or test: put a folder of images for each class there")
-    train, held_out = list_images(root / "train"), list_images(root / validation)
-    if unknown := sorted(set(held_out) - set(train)):
-        stray = root.joinpath(validation, *unknown[0])
+    validation_folder = _find_validation_folder(root)
+    train, validation = list_class_folders(root / "train"), list_class_folders(validation_folder)
+    if unknown := sorted(set(validation) - set(train)):
+        stray = validation_folder.joinpath(*unknown[0])
         raise ValueError(f"{stray} is a class that {root}/train lacks: add it there, or remove it here")
     depths = {len(branch): branch for branch in train}
     if len(depths) > 1:
         examples = " and ".join("/".join(branch) for branch in depths.values())
         raise ValueError(f"{root}/train: classes lie at different depths ({examples}): nest all alike")
-    number = {branch: label for label, branch in enumerate(train)}
-    splits = {name: _folder_split(images, number) for name, images in (("train", train), ("validation", held_out))}
+    labels = {branch: label for label, branch in enumerate(train)}
+    splits = {"train": _folder_split(train, labels), "validation": _folder_split(validation, labels)}
     return Source(folder_lineages(list(train)), splits, root)
 
 
-def open_imagenet(root: Path) -> Source:
-    """ImageNet-1k or some of its classes: train/ and val/ of wnid folders, at the root or where the archive has them.
+def _find_validation_folder(root: Path) -> Path:
+    if not root.is_dir():
+        raise ValueError(f"data folder {root} is missing: correct the path, or unpack the images there")
+    if not (root / "train").is_dir():
+        raise ValueError(f"{root} has no folder train: put a folder of images for each class there")
+    for name in VALIDATION_FOLDERS:
+        if (root / name).is_dir():
+            return root / name
+    raise ValueError(f"{root} has no folder val, validation or test: put a folder of images for each class there")
+
+
+def open_imagenet(config: DataConfig, root: Path) -> Source:
+    """Open ImageNet-1k or some of its classes: train/ and val/ of wnid folders, at the root or as in the archive.
 
     Raises:
         ValueError: as `open_folder`, or the validation images are not sorted into wnid folders.
@@ -171,11 +171,11 @@ def open_imagenet(root: Path) -> Source:
             f"{place}/val has no class folders: sort its images into wnid folders, as valprep.sh of "
             "soumith/imagenetloader.torch does"
         )
-    return open_folder(place)
+    return open_folder(config, place)
 
 
-def open_places205(root: Path) -> Source:
-    """Places205 as released: the images in their long path, and a list of paths and labels for each split.
+def open_places205(config: DataConfig, root: Path) -> Source:
+    """Open Places205 as released: the images in their long path, and for each split a list of paths and labels.
 
     Raises:
         ValueError: the images or a list are missing, a line is malformed, or the classes are not the 205.
@@ -183,22 +183,21 @@ def open_places205(root: Path) -> Source:
     images = root / PLACES_IMAGES
     if not images.is_dir():
         raise ValueError(f"{images} is missing: unpack the released archive of Places205 in {root}")
-    listed = {split: _read_places(root / "trainvalsplit_places205" / name) for split, name in PLACES_LISTS.items()}
+    listed = {split: _read_places_list(root / "trainvalsplit_places205" / name) for split, name in PLACES_LISTS.items()}
     folders = {label: path.rpartition("/")[0] for path, label in listed["train"]}
     if len(set(folders.values())) < PLACES_CLASSES:
         raise ValueError(
             f"{PLACES_LISTS['train']} must list a folder for each of {PLACES_CLASSES} classes: unpack it anew"
         )
-    classes = [(folders[label].split("/", 1)[-1],) for label in range(PLACES_CLASSES)]  # a/abbey is abbey
-    splits = {
-        split: _file_split([images / path for path, _ in rows], np.array([label for _, label in rows]))
-        for split, rows in listed.items()
-    }
+    classes = [(folders[label].split("/", 1)[-1],) for label in range(PLACES_CLASSES)]  # a/abbey is the class abbey
+    splits = {}
+    for split, rows in listed.items():
+        splits[split] = _file_split([images / path for path, _ in rows], np.array([label for _, label in rows]))
     return Source(classes, splits, images)
 
 
-def _read_places(file: Path) -> list[tuple[str, int]]:
-    """Paths and labels of a list."""
+def _read_places_list(file: Path) -> list[tuple[str, int]]:
+    """Return the path and label of every line."""
     if not file.is_file():
         raise ValueError(f"{file} is missing: unpack trainvalsplit_places205.tar.gz of Places205 there")
     rows = []
@@ -210,69 +209,75 @@ def _read_places(file: Path) -> list[tuple[str, int]]:
     return rows
 
 
-def _folder_split(images: dict[Branch, list[Path]], number: dict[Branch, int]) -> Split:
-    paths = [path for branch in images.values() for path in branch]
-    labels = np.repeat([number[branch] for branch in images], [len(branch) for branch in images.values()])
-    return _file_split(paths, labels)
+def _folder_split(images: dict[Branch, list[Path]], labels: dict[Branch, int]) -> Split:
+    paths = [path for files in images.values() for path in files]
+    counts = [len(files) for files in images.values()]
+    return _file_split(paths, np.repeat([labels[branch] for branch in images], counts))
 
 
 def _file_split(paths: list[Path], labels: np.ndarray) -> Split:
     return Split(labels, lambda index: read_image(paths[index]), paths)
 
 
-def list_images(folder: Path) -> dict[Branch, list[Path]]:
-    """The images of every class folder, all sorted.
+# --- torchvision's data sets ------------------------------------------------------------------------------------------
+
+
+def open_torchvision(dataset: str, arguments: dict[str, dict[str, Any]], config: DataConfig, root: Path) -> Source:
+    """Open a data set of torchvision's, downloaded if it is not at the root; an image folder there is taken instead.
+
+    Args:
+        dataset: its class in torchvision.datasets.
+        arguments: what asks that class for the "train" and the "validation" split.
 
     Raises:
-        ValueError: a class folder is empty, or images lie outside class folders.
+        ValueError: it is not there and cannot be downloaded.
     """
-    classes = {}
-    for place, folders, files in os.walk(folder, onerror=_unreadable, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images = [Path(place, name) for name in sorted(files) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-        if images and (folders or place == str(folder)):
-            raise ValueError(f"{images[0]} lies beside class folders, not in one: move it, or remove it")
-        if not images and not folders:
-            raise ValueError(f"{place} holds no image: add some, or remove the folder")
-        if images:
-            classes[Path(place).relative_to(folder).parts] = images
-    return classes
+    if (root / "train").is_dir():
+        return open_folder(config, root)
+    from torchvision import datasets
 
-
-def _unreadable(error: OSError) -> None:
-    raise ValueError(f"{error.filename} cannot be listed ({error.strerror}): let it be read") from error
-
-
-def read_image(path: Path) -> Image.Image:
-    """The decoded image of a file.
-
-    Raises:
-        ValueError: the file is missing, broken or no image.
-    """
-    with named(path), Image.open(path) as image:
-        return image.convert("RGB")
-
-
-def check_header(path: Path) -> None:
-    """Looks at the head of an image file only.
-
-    Raises:
-        ValueError: the file is missing or no image.
-    """
-    with named(path), Image.open(path):
-        pass
-
-
-@contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Says in one line which image file cannot be read.
-
-    Raises:
-        ValueError: the file is missing, broken or no image.
-    """
     try:
-        yield
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing: put it back, or prepare the data without it") from error
-    except UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as an image: replace or remove it") from error
+        loaded = {split: getattr(datasets, dataset)(root, download=True, **asked) for split, asked in arguments.items()}
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{config.name} is not in {root}, and its download failed ({reason}): give its folder with --data-root"
+        ) from error
+    splits = {split: _torchvision_split(data) for split, data in loaded.items()}
+    num_classes = splits["train"].labels.max() + 1
+    names = getattr(loaded["train"], "classes", None) or [str(label) for label in range(num_classes)]
+    return Source([(name,) for name in names], splits, root)
+
+
+def _torchvision_split(data: Any) -> Split:
+    labels = np.asarray(data.targets if hasattr(data, "targets") else data.labels)
+    return Split(labels, lambda index: data[index][0])
+
+
+def _by_flag(name: str, dataset: str, num_images: tuple[int, int]) -> SourceEntry:
+    """Return the entry of a data set whose splits are train=True and train=False."""
+    arguments = {"train": {"train": True}, "validation": {"train": False}}
+    return SourceEntry(partial(open_torchvision, dataset, arguments), DOWNLOADS / name, num_images)
+
+
+def _by_split(name: str, dataset: str, num_images: tuple[int, int]) -> SourceEntry:
+    """Return the entry of a data set whose splits are called "train" and "test"."""
+    arguments = {"train": {"split": "train"}, "validation": {"split": "test"}}
+    return SourceEntry(partial(open_torchvision, dataset, arguments), DOWNLOADS / name, num_images)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+SOURCES: dict[str, SourceEntry] = {
+    "taxonomy": SourceEntry(open_taxonomy, CONFIG_ROOT.parent / "data" / "taxonomy", taxonomy.NUM_IMAGES),
+    "sketches": SourceEntry(open_sketches, NO_FOLDER, sketches.NUM_IMAGES),
+    "folder": SourceEntry(open_folder),
+    "imagenet": SourceEntry(open_imagenet, num_images=(1_281_167, 50_000)),
+    "places205": SourceEntry(open_places205, num_images=(2_448_873, 20_500)),
+    "cifar10": _by_flag("cifar10", "CIFAR10", (50_000, 10_000)),
+    "cifar100": _by_flag("cifar100", "CIFAR100", (50_000, 10_000)),
+    "fashion_mnist": _by_flag("fashion_mnist", "FashionMNIST", (60_000, 10_000)),
+    "mnist": _by_flag("mnist", "MNIST", (60_000, 10_000)),
+    "stl10": _by_split("stl10", "STL10", (5_000, 8_000)),
+    "svhn": _by_split("svhn", "SVHN", (73_257, 26_032)),
+}

@@ -38,7 +38,7 @@ class Views:
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """All views of uint8 images [N, 3, H, W], normalised: float [N, 3, size, size] each."""
-        return self.colour(self.crop(images))
+        return self.color(self.crop(images))
 
     @torch.no_grad()
     def crop(self, images: Tensor) -> list[Tensor]:
@@ -55,12 +55,12 @@ class Views:
         return resized_crop(pixels, local_slice(boxes), local_slice(flipped), size, self.config.interpolation)
 
     @torch.no_grad()
-    def colour(self, crops: list[Tensor]) -> list[Tensor]:
+    def color(self, crops: list[Tensor]) -> list[Tensor]:
         """Jittered, greyed, blurred, solarised and normalised copies of all crops [N, 3, size, size] of a batch."""
         kinds = [*range(self.config.global_crops), *[2] * self.config.local_crops]
-        return [self._colour(crop, kind) for crop, kind in zip(crops, kinds, strict=True)]
+        return [self._color(crop, kind) for crop, kind in zip(crops, kinds, strict=True)]
 
-    def _colour(self, images: Tensor, kind: int) -> Tensor:
+    def _color(self, images: Tensor, kind: int) -> Tensor:
         c, n, device = self.config, len(images) * world_size(), images.device
         if c.jitter.probability:
             images = jitter(images, *map(local_slice, self._draw_jitter(n, device)))

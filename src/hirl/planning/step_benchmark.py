@@ -1,7 +1,7 @@
-"""Steps of a run as they will be, on noise: what `hirl tune` and `hirl plan` measure.
+"""Real training steps on random images: what `hirl tune` and `hirl plan` measure.
 
-The network, its optimiser and its views are the run's own; images and clusters are drawn at random, so no data is
-needed, and reading and decoding image files is not in the times.
+Network, optimiser and views are those of the run; images and clusters are random, so no data are needed. Reading and
+decoding image files is not part of the measured times.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +29,11 @@ from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
 from hirl.training.loop import build_method, take_step
 from hirl.training.optimizers import build_optimizer, set_rates
 
-PRODUCT = {"cuda": 8192, "cpu": 1024}  # rows and columns of the matrices whose product is timed
+MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}  # rows and columns of the matrices whose product is timed
 
 
 class StepBenchmark:
-    """A run's method and optimiser, and steps of its last epoch, when all of the method is under way."""
+    """A run's method and optimiser, and steps of its last epoch, when every part of the method is in use."""
 
     def __init__(self, config: RunConfig, device: torch.device, plugins: tuple[str, ...] = ()):
         training = config.training
@@ -43,22 +44,27 @@ class StepBenchmark:
         if isinstance(self.method, HIRL):
             self.method.tree = random_tree(self.method, training.batch_size).to(device)
         self.optimizer = build_optimizer(self.method.parameter_groups(), training.optimizer)
-        set_rates(self.optimizer, 1e-6, 1e-6, 0.0)  # noise teaches nothing
+        set_rates(self.optimizer, 1e-6, 1e-6, 0.0)  # tiny: random images teach nothing
         self.at = Step(training.epochs - 1, 1, training.epochs, torch.arange(training.batch_size, device=device))
-        self.draw = _views(config, device)
+        self.draw_views = _view_drawer(config, device)
 
     def step(self) -> None:
-        """Takes one, views included."""
-        views = [view.to(memory_format=torch.channels_last) for view in self.draw()]
+        """Take one step, drawing its views included."""
+        views = [view.to(memory_format=torch.channels_last) for view in self.draw_views()]
         take_step(self.method, self.method, self.optimizer, views, self.at, self.dtype, self.clip_norm)
 
     def seconds(self, steps: int) -> float:
-        """What so many steps take."""
+        """Return the seconds that so many steps take."""
         return seconds(self.step, steps, self.device)
 
 
+def with_training(config: RunConfig, **training: Any) -> RunConfig:
+    """Return the configuration with other values in its training section."""
+    return config.model_copy(update={"training": config.training.model_copy(update=training)})
+
+
 def seconds(work: Callable[[], object], times: int, device: torch.device) -> float:
-    """What it takes to do something so many times, until the device is done."""
+    """Return the seconds until the device has done some work so many times."""
     started = time.perf_counter()
     for _ in range(times):
         work()
@@ -67,16 +73,16 @@ def seconds(work: Callable[[], object], times: int, device: torch.device) -> flo
     return time.perf_counter() - started
 
 
-def product_rate(precision: str, device: torch.device) -> float:
-    """Operations per second of a product of two large matrices, in bf16, fp32 or a GPU's tf32: the best of several."""
-    side, dtype = PRODUCT[device.type], torch.bfloat16 if precision == "bf16" else torch.float32
+def measure_matmul_flops(precision: str, device: torch.device) -> float:
+    """Return the FLOP/s of a product of two large matrices in bf16, fp32 or a GPU's tf32: the best of ten."""
+    side, dtype = MATMUL_SIDE[device.type], torch.bfloat16 if precision == "bf16" else torch.float32
     one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     with products("tf32" if precision == "tf32" else "ieee"):
         return 2 * side**3 / min(seconds(lambda: one @ other, 1, device) for _ in range(10))
 
 
 def random_tree(method: HIRL, images: int) -> SemanticTree:
-    """As many clusters as the run has, of random directions and parents."""
+    """Return a tree with the run's numbers of clusters, random centroids, random parents and random paths."""
     numbers = method.config.num_clusters
     centroids = tuple(F.normalize(torch.randn(number, method.embedding_dim), dim=1) for number in numbers)
     parents = tuple(torch.randint(above, (number,)) for number, above in pairwise(numbers))
@@ -87,7 +93,7 @@ def random_tree(method: HIRL, images: int) -> SemanticTree:
 
 
 def _build(config: RunConfig, plugins: tuple[str, ...]) -> Method:
-    """The method; one that uses a tokenizer gets an untrained one."""
+    """Build the method; one that uses a tokenizer gets an untrained one."""
     if not config.uses_tokenizer:
         return build_method(config, plugins)
     sizes = config.model.tokenizer
@@ -97,11 +103,11 @@ def _build(config: RunConfig, plugins: tuple[str, ...]) -> Method:
         return build_method(config, plugins, path)
 
 
-def _views(config: RunConfig, device: torch.device) -> Callable[[], list[Tensor]]:
-    """Draws the views of one batch of noise; crops of files, which worker processes make, are cropped already."""
+def _view_drawer(config: RunConfig, device: torch.device) -> Callable[[], list[Tensor]]:
+    """Return what draws the views of a batch of random images; files' crops, made by workers, are made beforehand."""
     side, views = config.data.image_size, Views(config.views)
     images = torch.randint(256, (config.training.batch_size, 3, side, side), dtype=torch.uint8, device=device)
     if config.data.storage == "memory":
         return lambda: views(images)
     crops = views.crop(images)
-    return lambda: views.colour(crops)
+    return lambda: views.color(crops)

@@ -14,8 +14,10 @@ import torch
 
 from hirl.config import RunConfig
 from hirl.distributed.device import choose_device, choose_precision
-from hirl.planning.cost import count, hirl_operations, multiplied_in
-from hirl.planning.step_benchmark import StepBenchmark, product_rate
+from hirl.planning.cost import hirl_operations
+from hirl.planning.count import count
+from hirl.planning.machine import matmul_precision
+from hirl.planning.step_benchmark import StepBenchmark, measure_matmul_flops
 
 ROUNDS, STEPS = 5, 3  # turns, and steps in each
 WORTH = 1.05  # a setting is advised from this gain on
@@ -62,7 +64,7 @@ def tune(config: RunConfig, plugins: tuple[str, ...] = ()) -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # nothing compiled before: a start is a first start
         candidates = measure(config, device, plugins)
         operations = count_operations(config, plugins)
-    rates = {name: product_rate(multiplied_in(name, config), device) for name in ("fp32", "bf16")}
+    rates = {name: measure_matmul_flops(matmul_precision(name, config), device) for name in ("fp32", "bf16")}
     for line in report(config, candidates, operations, rates):
         print(line)
 

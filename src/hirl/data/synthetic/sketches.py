@@ -29,7 +29,8 @@ from hirl.data.synthetic.taxonomy import (
 
 DENSITIES = ("sparse", "medium", "dense")  # textures of a kind's three classes
 LINES_PER_UNIT = 9  # of hatching
-SEEDS = {"train": 1, "validation": 2}  # none that another drawn data set has
+SEEDS = {"train": 1, "validation": 2}  # other drawn data sets use other seeds
+NUM_IMAGES = (1800, 720)  # training and validation, if the configuration asks for no number
 
 
 def sketch_paths() -> list[tuple[str, str, str]]:

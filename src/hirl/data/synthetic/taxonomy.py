@@ -226,6 +226,7 @@ PLANS: dict[str, tuple[Callable[[Field, Field, int], Parts], ...]] = {
 KINDS = [kind for kinds in PLANS.values() for kind in kinds]
 NUM_CLASSES = 3 * len(KINDS)
 LEVELS = ("class", "kind", "body plan")
+NUM_IMAGES = (3600, 1080)  # of the packed splits, training and validation
 HUES = ("red", "orange", "yellow", "lime", "green", "mint", "teal", "sky", "blue", "violet", "purple", "pink")
 
 
@@ -389,7 +390,9 @@ def quantised(image: np.ndarray) -> np.ndarray:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def write_taxonomy(out: Path, train: int = 3600, validation: int = 1080, size: int = 32, seed: int = 0) -> None:
+def write_taxonomy(
+    out: Path, train: int = NUM_IMAGES[0], validation: int = NUM_IMAGES[1], size: int = 32, seed: int = 0
+) -> None:
     """Draws both splits and packs them as `train.npz` and `validation.npz`; classes take turns, keys never repeat.
 
     A file holds images uint8 [N, 3, size, size], labels int64 [N] and classes [C, 3]: every class's name, kind, plan.

@@ -1,4 +1,8 @@
+"""Every source of images: folders, the packed taxonomy, torchvision's data sets, ImageNet and Places205."""
+
 from __future__ import annotations
+
+import json
 
 import numpy as np
 import pytest
@@ -7,13 +11,15 @@ from PIL import Image
 from hirl.config import DataConfig
 from hirl.data.images import load_images, prepare
 from hirl.data.sources import PLACES_IMAGES
+from tests.data.image_folders import folder_config, prepare_error, write_image_folders
 
 FOLDERS = [f"{'abcdefghij'[label % 10]}/place_{label}" for label in range(204)] + ["t/theatre/outdoor"]
 
 
-def save(path, grey=0):
+def save(path, gray=0):
+    """Write an image of one gray level."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (8, 8), grey).save(path)
+    Image.new("L", (8, 8), gray).save(path)
 
 
 def prepared(root, out, name):
@@ -22,12 +28,90 @@ def prepared(root, out, name):
 
 
 def refused(root, name):
-    """The one line with which the data are refused; nothing is written."""
-    with pytest.raises(ValueError, match=r".") as caught:
-        prepare(DataConfig(name=name, storage="files"), root, root / "out")
-    assert not (root / "out").exists()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    """Return the one line with which a published data set is refused."""
+    return prepare_error(DataConfig(name=name, storage="files"), root, root / "out")
+
+
+# --- folders, packed pictures, torchvision's data sets ----------------------------------------------------------------
+
+
+def test_nested_folders_are_the_class_tree_and_gray_becomes_rgb(tmp_path):
+    branches = ["animal/mammal/cat", "animal/mammal/dog", "animal/other/frog", "vehicle/other/ship"]
+    root = write_image_folders(tmp_path / "in", branches)
+    prepare(folder_config(), root, tmp_path / "out")
+    train = load_images(tmp_path / "out", "train")
+    fine, middle, coarse = train.class_names
+    assert fine == ["cat", "dog", "frog", "ship"]
+    assert middle == ["mammal", "animal/other", "vehicle/other"]
+    assert coarse == ["animal", "vehicle"]
+    assert train.parents == [[0, 0, 1, 2], [0, 0, 1]]
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["levels"] == ["class", "level 1", "level 2"]
+    assert train.images.shape == (16, 3, 8, 8)
+    assert (train.images[:, 0, 0, 0] // 20 == train.labels[:, 0]).all()
+
+
+def test_a_torchvision_name_reads_an_image_folder_too(tmp_path):
+    root = write_image_folders(tmp_path / "in", ["cat", "dog"])
+    prepare(DataConfig(name="cifar10", image_size=8, train_images=2), root, tmp_path / "out")
+    assert load_images(tmp_path / "out", "train").labels.flatten().sort().values.tolist() == [0, 1]
+
+
+def test_a_torchvision_set_is_read_from_its_archive(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    def fake(root, download, split):
+        data = datasets.FakeData(6, (3, 8, 8), num_classes=3)
+        data.labels = np.arange(6) % 3
+        return data
+
+    monkeypatch.setattr(datasets, "SVHN", fake)
+    prepare(DataConfig(name="svhn", image_size=8), tmp_path, tmp_path / "out")
+    train = load_images(tmp_path / "out", "train")
+    assert train.class_names == [["0", "1", "2"]]
+    assert train.images.shape == (6, 3, 8, 8)
+
+
+def test_missing_data_are_named(tmp_path):
+    out = tmp_path / "out"
+    assert "npz is missing: `dvc pull`" in prepare_error(DataConfig(), tmp_path / "none", out)
+    assert "none is missing" in prepare_error(folder_config(), tmp_path / "none", out)
+    assert "--data-root" in prepare_error(folder_config(), None, out)
+    assert "'nette' is unknown: choose taxonomy, sketches, folder," in prepare_error(
+        DataConfig(name="nette"), None, out
+    )
+    (tmp_path / "empty").mkdir()
+    assert "no folder train" in prepare_error(folder_config(), tmp_path / "empty", out)
+    (tmp_path / "empty/train").mkdir()
+    assert "no folder val, validation or test" in prepare_error(folder_config(), tmp_path / "empty", out)
+    (tmp_path / "empty/test").mkdir()
+    assert "empty/train holds no image" in prepare_error(folder_config(), tmp_path / "empty", out)
+
+
+def test_a_broken_pack_is_named(tmp_path):
+    (tmp_path / "train.npz").write_bytes(b"half a file")
+    assert "train.npz is broken" in prepare_error(DataConfig(), tmp_path, tmp_path / "out")
+
+
+def test_a_truncated_image_is_named(tmp_path):
+    root = write_image_folders(tmp_path / "in", ["cat"], size=(64, 64))
+    path = root / "train/cat/1.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    assert "train/cat/1.png cannot be read as an image" in prepare_error(folder_config(), root, tmp_path / "out")
+
+
+def test_misplaced_classes_and_images_are_named(tmp_path):
+    out = tmp_path / "out"
+    root = write_image_folders(tmp_path / "in", ["cat", "dog"])
+    (root / "train/bird").mkdir()
+    assert "train/bird holds no image" in prepare_error(folder_config(), root, out)
+    (root / "train/bird").rmdir()
+    (root / "train/dog").rename(root / "train/hound")
+    assert "val/dog is a class that" in prepare_error(folder_config(), root, out)
+    (root / "train/hound").rename(root / "train/dog")
+    Image.new("L", (8, 8)).save(root / "val/stray.png")
+    assert "val/stray.png lies beside class folders" in prepare_error(folder_config(), root, out)
+    uneven = write_image_folders(tmp_path / "uneven", ["cat", "bird/owl"])
+    assert "different depths" in prepare_error(folder_config(), uneven, out)
 
 
 # --- ImageNet ---------------------------------------------------------------------------------------------------------
@@ -53,7 +137,7 @@ def test_validation_images_as_released_are_to_be_sorted(tmp_path):
 
 def test_imagenet_cannot_be_anywhere(tmp_path):
     assert f"{tmp_path} has no folder train" in refused(tmp_path, "imagenet")
-    with pytest.raises(ValueError, match=r"data\.name is imagenet: say which folder, with --data-root FOLDER"):
+    with pytest.raises(ValueError, match=r"data\.name is imagenet: give its folder with --data-root FOLDER"):
         prepare(DataConfig(name="imagenet"), None, tmp_path / "out")
 
 

@@ -1,0 +1,74 @@
+"""Image files: list them by class folder, decode them, and name the ones that cannot be read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from PIL import Image
+
+from hirl.data.class_tree import Branch
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"}
+PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+def list_class_folders(folder: Path) -> dict[Branch, list[Path]]:
+    """Return the images of every class folder, classes and images sorted by name.
+
+    Raises:
+        ValueError: a class folder is empty, or images lie outside class folders.
+    """
+    classes = {}
+    for place, folders, files in os.walk(folder, onerror=_raise_unlistable, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        images = [Path(place, name) for name in sorted(files) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        if images and (folders or place == str(folder)):
+            raise ValueError(f"{images[0]} lies beside class folders, not in one: move it, or remove it")
+        if not images and not folders:
+            raise ValueError(f"{place} holds no image: add some, or remove the folder")
+        if images:
+            classes[Path(place).relative_to(folder).parts] = images
+    return classes
+
+
+def _raise_unlistable(error: OSError) -> NoReturn:
+    raise ValueError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions") from error
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode an image file to RGB.
+
+    Raises:
+        ValueError: the file is missing, broken or not an image.
+    """
+    with name_unreadable(path), Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def check_header(path: Path) -> None:
+    """Check that a file starts as an image does, without decoding it.
+
+    Raises:
+        ValueError: the file is missing or not an image.
+    """
+    with name_unreadable(path), Image.open(path):
+        pass
+
+
+@contextmanager
+def name_unreadable(path: Path) -> Iterator[None]:
+    """Turn any error of reading an image into one line that names its file.
+
+    Raises:
+        ValueError: the file is missing, broken or not an image.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing: put it back, or prepare the data without it") from error
+    except PILLOW_ERRORS as error:
+        raise ValueError(f"{path} cannot be read as an image: replace or remove it") from error

@@ -1,0 +1,165 @@
+"""Plan a study: the cost of every run, when all are done, and how far a plan was from what was measured.
+
+Runs are independent: with C GPUs and R for each run, C // R run at a time, the longest first.
+"""
+
+from __future__ import annotations
+
+import csv
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+
+from hirl.config import RunConfig, Study
+from hirl.planning.cost import JOB_OVERHEAD_S, Cost, hirl_operations, run_cost
+from hirl.planning.count import Counts, count
+from hirl.planning.machine import Machine, backbone_family, measure_mfu
+
+COLUMNS = ("pretraining h", "trees h", "evaluations h", "GPU h", "wall h", "GiB per GPU", "disk GiB")
+
+
+def plan(
+    study: Study, machine: Machine, ranks: int, overrides: dict[str, Any] | None = None, data: Path | None = None
+) -> list[Cost]:
+    """Return the cost of every run of a study, each on `ranks` GPUs.
+
+    Args:
+        data: prepared data, for a set of unknown size.
+
+    Raises:
+        ValueError: a value is wrong, or the number of images is unknown.
+    """
+    asked = study.config
+    costs = []
+    counted: dict[str, Counts] = {}
+    for method in asked.methods:
+        baseline = study.resolve(method, "baseline", 0, overrides)
+        training = baseline.training
+        kept = (training.optimizer.name, training.precision, training.checkpoint_activations)
+        network = repr((baseline.algorithm, baseline.backbone, baseline.model, baseline.views, kept))
+        if network not in counted:
+            counted[network] = count(baseline, asked.plugins)
+        counts = counted[network]
+        for variant in asked.variants:
+            config = study.resolve(method, variant, 0, overrides)
+            mfu = _mfu(config, counts, machine, asked.plugins)
+            for seed in asked.seeds:
+                run = config.model_copy(update={"seed": seed})
+                costs.append(run_cost(run, counts, machine, mfu, ranks, asked.tasks, data))
+    return costs
+
+
+def _mfu(config: RunConfig, counts: Counts, machine: Machine, plugins: tuple[str, ...]) -> float:
+    """Return the machine's listed MFU for the run's backbone, or measure the run's."""
+    if machine.mfu is not None:
+        return machine.mfu[backbone_family(config)]
+    return measure_mfu(config, counts.step + hirl_operations(config, counts.embedding_dim), machine, plugins)
+
+
+def wall_seconds(costs: list[Cost], gpus: int, ranks: int) -> float:
+    """Return the seconds from the first run's start to the last one's end."""
+    free = [0.0] * (gpus // ranks)
+    for seconds in sorted((cost.wall(ranks) for cost in costs), reverse=True):
+        heapq.heappush(free, heapq.heappop(free) + seconds)
+    return max(free)
+
+
+def costs_table(costs: list[Cost], machine: Machine, gpus: int, ranks: int) -> Table:
+    """Return a table with a row for each run and one for the study; memory beyond a GPU's is marked."""
+    table = Table(box=None, pad_edge=False, title=f"{gpus} x {machine.name}, {ranks} for each run")
+    table.add_column("run")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    limit = machine.memory_gib * 2**30
+    for cost in costs:
+        seconds = (cost.pretraining, cost.trees, cost.evaluations, cost.gpu_seconds, cost.wall(ranks))
+        memory = _gib(cost.memory)
+        if cost.memory > limit:
+            memory += " !"
+        table.add_row(cost.run, *map(_hours, seconds), memory, _gib(cost.disk))
+    totals = [
+        sum(cost.pretraining for cost in costs),
+        sum(cost.trees for cost in costs),
+        sum(cost.evaluations for cost in costs),
+        sum(cost.gpu_seconds for cost in costs),
+        wall_seconds(costs, gpus, ranks),
+    ]
+    table.add_row("all", *map(_hours, totals), "", _gib(sum(cost.disk for cost in costs)))
+    if any(cost.memory > limit for cost in costs):
+        table.caption = (
+            f"! more than {machine.memory_gib:g} GiB: give a run more GPUs, or set training.checkpoint_activations"
+        )
+    return table
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.3g}"
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.3g}"
+
+
+# --- checked against finished runs ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """Seconds of a finished run's pretraining and trees, as planned and as its own record has them."""
+
+    run: str
+    planned: float
+    measured: float
+
+    @property
+    def ratio(self) -> float:
+        """Planned over measured."""
+        return self.planned / self.measured
+
+    @property
+    def error(self) -> float:
+        """The factor by which the plan is too high or too low: at least 1."""
+        return max(self.ratio, 1 / self.ratio)
+
+
+def check(costs: Iterable[Cost], results: Path) -> list[Check]:
+    """Compare the plan of a study with its results, where every run had one GPU or one core.
+
+    Raises:
+        ValueError: a run has no results.
+    """
+    return [
+        Check(cost.run, cost.pretraining - JOB_OVERHEAD_S + cost.trees, measured_seconds(results / "runs" / cost.run))
+        for cost in costs
+    ]
+
+
+def measured_seconds(run: Path) -> float:
+    """Return the seconds that all epochs of a finished run took, trees included.
+
+    Raises:
+        ValueError: the run has no history.
+    """
+    history = run / "history.csv"
+    if not history.exists():
+        raise ValueError(f"{history} is missing: --check needs the results of a study that was run")
+    with history.open(newline="") as handle:
+        return sum(float(row["seconds"]) for row in csv.DictReader(handle))
+
+
+def checks_table(checks: list[Check]) -> Table:
+    """Return a table with a row for each run, and the median and the worst error below."""
+    errors = [each.error for each in checks]
+    summary = f"plan off by a factor of {median(errors):.2f} (median), {max(errors):.2f} (worst)"
+    table = Table(box=None, pad_edge=False, caption=summary)
+    table.add_column("run")
+    for column in ("planned s", "measured s", "ratio"):
+        table.add_column(column, justify="right")
+    for each in checks:
+        table.add_row(each.run, f"{each.planned:.0f}", f"{each.measured:.0f}", f"{each.ratio:.2f}")
+    return table

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from hirl.data.image_files import check_header, list_class_folders, read_image
+
+
+def save(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (4, 4), 7).save(path)
+    return path
+
+
+def test_classes_and_images_are_sorted_and_hidden_folders_and_other_files_left_out(tmp_path):
+    for name in ("pets/dog/2.png", "pets/dog/1.png", "pets/cat/1.jpg", ".thumbnails/1.png"):
+        save(tmp_path / name)
+    (tmp_path / "pets/cat/notes.txt").write_text("none of the images")
+    found = list_class_folders(tmp_path)
+    assert list(found) == [("pets", "cat"), ("pets", "dog")]
+    assert [path.name for path in found["pets", "dog"]] == ["1.png", "2.png"]
+    assert [path.name for path in found["pets", "cat"]] == ["1.jpg"]
+
+
+def test_gray_images_are_read_as_rgb(tmp_path):
+    image = read_image(save(tmp_path / "1.png"))
+    assert image.mode == "RGB"
+    assert image.getpixel((0, 0)) == (7, 7, 7)
+
+
+@pytest.mark.parametrize("read", [read_image, check_header])
+def test_missing_and_broken_files_are_named_in_one_line(tmp_path, read):
+    with pytest.raises(ValueError, match=r"1\.png is missing: put it back, or prepare the data without it$"):
+        read(tmp_path / "1.png")
+    (tmp_path / "1.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"1\.png cannot be read as an image: replace or remove it$"):
+        read(tmp_path / "1.png")

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from hirl.cli import main
+from hirl.planning.cost import Cost
+from hirl.planning.plan import check, wall_seconds
+
+
+def a_cost(seconds: float, embedding: float = 0.0, clustering: float = 0.0) -> Cost:
+    return Cost("any", seconds, embedding, clustering, 0.0, 0.0, 0.0)
+
+
+def test_ranks_share_all_but_the_clustering():
+    assert a_cost(80.0, embedding=16.0, clustering=10.0).wall(ranks=8) == 22.0
+
+
+def test_runs_are_given_to_gpus_as_they_become_free():
+    costs = [a_cost(seconds) for seconds in (3.0, 5.0, 4.0)]
+    assert wall_seconds(costs, gpus=2, ranks=1) == 7.0  # 5, then 4 beside it, then 3 after the 4
+    assert wall_seconds(costs, gpus=2, ranks=2) == 6.0  # one after the other, on both
+    assert wall_seconds(costs, gpus=3, ranks=1) == 5.0
+
+
+def test_a_plan_is_checked_against_a_record(tmp_path):
+    run = tmp_path / "runs" / "any"
+    run.mkdir(parents=True)
+    with (run / "history.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([["epoch", "seconds"], [0, 4.0], [1, 6.0]])
+    (found,) = check([a_cost(6.0 + 4.0, embedding=0.75, clustering=0.25)], tmp_path)
+    assert (found.planned, found.measured) == (5.0, 10.0)
+    assert found.error == 2.0
+    with pytest.raises(ValueError, match=r"history\.csv is missing: --check needs the results of a study that was run"):
+        check([a_cost(1.0)], Path(tmp_path, "elsewhere"))
+
+
+def test_the_command_plans_a_study_and_refuses_an_unknown_gpu(tiny_study, capsys):
+    assert main(["plan", "--study", tiny_study, "--gpu", "h200", "--count", "8", "--per-run", "2"]) == 0
+    title, columns, *runs, total = capsys.readouterr().out.splitlines()
+    assert title.split() == ["8", "x", "h200,", "2", "for", "each", "run"]
+    assert columns.split()[0] == "run"
+    assert len(runs) == 14
+    assert total.startswith("all")
+    assert main(["plan", "--study", tiny_study, "--gpu", "abacus"]) == 2
+    assert "--gpu abacus is unknown: choose h200, h100, a100, here, or add it to" in capsys.readouterr().err
+    assert main(["plan", "--study", tiny_study, "--gpu", "h200", "--count", "4", "--per-run", "8"]) == 2
+    assert "--per-run 8 is not within 1 and --count 4: change either" in capsys.readouterr().err

@@ -64,6 +64,18 @@ def test_a_drawing_leaves_out_arrows_that_a_longer_way_implies():
     assert set(graph.edges) == {("a", "b"), ("b", "c")}
 
 
+def test_the_site_builds_without_a_broken_link_and_loads_nothing_from_elsewhere(tmp_path):
+    build = [Path(sys.executable).parent / "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    said = subprocess.run(build, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    pages = [page.read_text() for page in tmp_path.rglob("*.html")]
+    assert pages
+    assert not [
+        tag for page in pages for tag in re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="?https?:[^>]*', page)
+    ]
+
+
 def test_continuous_integration_calls_targets_of_the_makefile():
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
     lines = [step.get("run", "") for job in jobs.values() for step in job["steps"]]

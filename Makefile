@@ -59,7 +59,7 @@ mlflow: $(VENV)/.synced
 publish: $(VENV)/.synced
 	snakemake --cores $(CORES) --config study=$(STUDY) -- publish
 
-# docs/performance.md, from every benchmark.
+# docs/performance.md, written from every benchmark.
 BENCHMARKS := $(filter-out %/common.py %/recipes.py %/page.py,$(wildcard benchmarks/*.py))
 bench: $(VENV)/.synced
 	rm -rf scratch/benchmarks
@@ -71,7 +71,7 @@ lock: $(VENV)/.synced
 	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --universal --python-version 3.11 \
 		--no-header --no-annotate --quiet -o requirements.lock
 
-# uv itself comes from the lock too, through the pip of the fresh environment.
+# uv itself comes from the lock: the new environment's pip installs it.
 $(VENV)/.synced: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " \
 		+ sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'

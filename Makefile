@@ -13,8 +13,9 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: reproduce test check dag readme mlflow publish bench lock
+.PHONY: reproduce test data check docs diagram dag readme mlflow publish bench lock
 reproduce: $(VENV)/.synced
 	snakemake --cores $(CORES) --config study=$(STUDY)
 	@echo "Report:  results/$(STUDY)/report.html"
@@ -26,18 +27,31 @@ test: $(VENV)/.synced data
 data: | $(VENV)/.synced
 	dvc pull --quiet data.dvc
 
+# Style, types and words, in about a minute.
 check: $(VENV)/.synced
 	ruff check
 	ruff format --check
-	pytest tests/workflow/test_style.py
+	snakefmt --check workflow
+	mypy src/hirl
+	codespell
+	pytest tests/workflow/test_style.py tests/test_layout.py
 
-# The picture of the workflow in README.md.
+# The pages of docs/ as a site in scratch/site; a broken link is an error.
+docs: $(VENV)/.synced
+	mkdocs build --strict --quiet
+	@echo "Pages:  scratch/site/index.html"
+
+# HIRL in one picture.
+diagram: $(VENV)/.synced
+	python workflow/draw_hirl.py docs/images/hirl.svg
+
+# The picture of the rules.
 dag: $(VENV)/.synced
-	snakemake --rulegraph mermaid-js 2> /dev/null | python workflow/draw_dag.py README.md
+	snakemake --rulegraph mermaid-js 2> /dev/null | python workflow/draw_dag.py docs/images/workflow.svg
 
-# The demo's results in README.md.
+# The demo's results in README.md and docs/, from a finished study.
 readme: $(VENV)/.synced
-	python workflow/show_results.py README.md results/demo docs/images
+	python workflow/show_results.py results/demo README.md docs/results_demo.md docs/images
 
 mlflow: $(VENV)/.synced
 	mlflow ui --backend-store-uri $(STORE)
@@ -45,7 +59,7 @@ mlflow: $(VENV)/.synced
 publish: $(VENV)/.synced
 	snakemake --cores $(CORES) --config study=$(STUDY) -- publish
 
-# docs/performance.md, from every benchmark.
+# docs/performance.md, written from every benchmark.
 BENCHMARKS := $(filter-out %/common.py %/recipes.py %/page.py,$(wildcard benchmarks/*.py))
 bench: $(VENV)/.synced
 	rm -rf scratch/benchmarks
@@ -57,7 +71,7 @@ lock: $(VENV)/.synced
 	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --universal --python-version 3.11 \
 		--no-header --no-annotate --quiet -o requirements.lock
 
-# uv itself comes from the lock too, through the pip of the fresh environment.
+# uv itself comes from the lock: the new environment's pip installs it.
 $(VENV)/.synced: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " \
 		+ sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'

@@ -1,4 +1,4 @@
-"""One environment, said four times: pyproject.toml, requirements.lock, environment.yml and the Makefile agree."""
+"""pyproject.toml, requirements.lock, environment.yml and the Makefile describe one environment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WANTED = [Requirement(text) for text in PYPROJECT["project"]["dependencies"] + P
 
 
 def locked_versions(name: str) -> list[str]:
-    """Several where the version depends on the Python or the system."""
+    """Return the locked versions of a package: several where they depend on the Python or the system."""
     return re.findall(rf"^{re.escape(canonicalize_name(name))}==([^\s;]+)", LOCK, re.MULTILINE)
 
 
@@ -38,7 +38,7 @@ def test_the_lock_holds_every_dependency_at_a_version_it_allows(wanted):
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The top packages that a Python or Snakemake file imports."""
+    """Yield the top packages that a Python or Snakemake file imports."""
     if path.suffix != ".py":
         yield from re.findall(r"^(?:from|import) (\w+)", path.read_text(), re.MULTILINE)
         return

@@ -36,11 +36,15 @@ def edit(project: Project, old: str, new: str) -> None:
     study.write_text(study.read_text().replace(old, new))
 
 
+COLUMNS = ["study", "dataset", "method", "variant", "backbone", "seed", "task", "metric", "value"]
+
+
 def test_one_command_leaves_every_number_the_pictures_and_the_report(finished):
     results = finished.folder / "results" / "tiny"
     summary = pd.read_csv(results / "summary.csv")
-    assert list(summary) == ["study", "dataset", "method", "variant", "seed", "task", "metric", "value"]
-    found = set(summary.method + "-" + summary.variant + "-s" + summary.seed.astype(str) + " " + summary.task)
+    assert list(summary) == COLUMNS
+    which = summary.variant.where(summary.variant != "control", summary.backbone)
+    found = set(summary.method + "-" + which + "-s" + summary.seed.astype(str) + " " + summary.task)
     expected = {f"{run} knn" for run in RUNS + CONTROLS} | {f"{run} hierarchy" for run in RUNS if "hirl" in run}
     assert found == expected
     assert {path.name for path in results.glob("figures/*")} == {

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the lock that keeps two writers apart."""
+"""Atomic writes, JSON, digests, and locks that keep two writers apart."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, synced and renamed to it when the block ends well, removed when it does not.
+    """Give a temporary path beside `path`; sync it and rename it to `path` when the block ends, remove it on an error.
 
     Raises:
         ValueError: the folder cannot be made or written.
@@ -32,25 +32,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
-        temporary.chmod(mode)  # some libraries leave files that none but their owner can read
+        temporary.chmod(mode)  # some libraries write files that only their owner can read
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a whole text file, atomically."""
+    """Write a text file, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text)
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes a value as indented JSON, atomically."""
+    """Write a value as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """The value of a JSON file.
+    """Return the value of a JSON file.
 
     Raises:
         ValueError: the file is missing or is not JSON.
@@ -65,13 +65,13 @@ def read_json(path: str | Path) -> Any:
 
 
 def sha256(path: str | Path) -> str:
-    """The hex SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def make_folder(folder: str | Path) -> None:
-    """A folder to write to: better missed before a long job than at its end.
+    """Make a folder, and check that it can be written: better before a long job than at its end.
 
     Raises:
         ValueError: it cannot be made or written.
@@ -85,15 +85,25 @@ def make_folder(folder: str | Path) -> None:
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Holds a folder for this process alone; the lock falls with the process, however that ends.
+    """Lock a folder for this process; the lock ends with the block, or with the process, however that ends.
 
     Raises:
-        ValueError: another process holds it, or it cannot be made or written.
+        ValueError: another process has locked it, or it cannot be made or written.
     """
     make_folder(folder)
     with open(Path(folder) / "lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"{folder} is in use by another process: wait for it, or stop it") from error
+        if not try_lock(handle):
+            raise ValueError(f"{folder} is in use by another process: wait for it, or stop it")
         yield
+
+
+def try_lock(handle: IO[str]) -> bool:
+    """Lock an open file until it is closed, unless another process has locked it; return whether it is locked now.
+
+    This is the one call that filelock would wrap; the lock ends with the process, however that ends.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -67,7 +67,7 @@ def test_hidden_gpus_are_none(monkeypatch, named):
 
 def test_more_ranks_than_gpus_are_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with pytest.raises(ValueError, match="--ranks 3 needs as many GPUs, and 2 can be seen"), gpus(3):
+    with pytest.raises(ValueError, match="--ranks 3 needs as many GPUs, but 2 are visible"), gpus(3):
         pass
 
 

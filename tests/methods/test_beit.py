@@ -52,7 +52,7 @@ def test_loss_is_the_formula() -> None:
 def test_step_predicts_the_whole_views_tokens_at_masked_patches(make, views, at, set_mask) -> None:
     method, (view, *_), mask = make("beit").train(), views(), random_mask()
     set_mask(mask)
-    every_patch = method.token_scores(method.backbone.tokens(view, mask, method.mask_token)[:, 1:])
+    every_patch = method.token_head(method.backbone.tokens(view, mask, method.mask_token)[:, 1:])
     tokens = method._visual_tokens(view, 4).flatten(1)
     output = method([view], at())
     expected = slow_token_loss(numbers(every_patch), tokens.numpy(), mask.flatten(1).numpy())
@@ -87,7 +87,7 @@ def test_what_a_masked_patch_showed_decides_its_token_alone(make, views, at, set
     set_mask(mask)
     changed = view.clone()
     changed[:, :, 8:16, 16:24] = -view[:, :, 8:16, 16:24]
-    scores = [method.token_scores(method.backbone.tokens(v, mask, method.mask_token)) for v in (view, changed)]
+    scores = [method.token_head(method.backbone.tokens(v, mask, method.mask_token)) for v in (view, changed)]
     assert torch.equal(*scores)
     assert torch.equal(method([view], at()).embedding, method([changed], at()).embedding)
 
@@ -143,8 +143,8 @@ def test_weight_decay_is_the_authors(make) -> None:
     method = make("beit")
     names = {id(parameter): name for name, parameter in method.named_parameters()}
     decayed, free = ({names[id(p)] for p in group["params"]} for group in method.parameter_groups())
-    assert {"mask_token", "encoder.backbone.position_bias", "token_scores.weight"} <= decayed
-    assert {"encoder.backbone.cls_token", "encoder.backbone.blocks.0.ls1.gamma", "token_scores.bias"} <= free
+    assert {"mask_token", "encoder.backbone.position_bias", "token_head.weight"} <= decayed
+    assert {"encoder.backbone.cls_token", "encoder.backbone.blocks.0.ls1.gamma", "token_head.bias"} <= free
     assert all(method.get_parameter(name).ndim > 1 for name in decayed)
 
 

@@ -1,1 +1,1 @@
-"""What several processes of one training share: collectives, parallel layers, launching, devices."""
+"""Training on several processes: collectives, parallel layers, launching, devices."""

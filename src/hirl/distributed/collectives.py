@@ -1,8 +1,8 @@
-"""The ranks: processes that train one network together, one per GPU, as torchrun starts them.
+"""Collectives of the ranks: the processes that train one network together, one per GPU, as torchrun starts them.
 
-A batch is the whole batch of all ranks. Each draws the random numbers of the whole batch from generators that are in
-step, and keeps its share of the rows: losses and gradients, averaged over ranks, are those of one process. With one
-process every function here gives back what it got.
+A batch is the whole batch of all ranks. Every rank draws the random numbers of the whole batch, from generators in the
+same state, and keeps its share of the rows: losses and gradients, averaged over ranks, are those of one process. With
+one process every function here returns its input.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-TIMEOUT = timedelta(hours=4)  # the others wait while the first rank clusters
+TIMEOUT = timedelta(hours=4)  # the others wait while rank 0 clusters
 
 T = TypeVar("T")
 
 
 def world_size() -> int:
-    """How many ranks there are."""
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number among them."""
+    """Return the number of this process among the ranks."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_main_process() -> bool:
-    """Whether this is the rank that writes files and talks."""
+    """Return whether this is rank 0, which alone writes files and prints."""
     return rank() == 0
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Joins the ranks that torchrun started this process among, if it did, and leaves them at the end."""
+    """Join the ranks if torchrun started this process as one of them, and leave them at the end."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return
@@ -54,19 +54,19 @@ def process_group() -> Iterator[None]:
 
 
 def local_slice(rows: Tensor, dim: int = 0) -> Tensor:
-    """This rank's part of what all ranks hold alike: [W * B, ...] -> [B, ...], in the order of the ranks."""
+    """Return this rank's rows of a tensor that all ranks hold: [W * B, ...] -> [B, ...], in the order of the ranks."""
     return rows if world_size() == 1 else rows.chunk(world_size(), dim)[rank()]
 
 
 def shard_range(count: int) -> range:
-    """This rank's part of `count` items: contiguous, each item on one rank; the last may have fewer."""
+    """Return this rank's shard of `count` items: contiguous, each item on one rank; the last shard may be shorter."""
     longest = -(-count // world_size())
     return range(count)[rank() * longest : (rank() + 1) * longest]
 
 
 @torch.no_grad()
 def gather(rows: Tensor) -> Tensor:
-    """The rows of all ranks, [B, ...] -> [W * B, ...]; no gradient."""
+    """Return the rows of all ranks, [B, ...] -> [W * B, ...]; no gradient."""
     if world_size() == 1:
         return rows
     gathered = rows.new_empty(world_size() * len(rows), *rows.shape[1:])
@@ -76,7 +76,7 @@ def gather(rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather_shards(rows: Tensor, count: int) -> Tensor | None:
-    """The first rank gets the rows of `count` items that were sharded, in their order; the others None."""
+    """Return the rows of `count` sharded items, in their order, on rank 0; None on the others."""
     if world_size() == 1:
         return rows
     longest = -(-count // world_size())
@@ -90,7 +90,7 @@ def gather_shards(rows: Tensor, count: int) -> Tensor | None:
 
 
 def gather_objects(items: list[T]) -> list[T]:
-    """The first rank gets the items of all ranks, in the order of the ranks; the others none. Any can be pickled."""
+    """Return the picklable items of all ranks, in the order of the ranks, on rank 0; an empty list on the others."""
     if world_size() == 1:
         return items
     parts = [None] * world_size() if is_main_process() else None
@@ -100,7 +100,7 @@ def gather_objects(items: list[T]) -> list[T]:
 
 @torch.no_grad()
 def mean(values: Tensor) -> Tensor:
-    """The mean over the ranks; no gradient."""
+    """Return the mean over the ranks; no gradient."""
     if world_size() == 1:
         return values
     total = values.clone()
@@ -109,7 +109,7 @@ def mean(values: Tensor) -> Tensor:
 
 
 def broadcast_object(make: Callable[[], T]) -> T:
-    """What the first rank makes, on all ranks: anything that can be pickled, its tensors in main memory."""
+    """Make a picklable object on rank 0, its tensors in main memory, and return it on all ranks."""
     if world_size() == 1:
         return make()
     made = [make() if is_main_process() else None]

@@ -1,17 +1,18 @@
-"""Device, precision and seeds."""
+"""The device, precision and random seeds of a process."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-MIXERS = (6364136223846793005, 1442695040888963407)  # Knuth's; they spread neighbouring seeds and steps apart
+# Knuth's multipliers, which spread neighbouring seeds and steps apart; numpy's SeedSequence would change every draw
+MIXERS = (6364136223846793005, 1442695040888963407)
 
 
 def choose_device() -> torch.device:
-    """The GPU where there is one, else the CPU.
+    """Return the GPU if there is one, else the CPU.
 
-    On a CPU, glibc's malloc is made to keep a step's memory for the next, instead of handing it back to the system.
+    On a CPU, this has glibc's malloc keep a step's memory for the next one, instead of returning it to the system.
     """
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -20,7 +21,7 @@ def choose_device() -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of networks under autocast; "auto" is bf16 where the processor multiplies in it."""
+    """Return the dtype of autocast; "auto" is bf16 if the processor has instructions for it, else fp32."""
     if precision != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_multiplies_bf16()
@@ -33,13 +34,13 @@ def _cpu_multiplies_bf16() -> bool:
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor of main memory on a device, with no wait for what the device is doing."""
+    """Copy a tensor from main memory to a device, without a wait for the device."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def seed_step(seed: int, number: int) -> None:
-    """Seeds torch's default generators for one step, from nothing but the run's seed and the step's number.
+    """Seed torch's default generators for one step, from the run's seed and the step's number alone.
 
-    Views, masks, drop path and negative paths of a step are then the same after a resume as in one go.
+    A resumed training then draws the same views, masks, dropped paths and negative paths as one that was never killed.
     """
     torch.manual_seed((seed * MIXERS[0] + number * MIXERS[1]) % 2**63)

@@ -1,12 +1,11 @@
-"""One process or many: the GPUs that a step gets, and the ranks that share its work, one per GPU.
+"""Launching a step of the workflow: the GPUs it gets, and its ranks, one per GPU.
 
-The ranks are torchrun's (hirl.distributed.collectives says what they share). A rank that crashes has all of them
-started again, from the last checkpoint; a user's mistake ends them.
+torchrun's launcher starts the ranks (hirl.distributed.collectives says what they share). If a rank crashes, all are
+started again and resume from the last checkpoint. A user error ends all of them.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -22,11 +21,19 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from itertools import count
 from pathlib import Path
 
+from hirl.files import try_lock
+
 RESTARTS = 3
-MISTAKE = signal.SIGUSR2  # by which a rank tells its launcher to end all
-SIGNALS = "SIGTERM,SIGINT,SIGQUIT,SIGUSR2"  # what ends all; not SIGHUP: under nohup a training outlives its terminal
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # of a job, as Snakemake says them
-RENDEZVOUS = "HIRL_RENDEZVOUS"  # the variable that tells the launchers of several nodes where they meet
+USER_ERROR = signal.SIGUSR2  # by which a rank tells its launcher to end all ranks
+SIGNALS = (
+    "SIGTERM,SIGINT,SIGQUIT,SIGUSR2"  # they end all ranks; not SIGHUP: under nohup a training outlives its terminal
+)
+THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+)  # variables of a job's threads, as Snakemake sets them
+RENDEZVOUS = "HIRL_RENDEZVOUS"  # the variable with the address where the launchers of several nodes meet
 
 
 # --- GPUs -------------------------------------------------------------------------------------------------------------
@@ -34,42 +41,42 @@ RENDEZVOUS = "HIRL_RENDEZVOUS"  # the variable that tells the launchers of sever
 
 @contextmanager
 def gpus(number: int) -> Iterator[None]:
-    """Takes GPUs of this machine for this process and those it starts; without GPUs there is nothing to take.
+    """Lease `number` GPUs of this machine for this process and those it starts; do nothing on a machine without GPUs.
 
-    A scheduler of one machine only counts them: which ones, every job chooses for itself.
+    Snakemake on one machine only counts GPUs, so every job chooses its own.
 
     Raises:
-        ValueError: fewer are there.
+        ValueError: there are fewer GPUs.
     """
     seen = visible_gpus()
     if seen and number > len(seen):
-        raise ValueError(f"--ranks {number} needs as many GPUs, and {len(seen)} can be seen: lower it")
+        raise ValueError(f"--ranks {number} needs as many GPUs, but {len(seen)} are visible: lower it")
     if len(seen) < 2:
         yield
         return
-    scheduler = os.environ.get("SLURM_JOB_ID", "")  # Slurm's jobs have GPUs of their own, under the same names
+    scheduler = os.environ.get("SLURM_JOB_ID", "")  # Slurm gives each job its own GPUs, under the same names
     folder = Path(tempfile.gettempdir()) / f"hirl-gpus-{os.getuid()}{scheduler}"
     with lease(seen, number, folder) as taken:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)  # before torch looks
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)  # before torch reads it
         yield
 
 
 def visible_gpus() -> list[str]:
-    """The names of this process's GPUs, found without torch."""
+    """Return the names of the GPUs that this process may use, without torch."""
     if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in named.split(",") if name not in ("", "-1")]
     if shutil.which("nvidia-smi") is None:
         return []
-    asked = subprocess.run(["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"], capture_output=True, text=True)
-    return asked.stdout.split() if asked.returncode == 0 else []
+    query = subprocess.run(["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"], capture_output=True, text=True)
+    return query.stdout.split() if query.returncode == 0 else []
 
 
 @contextmanager
 def lease(names: Sequence[str], number: int, folder: Path) -> Iterator[list[str]]:
-    """Holds `number` of the GPUs: those with the fewest processes on them.
+    """Hold `number` of the GPUs, those with the fewest processes on them.
 
-    A process on a GPU holds the first of its places that is free: a locked file. Locks fall with the process, however
-    that ends.
+    Every GPU has places, each a file; a process locks the first free place of a GPU. The lock ends with the process,
+    however that ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     places = ((name, place) for place in count() for name in names)
@@ -83,23 +90,18 @@ def lease(names: Sequence[str], number: int, folder: Path) -> Iterator[list[str]
 
 
 def _take(path: Path, held: ExitStack) -> bool:
-    """Locks a file, unless another process has."""
-    handle = held.enter_context(path.open("w"))
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    """Lock a file until `held` is closed, unless another process has locked it; return whether it is locked now."""
+    return try_lock(held.enter_context(path.open("w")))
 
 
 # --- the launcher -----------------------------------------------------------------------------------------------------
 
 
 def launch(ranks: int, command: Sequence[str]) -> int:
-    """Runs `hirl COMMAND` on `ranks` processes, evenly on the nodes of a Slurm job; returns the exit code.
+    """Run `hirl COMMAND` on `ranks` processes, evenly on the nodes of a Slurm job; return the exit code.
 
     Raises:
-        ValueError: the nodes cannot have as many ranks each, or the GPUs are fewer.
+        ValueError: the ranks cannot be shared evenly by the nodes, or there are fewer GPUs.
     """
     nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", 1))
     if ranks % nodes:
@@ -111,7 +113,7 @@ def launch(ranks: int, command: Sequence[str]) -> int:
 
 
 def _launch_on_every_node(nodes: int, command: Sequence[str]) -> int:
-    """Has Slurm start this command's launcher once on each node of the job; they meet on this one."""
+    """Have Slurm start this command's launcher on each node of the job; they meet on this node."""
     with socket.create_server(("", 0)) as free:
         os.environ[RENDEZVOUS] = f"{socket.gethostname()}:{free.getsockname()[1]}"
     tasks = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit"]
@@ -121,16 +123,16 @@ def _launch_on_every_node(nodes: int, command: Sequence[str]) -> int:
 
 
 def _launch_here(nodes: int, ranks: int, command: Sequence[str]) -> int:
-    """Starts this node's ranks, and again when one crashes; returns the exit code."""
+    """Start this node's ranks, and again when one crashes; return the exit code."""
     import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.disable(logging.WARNING)  # that it was told to end, and whom it tells
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # gradients that some steps lack are no news
+    logging.disable(logging.WARNING)  # torch logs that it was told to end, and which ranks it ends
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch warns of gradients that some steps lack
     os.environ.update(dict.fromkeys(THREADS, str(max(1, torch.get_num_threads() // ranks))))
-    # Each start has a store of its own: in one that all share, ranks find the addresses of those before them.
+    # every start gets its own store: in a shared one, ranks would find the addresses of the start before
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     config = LaunchConfig(
         min_nodes=nodes,
@@ -147,11 +149,11 @@ def _launch_here(nodes: int, ranks: int, command: Sequence[str]) -> int:
     try:
         elastic_launch(config, program)(*arguments)
     except SignalException as ended:
-        return 2 if ended.sigval == MISTAKE else 128 + ended.sigval
+        return 2 if ended.sigval == USER_ERROR else 128 + ended.sigval
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         why = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-        print(f"hirl: rank {rank} crashed ({why}), and {RESTARTS} new starts did not help", file=sys.stderr)
+        print(f"hirl: rank {rank} crashed ({why}), and {RESTARTS} restarts did not help", file=sys.stderr)
         return 1
     return 0
 
@@ -164,25 +166,25 @@ def _hirl(command: Sequence[str]) -> list[str]:
 
 
 def is_launched() -> bool:
-    """Whether `launch`, or torchrun itself, started this process as one of several."""
+    """Return whether `launch`, or torchrun itself, started this process as a rank."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def is_main_process() -> bool:
-    """As `hirl.distributed.collectives.is_first`, told without torch."""
+    """Return the same as `hirl.distributed.collectives.is_main_process`, without torch."""
     return not is_launched() or os.environ["RANK"] == "0"
 
 
 @contextmanager
 def as_rank() -> Iterator[None]:
-    """Joins the ranks; only the first is heard, and a user's mistake on any ends them all, said once."""
+    """Join the ranks: only rank 0 prints, and a user error on any rank ends all of them with one line."""
     from hirl.distributed.collectives import process_group
 
     launcher = os.getppid()
     with process_group(), ExitStack() as quiet:
         if not is_main_process():
             quiet.enter_context(redirect_stdout(quiet.enter_context(open(os.devnull, "w"))))
-            warnings.simplefilter("ignore")  # the first rank's are the same
+            warnings.simplefilter("ignore")  # rank 0 has the same
         try:
             yield
         except ValueError as error:
@@ -190,16 +192,16 @@ def as_rank() -> Iterator[None]:
 
 
 def _end_all(error: ValueError, launcher: int) -> None:
-    """Says a mistake that many ranks may have found, and waits for the launcher, told to end, to end them all.
+    """Print a user error once, though many ranks may have found it, and have the launcher end all ranks.
 
-    Were this rank to end by itself, the others would crash over its absence, or wait for it.
+    If this rank exited by itself, the others would crash, or wait for it.
     """
     from torch.distributed import TCPStore
 
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    if store.add("hirl/mistakes", 1) == 1:
+    if store.add("hirl/user_errors", 1) == 1:
         print(f"hirl: {error}", file=sys.stderr, flush=True)
     if os.getppid() == launcher:
-        ours = MISTAKE.name in os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"]
-        os.kill(launcher, MISTAKE if ours else signal.SIGTERM)  # torchrun's own dies of what it does not handle
+        ours = USER_ERROR.name in os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"]
+        os.kill(launcher, USER_ERROR if ours else signal.SIGTERM)  # torchrun's own launcher does not handle SIGUSR2
         signal.pause()

@@ -1,4 +1,4 @@
-"""A network on several ranks: averaged gradients, statistics of the whole batch."""
+"""A network on several ranks: averaged gradients, batch norm over the whole batch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hirl.distributed.collectives import local_slice, world_size
 
 
 def parallel(network: nn.Module) -> nn.Module:
-    """The network with its gradients averaged over the ranks; its parameters must be those that ever take gradients.
+    """Wrap a network so that gradients are averaged over the ranks; no parameter may start to take gradients later.
 
-    Buffers stay each rank's own: those of batch norm agree, as the ranks' statistics do (`synchronise`).
+    Buffers are not synchronised: those of batch norm agree, as the ranks' statistics do (`synchronise`).
     """
     if world_size() == 1:
         return network
@@ -26,9 +26,9 @@ def parallel(network: nn.Module) -> nn.Module:
 
 
 def synchronise(network: nn.Module) -> nn.Module:
-    """Statistics of batch norm over the batch of all ranks, and paths dropped independently on each; in place.
+    """Have batch norm use the batch of all ranks, and drop path draw independently on each; in place.
 
-    Norms of a kind of their own, as MoCo v2 has, stay.
+    A method's own kind of batch norm, as MoCo v2 has, stays.
     """
     if world_size() == 1:
         return network
@@ -41,7 +41,7 @@ def synchronise(network: nn.Module) -> nn.Module:
 
 
 def replace_norms(network: nn.Module, kind: Callable[[int, float, float, bool], _BatchNorm]) -> None:
-    """Makes torch's batch norms in a network into another kind, with their own parameters and buffers; in place."""
+    """Replace torch's batch norms in a network by another kind, with the same parameters and buffers; in place."""
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             replaced = kind(child.num_features, child.eps, child.momentum, child.affine)
@@ -53,17 +53,17 @@ def replace_norms(network: nn.Module, kind: Callable[[int, float, float, bool], 
 
 
 class _SyncBatchNorm(_BatchNorm):
-    """Batch norm over all ranks on a CPU, which torch's refuses; as there, the variance kept is unbiased."""
+    """Batch norm over all ranks on a CPU, where torch has none; as in torch's, the running variance is unbiased."""
 
     def _check_input_dim(self, values: Tensor) -> None:
-        """Any that has channels."""
+        """Accept input of any number of dimensions."""
 
     def forward(self, values: Tensor) -> Tensor:
         if not self.training:
             return super().forward(values)
         self.num_batches_tracked.add_(1)
         dims = [0, *range(2, values.ndim)]
-        number = _sum(torch.tensor(float(values.numel() // values.shape[1])))  # pictures of scenes differ in size
+        number = _sum(torch.tensor(float(values.numel() // values.shape[1])))  # images of scenes differ in size
         centre = _sum(values.float().sum(dims, keepdim=True)) / number
         centred = values.float() - centre
         variance = _sum(centred.square().sum(dims, keepdim=True)) / number
@@ -78,12 +78,12 @@ class _SyncBatchNorm(_BatchNorm):
 
 
 def global_mean(values: Tensor) -> Tensor:
-    """The mean over the ranks, with gradient."""
+    """Return the mean over the ranks, with gradient."""
     return values if world_size() == 1 else _sum(values) / world_size()
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the ranks, which is that of the gradients as well."""
+    """The sum over the ranks; its gradient is the sum of the gradients."""
 
     @staticmethod
     def forward(_context: Any, values: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ _sum = _Sum.apply
 
 
 class _DropPath(DropPath):
-    """timm's, drawn for the batch of all ranks: generators stay in step, and no two images share their draws."""
+    """timm's drop path, drawn for the batch of all ranks: their generators stay equal, and each image has its draw."""
 
     def forward(self, values: Tensor) -> Tensor:
         if not self.training or not self.drop_prob:

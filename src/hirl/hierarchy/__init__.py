@@ -1,4 +1,4 @@
-"""What HIRL adds to a method: a tree of clusters over the training images, and a loss over its semantic paths."""
+"""What HIRL adds to a method: a tree of clusters of the training images, and a loss over its semantic paths."""
 
 from hirl.hierarchy.kmeans import hierarchical_kmeans
 from hirl.hierarchy.path_loss import semantic_path_loss

@@ -1,4 +1,4 @@
-"""What to watch in a tree: cluster sizes, density, and change since the last snapshot. No loss reads any of it."""
+"""Diagnostics of a tree: cluster sizes, and how much it changed since the tree before. No loss depends on them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from hirl.hierarchy.tree import SemanticTree
 
 
 def snapshot_metrics(tree: SemanticTree, previous: SemanticTree | None = None) -> dict[str, float]:
-    """Of every level: clusters, empty ones, the largest's share of the images, and the NMI with the previous snapshot.
+    """Return for every level: clusters, empty ones, share of images in the largest, and the NMI with the tree before.
 
-    Shares and NMI are percentages, 0 to 100. Without a previous snapshot there is no NMI.
+    Shares and NMI are percentages, 0 to 100. Without a previous tree there is no NMI.
     """
     metrics: dict[str, float] = {}
     for level, sizes in enumerate(cluster_sizes(tree)):
@@ -25,13 +25,16 @@ def snapshot_metrics(tree: SemanticTree, previous: SemanticTree | None = None) -
 
 
 def cluster_sizes(tree: SemanticTree) -> list[NDArray[np.int64]]:
-    """The number of images in each cluster, one array per level."""
+    """Return the number of images in each cluster, one array per level."""
     assignments = tree.assignments.numpy(force=True)
     return [np.bincount(assignments[:, level], minlength=k) for level, k in enumerate(tree.num_clusters)]
 
 
 def normalized_mutual_information(first: ArrayLike, second: ArrayLike) -> float:
-    """NMI of two labellings of the same items, 0 to 1, arithmetic normalisation; two undivided ones agree fully."""
+    """Return the NMI of two labellings of the same items, 0 to 1, arithmetic normalisation; 1 if neither divides them.
+
+    It is written out, since the training core does without scikit-learn.
+    """
     first, second = (np.unique(labels, return_inverse=True)[1] for labels in (first, second))
     joint = first * (second.max() + 1) + second
     entropies = [_entropy(labels) for labels in (first, second, joint)]

@@ -1,4 +1,4 @@
-"""k-means, and the tree that k-means on k-means makes.
+"""k-means, and hierarchical k-means, which clusters the images and then the clusters.
 
 Shapes: N points, K clusters, D width. Two backends with one contract: faiss on CPU, torch anywhere.
 """
@@ -16,8 +16,8 @@ from torch import Tensor
 from hirl.config import KMeansConfig, TreeKMeansConfig
 from hirl.hierarchy.tree import SemanticTree
 
-SCORES_PER_CHUNK = {"cpu": 2**18, "cuda": 2**26}  # of the [N, K] product: 1 MiB, about a core's cache, and 256 MiB
-LEAST_ROWS = 128  # of a chunk: below it a product is slow
+SCORES_PER_CHUNK = {"cpu": 2**18, "cuda": 2**26}  # of the [N, K] product: 1 MiB, about the cache of a core, and 256 MiB
+LEAST_ROWS = 128  # of a chunk: a product of fewer is slow
 SPLIT_SCALE = 1 / 1024  # how far the halves of a split cluster are pushed apart, as in faiss
 
 
@@ -28,23 +28,23 @@ def hierarchical_kmeans(
     seed: int = 0,
     last: SemanticTree | None = None,
 ) -> SemanticTree:
-    """Clusters the images, then the clusters, level by level.
+    """Cluster the images, then the clusters, level by level.
 
     Level 0 is k-means on the l2-normalised features, level l > 0 on the l2-normalised centroids of level l - 1. An
     image's cluster at an upper level is its cluster's parent, so that paths are strictly nested.
 
-    With config.warm_iterations, level 0 goes on from the last tree: it starts once, from the means of its clusters'
-    images as they are embedded now. The upper levels, of few points and cheap, always start anew: with some three
-    points per cluster they would stay in the optimum they are in.
+    With config.warm_iterations, level 0 is warm-started from the last tree: it starts once, from the means of that
+    tree's finest clusters over today's features. The upper levels have few points and are cheap, so they always start
+    anew: with some three points per cluster a warm start would stay in its optimum.
 
-    A float32 copy of the features is kept, 4 N D bytes, beside what `kmeans` takes.
+    Memory: a float32 copy of the features, 4 N D bytes, beside that of `kmeans`.
 
     Args:
         features: [N, D], one row per training image, in the images' order; any float dtype.
         num_clusters: K_l, fine to coarse.
         config: how each level is clustered.
-        seed: of level 0; level l takes seed + l.
-        last: the tree before, of the same images and numbers of clusters.
+        seed: of level 0; level l has seed + l.
+        last: the tree before, of the same images and numbers of clusters; None starts level 0 anew.
 
     Raises:
         ValueError: there are fewer images than clusters, or a feature is not finite or a zero vector.
@@ -77,21 +77,21 @@ def hierarchical_kmeans(
 def kmeans(
     points: Tensor, k: int, config: KMeansConfig, seed: int, groups: Tensor | None = None
 ) -> tuple[Tensor, Tensor, float]:
-    """Euclidean k-means: the best of several random starts, or once from a grouping of the points.
+    """Run Euclidean k-means: the best of several random starts, or one start from a grouping of the points.
 
-    Both backends start from k of the points, learn from at most max_points_per_centroid * k of them, and refill an
-    emptied cluster by splitting a large one. Both draws are random: sorted points cluster as well as shuffled ones.
+    Both backends start from k of the points, iterate on at most max_points_per_centroid * k of them, and refill an
+    empty cluster by splitting a large one. Both draws are random, so the order of the points does not matter.
 
-    The torch backend takes, beside the points, 4 bytes for each score of a chunk (SCORES_PER_CHUNK), some 16 K D and
-    60 N bytes; and 4 D for each sampled point where there are more than it may learn from. On a GPU its iterations
-    multiply in TF32, several times as fast; the assignment that is returned is float32's.
+    Memory of the torch backend, beside the points: 4 bytes for each score of a chunk (SCORES_PER_CHUNK), about 16 K D
+    and 60 N bytes, and 4 D for each sampled point if they are sampled. On a GPU its iterations multiply in TF32,
+    several times as fast; the returned assignment is computed in float32.
 
     Args:
         points: [N, D], any float dtype, on any device; the work is done in float32.
         k: number of clusters.
         config: iterations, restarts, sample size and backend.
-        seed: decides the result, together with the points and the backend.
-        groups: int64 [N] in 0 to k - 1; k-means then starts from their means, without restarts.
+        seed: of the random draws; the points, the seed and the backend decide the result.
+        groups: int64 [N] in 0 to k - 1; k-means then starts once, from the means of these groups.
 
     Returns:
         The centroids [K, D] as k-means leaves them, each point's nearest centroid int64 [N], and the sum of squared
@@ -102,9 +102,9 @@ def kmeans(
     """
     points = points.detach().float()
     if k > len(points):
-        raise ValueError(f"{k} clusters are more than the {len(points)} points: ask for fewer clusters")
-    if not torch.stack(points.aminmax()).isfinite().all():  # of [N, D], isfinite would make another
-        raise ValueError("the features to cluster hold NaN or infinity: look at the training's loss")
+        raise ValueError(f"{k} clusters are more than the {len(points)} points: set fewer clusters")
+    if not torch.stack(points.aminmax()).isfinite().all():  # isfinite of the points would allocate [N, D]
+        raise ValueError("the features to cluster hold NaN or infinity: lower optimizer.base_lr, or use fp32")
     backend = ("torch" if points.is_cuda else "faiss") if config.backend == "auto" else config.backend
     start = None if groups is None else _update(points, groups, k)
     centroids = (_faiss_centroids if backend == "faiss" else _torch_centroids)(points, k, config, seed, start)
@@ -115,7 +115,7 @@ def kmeans(
 
 @contextmanager
 def products(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
-    """How a GPU multiplies float32 within: in full, or rounded to ten bits; what holds outside is left as it was."""
+    """Set how a GPU multiplies float32 within the context: in full, or in TF32; restore the setting afterwards."""
     matmul = torch.backends.cuda.matmul
     before, matmul.fp32_precision = matmul.fp32_precision, precision
     try:
@@ -164,7 +164,7 @@ def _permutation(count: int, generator: torch.Generator) -> Tensor:
 
 @products("tf32")
 def _lloyd(points: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, float]:
-    """Lloyd's iterations; the inertia is that of the last assignment, as faiss compares restarts."""
+    """Run Lloyd's iterations; the inertia is that of the last assignment, by which faiss compares restarts too."""
     previous = None
     for _ in range(iterations):
         assignments, distances = nearest(points, centroids)
@@ -175,7 +175,7 @@ def _lloyd(points: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, 
 
 
 def nearest(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Each point's nearest centroid int64 [N] and its squared distance [N]; the [N, K] product comes in chunks."""
+    """Return each point's nearest centroid, int64 [N], and its squared distance [N]; the [N, K] product is chunked."""
     rows = max(LEAST_ROWS, SCORES_PER_CHUNK[points.device.type] // max(centroids.shape))
     offset = -centroids.square().sum(dim=1) / 2
     assignments, distances = [], []
@@ -187,17 +187,17 @@ def nearest(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _largest(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest score of each row, and the first column that has it."""
+    """Return the largest score of each row, and the first column that has it."""
     if scores.is_cuda:
         return scores.max(dim=1)
-    columns = torch.from_numpy(scores.numpy().argmax(axis=1))  # vectorised, as torch's is not
+    columns = torch.from_numpy(scores.numpy().argmax(axis=1))  # numpy's argmax is vectorised, torch's is not
     return scores.gather(1, columns[:, None]).squeeze(1), columns
 
 
 def _update(points: Tensor, assignments: Tensor, k: int) -> Tensor:
-    """The mean of each cluster's points; emptied clusters take half of a large one.
+    """Return the mean of each cluster's points; empty clusters get half of a large one.
 
-    Rows are summed in sorted order by embedding_bag: an index_add would sum in a random order on a GPU.
+    Rows are summed in sorted order by embedding_bag: index_add would sum in a random order on a GPU.
     """
     sizes = torch.bincount(assignments, minlength=k)
     members = assignments.argsort(stable=True)
@@ -209,7 +209,7 @@ def _update(points: Tensor, assignments: Tensor, k: int) -> Tensor:
 
 
 def _split(centroids: Tensor, sizes: Tensor, empty: Tensor) -> None:
-    """Refills empty clusters from the largest, in place: two copies, pushed apart along alternate signs."""
+    """Refill empty clusters in place from the largest ones: two copies, pushed apart along alternate signs."""
     donors = sizes.argsort(descending=True, stable=True)[: len(centroids) - len(empty)]
     turn = torch.arange(len(empty), device=sizes.device)
     donors, rounds = donors[turn % len(donors)], turn // len(donors) + 1

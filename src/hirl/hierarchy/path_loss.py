@@ -1,4 +1,4 @@
-"""Semantic path discrimination: an image's path against the other paths of the tree.
+"""The semantic path discrimination (SPD) loss, "path loss" from here on: an image's path against negative paths.
 
 Shapes: N batch, L levels (level 0 is the finest), K_l clusters of level l, D embedding width, M negatives per image.
 """
@@ -18,11 +18,11 @@ EPSILON = 1e-6
 
 
 def semantic_path_loss(embeddings: Tensor, tree: SemanticTree, index: Tensor, negatives: Tensor | None) -> Tensor:
-    """The path loss of a batch of training images, whose own paths are the tree's assignments.
+    """Return the path loss of a batch of training images, whose own paths are the tree's assignments.
 
     Args:
         embeddings: [N, L, D], the projections of each image for every level; any float dtype, any length.
-        tree: the current snapshot, a constant to the gradient.
+        tree: the current tree, a constant to the gradient.
         index: int64 [N], the images' rows in tree.assignments.
         negatives: int64 [N, M, L] paths, as `sample_negative_paths` draws them; None takes all K_0 paths, exactly.
 
@@ -38,7 +38,7 @@ def semantic_path_loss(embeddings: Tensor, tree: SemanticTree, index: Tensor, ne
 
 
 def path_loss(embeddings: Tensor, tree: SemanticTree, own_paths: Tensor, negatives: Tensor | None) -> Tensor:
-    """`semantic_path_loss` for images whose own paths are given: int64 [N, L]."""
+    """Return `semantic_path_loss` of images whose own paths are given, int64 [N, L]."""
     width = tree.centroids[0].shape[1]
     if embeddings.shape[1:] != (tree.num_levels, width):
         raise ValueError(f"embeddings are {list(embeddings.shape)}: this tree needs [N, {tree.num_levels}, {width}]")
@@ -60,7 +60,7 @@ def path_loss(embeddings: Tensor, tree: SemanticTree, own_paths: Tensor, negativ
 
 
 def sample_negative_paths(tree: SemanticTree, index: Tensor, num: int) -> Tensor:
-    """Paths int64 [N, num, L] of finest clusters drawn uniformly, with replacement; the loss leaves out an image's own.
+    """Draw negative paths, int64 [N, num, L], uniformly and with replacement; the loss leaves out an image's own path.
 
     The draws come from the default generator of the tree's device, for the batch of all ranks.
     """
@@ -69,31 +69,32 @@ def sample_negative_paths(tree: SemanticTree, index: Tensor, num: int) -> Tensor
 
 
 def _in_dtype(centroids: Tensor, dtype: torch.dtype) -> Tensor:
-    """Centroids for arithmetic in `dtype`; a wider one takes its own unit length."""
+    """Return centroids in `dtype`, normalised anew if it is another: a wider dtype has a more exact unit length."""
     return centroids if centroids.dtype == dtype else F.normalize(centroids.to(dtype), dim=1)
 
 
 def _path_scores(units: tuple[Tensor, ...], centroids: list[Tensor], paths: Tensor) -> Tensor:
-    """[N, M]: the product over the levels of (1 + cosine) / 2, for paths int64 [N, M, L]."""
+    """Return [N, M], the product over the levels of (1 + cosine) / 2, for paths int64 [N, M, L]."""
     levels = zip(units, centroids, paths.unbind(2), strict=True)
     return _probability(reduce(torch.mul, ((1 + _cosines(*level)) / 2 for level in levels)))
 
 
 def _cosines(unit: Tensor, rows: Tensor, ids: Tensor) -> Tensor:
-    """[N, M]: the cosines of image n with the rows ids[n] of its M paths.
+    """Return [N, M], the cosines of image n with the rows ids[n] of its M paths.
 
     The whole [N, K] product reads K rows, and again in the backward pass; a gather moves N * M rows four times: from
-    the centroids, into its copy, and out of it forward and backward. It is taken where that is less, which also keeps
-    the copy [N, M, D] below half of the level's centroids.
+    the centroids, into its copy, and out of it forward and backward. The gather is used where it moves less, which also
+    keeps the copy [N, M, D] below half of the level's centroids.
     """
     if 2 * ids.numel() < len(rows):
         gathered = rows.index_select(0, ids.flatten()).view(*ids.shape, -1)
-        return torch.bmm(unit[:, None], gathered.transpose(1, 2)).squeeze(1)  # as a row: ten times a column's speed
+        # a row times a matrix: ten times as fast as a matrix times a column
+        return torch.bmm(unit[:, None], gathered.transpose(1, 2)).squeeze(1)
     return (unit @ rows.T).gather(1, ids)
 
 
 def _all_scores(units: tuple[Tensor, ...], centroids: list[Tensor], parents: tuple[Tensor, ...]) -> Tensor:
-    """[N, K_0], coarse to fine: a cluster's path scores its own factor times its parent's path."""
+    """Return [N, K_0], coarse to fine: the score of a cluster's path is its own factor times its parent's score."""
     scores = (1 + units[-1] @ centroids[-1].T) / 2
     for level in reversed(range(len(parents))):
         scores = scores.index_select(1, parents[level]) * ((1 + units[level] @ centroids[level].T) / 2)
@@ -101,5 +102,5 @@ def _all_scores(units: tuple[Tensor, ...], centroids: list[Tensor], parents: tup
 
 
 def _probability(scores: Tensor) -> Tensor:
-    """Scores without what rounding put outside [0, 1], where a logarithm could fail."""
+    """Clamp scores to [0, 1], beyond which rounding may put them and a logarithm could fail."""
     return scores.clamp(0, 1)

@@ -29,7 +29,7 @@ class SemanticTree:
         assignments: int64 [N, L], each image's cluster at every level.
 
     Raises:
-        ValueError: the shapes disagree, an id is out of range, a path is not nested, a centroid is no unit vector.
+        ValueError: the shapes disagree, an id is out of range, a path is not nested, a centroid is not a unit vector.
 
     Source: HIRL (arXiv 2205.13159)
     """
@@ -63,45 +63,45 @@ class SemanticTree:
     def _check_values(self) -> None:
         for level, centroids in enumerate(self.centroids):
             norms = torch.linalg.vector_norm(centroids, dim=1)
-            if not ((norms - 1).abs() <= UNIT_TOLERANCE).all():  # a norm that is no number fails here too
+            if not ((norms - 1).abs() <= UNIT_TOLERANCE).all():  # NaN fails here too
                 raise ValueError(f"centroids of level {level} are not finite unit vectors: normalise them")
             _check_range(f"assignments of level {level}", self.assignments[:, level], len(centroids))
         for level, parents in enumerate(self.parents):
             _check_range(f"parents of level {level}", parents, self.num_clusters[level + 1])
             if not torch.equal(parents[self.assignments[:, level]], self.assignments[:, level + 1]):
-                raise ValueError(f"assignments of level {level + 1} are no parents of level {level}'s: paths must nest")
+                raise ValueError(f"level {level + 1} is not assigned the parents of level {level}'s: paths must nest")
 
     @property
     def num_levels(self) -> int:
-        """L."""
+        """Return the number of levels, L."""
         return len(self.centroids)
 
     @property
     def num_clusters(self) -> tuple[int, ...]:
-        """K_l of every level, finest first."""
+        """Return the number of clusters K_l of every level, finest first."""
         return tuple(len(centroids) for centroids in self.centroids)
 
     @property
     def device(self) -> torch.device:
-        """Where the tree's tensors are."""
+        """Return the device of the tree's tensors."""
         return self.assignments.device
 
     @cached_property
     def paths(self) -> Tensor:
-        """int64 [K_0, L]: the path from each finest cluster to the top."""
+        """Return int64 [K_0, L], the path from each finest cluster to the top."""
         path = [torch.arange(self.num_clusters[0], device=self.device)]
         for parents in self.parents:
             path.append(parents[path[-1]])
         return torch.stack(path, dim=1)
 
     def to(self, device: torch.device | str) -> SemanticTree:
-        """The same tree on another device."""
+        """Return the tree on another device."""
         centroids = tuple(rows.to(device) for rows in self.centroids)
         parents = tuple(ids.to(device) for ids in self.parents)
         return SemanticTree(centroids, parents, self.assignments.to(device))
 
     def save(self, path: str | Path) -> None:
-        """Writes the tree as one safetensors file, whole or not at all."""
+        """Save the tree as a snapshot, one safetensors file, whole or not at all."""
         tensors = {f"centroids.{level}": tensor for level, tensor in enumerate(self.centroids)}
         tensors |= {f"parents.{level}": tensor for level, tensor in enumerate(self.parents)}
         tensors["assignments"] = self.assignments
@@ -110,28 +110,30 @@ class SemanticTree:
 
     @classmethod
     def load(cls, path: str | Path) -> SemanticTree:
-        """The tree of a file that `save` wrote.
+        """Load the tree of a snapshot.
 
         Raises:
-            ValueError: the file is missing, is no safetensors, or holds no valid tree.
+            ValueError: the file is missing, is not a safetensors file, or holds no valid tree.
         """
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} is no readable snapshot ({error}): make it again, or correct the path") from error
+            raise ValueError(f"{path} is not a readable snapshot ({error}): correct the path, or make it") from error
         levels = sum(name.startswith("centroids.") for name in tensors)
         try:
             centroids = [tensors[f"centroids.{level}"] for level in range(levels)]
             parents = [tensors[f"parents.{level}"] for level in range(levels - 1)]
             return cls(centroids, parents, tensors["assignments"])
         except KeyError as error:
-            raise ValueError(f"{path} has no {error}: it is no semantic tree; give a file of snapshots/") from error
+            raise ValueError(
+                f"{path} has no {error}, so it is no snapshot of a tree: give a file of snapshots/"
+            ) from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
 
 def _own_copy(tensor: Tensor) -> Tensor:
-    """A contiguous copy in main memory: safetensors refuses tensors that share theirs."""
+    """Return a contiguous copy in main memory: safetensors refuses tensors that share memory."""
     return tensor.cpu().clone(memory_format=torch.contiguous_format)
 
 

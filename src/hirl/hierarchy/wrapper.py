@@ -1,6 +1,6 @@
-"""HIRL around any method: L projections of its embedding, one semantic path loss (arXiv 2205.13159, section 4).
+"""HIRL around any method: L projections of its embedding and the path loss (arXiv 2205.13159, section 4).
 
-The wrapper is itself a Method, so the loop trains a baseline and its HIRL version alike. It knows no method by name.
+The wrapper is itself a Method, so a baseline and its HIRL version train alike. It knows no method by name.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from hirl.methods.base import Method, MethodOutput, Step, full_precision, split_
 
 
 class HIRL(Method):
-    """A method plus semantic path discrimination: total loss = image loss + path loss.
+    """A method with semantic path discrimination: total loss = image loss + path loss.
 
-    Before `start_epoch` the image loss stands alone. From then on, every `snapshot_epochs` epochs all training images
-    are embedded and clustered anew.
+    Before `start_epoch` there is the image loss only. From then on, all training images are embedded and clustered into
+    a new tree every `snapshot_epochs` epochs.
 
     Attributes:
-        tree: the current snapshot, or None before the first.
+        tree: the current tree, or None before the first.
 
     Raises:
         ValueError: `reassign` is asked of a method that does not embed its second view online.
@@ -49,15 +49,15 @@ class HIRL(Method):
 
     @property
     def backbone(self) -> nn.Module:
-        """The method's evaluated backbone."""
+        """Return the method's evaluated backbone."""
         return self.method.backbone
 
     def embed(self, images: Tensor) -> Tensor:
-        """The method's own embedding: what is clustered has not passed the projections."""
+        """Return the method's own embedding: what is clustered has not passed the projections."""
         return self.method.embed(images)
 
     def before_epoch(self, epoch: int, embed_all: Callable[[], Tensor | None]) -> dict[str, float] | None:
-        """The method's own; then takes a snapshot where the schedule asks for one, and returns its diagnostics."""
+        """Call the method's own; then make a new tree, if one is due, and return its diagnostics on rank 0."""
         self.method.before_epoch(epoch, embed_all)
         since_start = epoch - self.config.start_epoch
         if since_start < 0 or since_start % self.config.snapshot_epochs:
@@ -66,7 +66,7 @@ class HIRL(Method):
         return snapshot_metrics(self.tree, previous) if is_main_process() else None
 
     def _cluster(self, embeddings: Tensor | None) -> SemanticTree:
-        """A new tree: the first rank, which alone has the embeddings, clusters them and tells the others."""
+        """Return a new tree: rank 0, which alone has the embeddings, clusters them and broadcasts it."""
         config, device = self.config, next(self.parameters()).device
         tree = broadcast_object(
             lambda: hierarchical_kmeans(embeddings, config.num_clusters, config.kmeans, self.seed, self.tree).to("cpu")
@@ -74,15 +74,15 @@ class HIRL(Method):
         return tree.to(device)
 
     def before_step(self, step: Step) -> None:
-        """The method's own."""
+        """Call the method's own."""
         self.method.before_step(step)
 
     def after_step(self, step: Step) -> None:
-        """The method's own."""
+        """Call the method's own."""
         self.method.after_step(step)
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
-        """The method's output with the path loss added to its loss and metrics."""
+        """Return the method's output with the path loss added to its loss and metrics."""
         output = self.method(views, step)
         if self.tree is None:
             return output
@@ -91,12 +91,12 @@ class HIRL(Method):
         if self.config.negatives != "all":
             negatives = sample_negative_paths(self.tree, step.images, self.config.negatives)
         embeddings = torch.stack([projection(output.embedding).float() for projection in self.projections], dim=1)
-        semantic = path_loss(embeddings, self.tree, paths, negatives)
-        metrics = output.metrics | {"image_loss": output.loss.detach(), "path_loss": semantic.detach()}
-        return MethodOutput(output.loss + semantic, output.embedding, metrics, output.second_embedding)
+        spd = path_loss(embeddings, self.tree, paths, negatives)
+        metrics = output.metrics | {"image_loss": output.loss.detach(), "path_loss": spd.detach()}
+        return MethodOutput(output.loss + spd, output.embedding, metrics, output.second_embedding)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The method's groups, and the projections under the same rule for biases and norms."""
+        """Return the method's groups, and the projections under the same rule of weight decay."""
         groups = self.method.parameter_groups()
         if any("decay" in group for group in groups):
             return groups + split_decay(self.projections)
@@ -104,7 +104,7 @@ class HIRL(Method):
 
     @torch.no_grad()
     def _own_paths(self, output: MethodOutput, images: Tensor) -> Tensor:
-        """[B, L]; with `reassign`, the batch first moves to the clusters nearest to view 1 under today's weights."""
+        """Return the images' own paths, [B, L]; with `reassign`, first move the images to view 1's nearest clusters."""
         assert self.tree is not None
         if self.config.reassign:
             if output.second_embedding is None:
@@ -116,17 +116,17 @@ class HIRL(Method):
         return self.tree.assignments[images]
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The tree travels with the checkpoint: a resumed run goes on with the same paths."""
+        """Return the tree, which is in the checkpoint: a resumed run keeps its paths."""
         if self.tree is None:
             return {}
         return {name: getattr(self.tree, name) for name in ("centroids", "parents", "assignments")}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """The tree of a checkpoint, on this network's device, or none."""
+        """Set the tree of a checkpoint, if it has one, on this network's device."""
         self.tree = SemanticTree(**state).to(next(self.parameters()).device) if state else None
 
 
 def _projection(dim: int, layers: int) -> ProjectionHead:
-    """(Linear without bias, BatchNorm, ReLU) x (layers - 1), Linear: all of the embedding's width."""
+    """Build (Linear without bias, BatchNorm, ReLU) x (layers - 1), Linear: all of the embedding's width."""
     hidden = [(width, out, nn.BatchNorm1d(out), nn.ReLU()) for width, out in pairwise([dim] * layers)]
     return ProjectionHead([*hidden, (dim, dim, None, None)])

@@ -1,4 +1,4 @@
-"""The baselines by name. A module is imported when its method is built, so that listing names costs no torch."""
+"""The methods by name. A method's module is imported when it is built, so that this package starts without torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _METHODS: dict[str, type[Method]] = {}
 
 
 def register(name: str, config: type[Section] | None = None) -> Callable[[type[Method]], type[Method]]:
-    """Class decorator that gives a method its name; a method of your own brings its typed hyper-parameters along."""
+    """Decorate a class to register it as the method `name`; a plugin gives its `config`, the typed hyper-parameters."""
 
     def decorate(method: type[Method]) -> type[Method]:
         _METHODS[name] = method
@@ -30,7 +30,7 @@ def register(name: str, config: type[Section] | None = None) -> Callable[[type[M
 
 
 def create_method(name: str, backbone: nn.Module, config: Section, *parts: Tokenizer) -> Method:
-    """Builds a method around a freshly built backbone, and a tokenizer if it uses one; load plugins before."""
+    """Build a method around a backbone, with a tokenizer if it uses one; plugins must be loaded before."""
     if name not in _METHODS:
         importlib.import_module(f"hirl.methods.{name}")
     return _METHODS[name](backbone, config, *parts)

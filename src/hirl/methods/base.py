@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Step:
-    """Where training stands: step `number` of `epochs` x `per_epoch`, with the indices of the batch's images, [B]."""
+    """A training step: its `number` among `epochs` x `per_epoch`, and the indices of the batch's images, [B]."""
 
     number: int
     per_epoch: int
@@ -28,24 +28,24 @@ class Step:
 
     @property
     def epoch(self) -> int:
-        """The epoch this step belongs to, from 0."""
+        """Return the epoch of this step, from 0."""
         return self.number // self.per_epoch
 
     @property
     def progress(self) -> float:
-        """The share of training that lies behind, in [0, 1)."""
+        """Return the share of the training that is done before this step, in [0, 1)."""
         return self.number / (self.per_epoch * self.epochs)
 
 
 @dataclass(frozen=True)
 class MethodOutput:
-    """What one step of a method gives.
+    """The output of one forward pass of a method.
 
     Attributes:
         loss: scalar to minimise.
         embedding: [B, D], the online network's projection of view 0 before normalisation, with gradient.
-        metrics: detached scalars worth a look.
-        second_embedding: [B, D], detached projection of view 1, where the online network computed it anyway.
+        metrics: detached scalars to record, such as collapse metrics.
+        second_embedding: [B, D], detached projection of view 1, if the online network computes it anyway.
     """
 
     loss: Tensor
@@ -57,25 +57,33 @@ class MethodOutput:
 class Method(nn.Module):
     """A self-supervised method, built from a backbone and its own typed configuration.
 
-    A subclass sets `embedding_dim`, has `backbone` (what is evaluated), and defines `forward` and `embed`. All its
-    randomness comes from torch's default generators, which the loop seeds anew for every step. Where its section has a
-    `tokenizer`, it is built with one, as third argument.
+    A subclass sets `embedding_dim`, has a `backbone` (the network that is evaluated), and defines `forward` and
+    `embed`. It draws all random numbers from torch's default generators, which the training seeds for every step. If
+    its configuration has a `tokenizer`, it is built with one, as third argument.
     """
 
     embedding_dim: int
     backbone: nn.Module
-    global_crops = 2  # that `forward` needs at least
+    global_crops = 2  # the least that `forward` needs
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
-        """The loss of a batch of views, each [B, 3, H, W], global ones first."""
+        """Return the loss and the embedding of a batch of views, each [B, 3, H, W], global ones first."""
         raise NotImplementedError
 
     def embed(self, images: Tensor) -> Tensor:
-        """The [B, D] projections that are clustered: of the momentum or teacher network where there is one."""
+        """Return the [B, D] projections that are clustered: the momentum or teacher network's, if there is one."""
         raise NotImplementedError
 
     def before_epoch(self, epoch: int, embed_all: Callable[[], Tensor | None]) -> dict[str, float] | None:
-        """Called before each epoch; `embed_all` gives the first rank the [N, D] embeddings of all training images."""
+        """Called before each epoch.
+
+        Args:
+            epoch: from 0.
+            embed_all: returns the [N, D] embeddings of all training images on rank 0, None on the others.
+
+        Returns:
+            The metrics of a new tree, on rank 0, if the method made one.
+        """
 
     def before_step(self, step: Step) -> None:
         """Called before the forward pass: momentum updates, freezing."""
@@ -84,12 +92,12 @@ class Method(nn.Module):
         """Called after the optimiser's step."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser. `decay: False` takes no weight decay, `fixed_lr: True` stays at the peak rate."""
+        """Return the optimiser's groups: `decay: False` takes no weight decay, `fixed_lr: True` keeps the peak rate."""
         return [{"params": list(trainable(self))}]
 
 
 class Encoder(nn.Module):
-    """A backbone and its projector: images [B, 3, H, W] -> embedding [B, D], in float32 whatever autocast does."""
+    """A backbone and its projector: images [B, 3, H, W] -> embedding [B, D], in float32 even under autocast."""
 
     def __init__(self, backbone: nn.Module, projector: nn.Module):
         super().__init__()
@@ -97,11 +105,11 @@ class Encoder(nn.Module):
         self.projector = projector
 
     def forward(self, images: Tensor) -> Tensor:
-        """The embedding of one view."""
+        """Return the embedding of one view."""
         return self.projector(self.backbone(images)).float()
 
     def forward_multi_crop(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """The embedding of every view; views of one size share one call."""
+        """Return the embedding of every view; views of one size share one forward pass, and its batch statistics."""
         sizes = [view.shape[-1] for view in views]
         embeddings: list[Tensor] = []
         for size in sorted(set(sizes), key=sizes.index):
@@ -111,27 +119,27 @@ class Encoder(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """K unit vectors compared with embeddings by cosine: [B, D] -> [B, K]."""
+    """K prototypes, compared with embeddings by cosine: [B, D] -> logits [B, K]."""
 
     def __init__(self, dim: int, number: int):
         super().__init__()
         self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(number, dim), std=0.02))
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """The cosines with every prototype."""
+        """Return the cosine with every prototype."""
         with full_precision():
             return F.linear(F.normalize(embedding.float(), dim=-1), F.normalize(self.weight, dim=-1))
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Autocast off: temperatures magnify what bf16 rounds away, so scores and losses are float32."""
+    """Switch autocast off: logits and losses stay float32, since temperatures magnify the rounding of bf16."""
     with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
         yield
 
 
 def in_full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Decorator: the loss runs outside of autocast."""
+    """Decorate a loss to run without autocast."""
 
     @functools.wraps(loss)
     def run(*args: Any) -> Tensor:
@@ -142,12 +150,15 @@ def in_full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def trainable(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters that take gradients."""
+    """Return the parameters that take gradients."""
     return (parameter for parameter in module.parameters() if parameter.requires_grad)
 
 
 def split_decay(module: nn.Module, without: Sequence[nn.Parameter] = ()) -> list[dict[str, Any]]:
-    """Weight decay for matrices; none for biases, norms, other vectors and those `without` (DINO, iBOT, BEiT)."""
+    """Group parameters: weight decay for matrices; none for biases, norms, other vectors, and those of `without`.
+
+    lightly's get_weight_decay_parameters would decay vectors that are no biases and no norms, such as a mask token.
+    """
     free = {id(parameter) for parameter in trainable(module) if parameter.ndim <= 1} | set(map(id, without))
     parameters = list(trainable(module))
     return [
@@ -157,7 +168,7 @@ def split_decay(module: nn.Module, without: Sequence[nn.Parameter] = ()) -> list
 
 
 def momentum_copy(module: nn.Module) -> nn.Module:
-    """A copy that takes no gradients and drops no paths: the start of a momentum or teacher network."""
+    """Return a copy that takes no gradients and drops no paths: the start of a momentum or teacher network."""
     copied = copy.deepcopy(module).requires_grad_(False)
     for layer in copied.modules():
         if hasattr(layer, "drop_prob"):
@@ -167,12 +178,13 @@ def momentum_copy(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def update_momentum(average: nn.Module, online: nn.Module, momentum: float) -> None:
-    """The averages become momentum * average + (1 - momentum) * online; batch-norm buffers follow their own batches."""
+    """Set the averages to momentum * average + (1 - momentum) * online; batch-norm buffers follow their own batches."""
+    # one pass; lightly's update_momentum takes two, which rounds differently
     torch._foreach_lerp_(list(average.parameters()), list(online.parameters()), 1 - momentum)
 
 
 def prototype_perplexity(assignments: Tensor) -> Tensor:
-    """The effective number of prototypes a batch uses: exp(entropy of the mean assignment), in [1, K].
+    """Return the prototype perplexity, a collapse metric: exp(entropy of a batch's mean assignment), in [1, K].
 
     Args:
         assignments: [B, K], rows summing to one.

@@ -1,7 +1,7 @@
 """BEiT (Bao et al., arXiv 2106.08254).
 
-Blocks of an image's patches are hidden behind one token; what is predicted of each is not its pixels, but the visual
-token that a frozen tokenizer sees in the whole image. There is one view, and no other network.
+Blocks of an image's patches are replaced by a mask token. The network predicts the visual token of each masked patch:
+the id that a frozen tokenizer gives it in the unmasked image. There is one view and no momentum network.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from hirl.models.tokenizer import Tokenizer
 
 
 @in_full_precision
-def masked_token_loss(scores: Tensor, tokens: Tensor) -> Tensor:
-    """Cross-entropy of the visual tokens [P] of all masked patches against their scores [P, V]; 0 of none.
+def masked_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return the cross-entropy of logits [P, V] with the visual tokens [P] of all P masked patches; 0 if P is 0.
 
     The mean is over the patches of all ranks, which hold different numbers of them.
     """
-    count = mean(torch.full((), float(len(tokens)), device=scores.device)).clamp(min=1)
-    return F.cross_entropy(scores.float(), tokens, reduction="sum") / count
+    count = mean(torch.full((), float(len(tokens)), device=logits.device)).clamp(min=1)
+    return F.cross_entropy(logits.float(), tokens, reduction="sum") / count
 
 
 @register("beit")
@@ -54,38 +54,38 @@ class BEiT(Method):
         self.embedding_dim = dim = backbone.num_features
         self.encoder = Encoder(backbone, nn.Identity())
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, dim), std=0.02))
-        self.token_scores = nn.Linear(dim, tokenizer.vocabulary)
-        nn.init.trunc_normal_(self.token_scores.weight, std=0.02)
-        nn.init.zeros_(self.token_scores.bias)
+        self.token_head = nn.Linear(dim, tokenizer.vocabulary)
+        nn.init.trunc_normal_(self.token_head.weight, std=0.02)
+        nn.init.zeros_(self.token_head.bias)
 
     @property
     def backbone(self) -> nn.Module:
-        """The one backbone there is."""
+        """Return the only backbone."""
         return self.encoder.backbone
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
-        """The loss over the masked patches of view 0; its class token has seen the others alone."""
+        """Return the loss over the masked patches of view 0; its class token sees the visible patches only."""
         images = views[0]
         grid = images.shape[-1] // self.backbone.patch_embed.patch_size[0]
         mask = local_slice(block_masks(len(images) * world_size(), grid, self.config))
         where = tuple(send(index, images.device) for index in mask.flatten(1).nonzero(as_tuple=True))
         tokens = self.backbone.tokens(images, send(mask, images.device), self.mask_token)
-        scores = self.token_scores(tokens[:, 1:][where])
+        logits = self.token_head(tokens[:, 1:][where])
         targets = self._visual_tokens(images, grid).flatten(1)[where]
-        hits = (scores.argmax(dim=1) == targets).float().sum() / max(len(targets), 1)
-        return MethodOutput(masked_token_loss(scores, targets), tokens[:, 0].float(), {"token_accuracy": hits})
+        hits = (logits.argmax(dim=1) == targets).float().sum() / max(len(targets), 1)
+        return MethodOutput(masked_token_loss(logits, targets), tokens[:, 0].float(), {"token_accuracy": hits})
 
     def embed(self, images: Tensor) -> Tensor:
-        """The class token of the whole image."""
+        """Return the class token of the unmasked image."""
         return self.encoder(images)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """No weight decay on biases, norms and the class token; the mask token and the position bias have it."""
+        """Exclude biases, norms and the class token from weight decay; the mask token and the position bias have it."""
         return split_decay(self, without=[self.backbone.cls_token])
 
     @torch.no_grad()
     def _visual_tokens(self, views: Tensor, grid: int) -> Tensor:
-        """One token per patch, [B, grid, grid]: the tokenizer sees the view's pixels, as many as make that grid."""
+        """Return one visual token per patch, [B, grid, grid]; the view is resized to the tokenizer's grid."""
         pixels, side = denormalize(views), grid * self.tokenizer.patch_size
         if side != pixels.shape[-1]:
             pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)

@@ -1,7 +1,8 @@
 """DINO (Caron et al., arXiv 2104.14294).
 
-A student matches, from every crop, the distribution that a teacher of averaged weights gives to the global crops.
-Centring and a sharp temperature on the teacher's side keep the distributions from collapsing.
+From every crop, a student predicts the distribution over prototypes that a teacher gives to the global crops. The
+teacher's weights are an exponential moving average of the student's. Centring and sharpening the teacher's
+distributions prevent collapse.
 """
 
 from __future__ import annotations
@@ -51,45 +52,46 @@ class DINO(Method):
 
     @property
     def backbone(self) -> nn.Module:
-        """The teacher's backbone."""
+        """Return the teacher's backbone."""
         return self.teacher.backbone
 
     def before_step(self, step: Step) -> None:
-        """The teacher follows the student; the student's prototypes are frozen for the first epochs."""
+        """Update the teacher by its momentum, and freeze the student's prototypes during the first epochs."""
         momentum = half_cosine(self.config.momentum, 1, step.progress)
         update_momentum(self.teacher, self.student, momentum)
         update_momentum(self.teacher_prototypes, self.student_prototypes, momentum)
         self.student_prototypes.requires_grad_(step.epoch >= self.config.frozen_prototype_epochs)
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
-        """Cross-entropy of every (teacher global crop, other student crop) pair."""
+        """Return the mean cross-entropy over all pairs of a teacher's global crop and another crop of the student."""
         embeddings = self.student.forward_multi_crop(views)
         with torch.no_grad():
             targets = [self.teacher_prototypes(embedding) for embedding in self.teacher.forward_multi_crop(views[:2])]
-        scores = [self.student_prototypes(embedding) for embedding in embeddings]
-        loss = self._class_loss(targets, scores, step.epoch)
-        return MethodOutput(loss, embeddings[0], self._gauges(scores[0]), embeddings[1].detach())
+        logits = [self.student_prototypes(embedding) for embedding in embeddings]
+        loss = self._class_loss(targets, logits, step.epoch)
+        return MethodOutput(loss, embeddings[0], self._collapse_metrics(logits[0]), embeddings[1].detach())
 
     def embed(self, images: Tensor) -> Tensor:
-        """The teacher's bottleneck, before normalisation and prototypes."""
+        """Return the teacher's projection, before normalisation and prototypes."""
         return self.teacher(images)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """No weight decay on biases and norms."""
+        """Exclude biases and norms from weight decay."""
         return split_decay(self)
 
-    def _class_loss(self, targets: list[Tensor], scores: list[Tensor], epoch: int) -> Tensor:
+    def _class_loss(self, targets: list[Tensor], logits: list[Tensor], epoch: int) -> Tensor:
+        """Return DINO's loss of the teacher's and the student's logits; the teacher's center moves after it."""
         temperature = linear_warm_up(*self.config.teacher_temperature, self.config.teacher_temperature_epochs, epoch)
         with full_precision():
-            return self.self_distillation(targets, scores, teacher_temp=temperature)
+            return self.self_distillation(targets, logits, teacher_temp=temperature)
 
-    def _gauges(self, scores: Tensor) -> dict[str, Tensor]:
-        probabilities = F.softmax(scores.detach() / self.config.student_temperature, dim=1)
+    def _collapse_metrics(self, logits: Tensor) -> dict[str, Tensor]:
+        probabilities = F.softmax(logits.detach() / self.config.student_temperature, dim=1)
         return {"prototype_perplexity": prototype_perplexity(probabilities)}
 
 
 def _projector(width: int, config: DINOConfig) -> ProjectionHead:
-    """Three linear layers with GELU, weights drawn from N(0, 0.02)."""
+    """Build three linear layers with GELU between them, weights drawn from N(0, 0.02)."""
     hidden = config.hidden_dim
     norms = [nn.BatchNorm1d(hidden) if config.batch_norm else None for _ in range(2)]
     projector = ProjectionHead(

@@ -1,7 +1,7 @@
 """iBOT (Zhou et al., arXiv 2111.07832).
 
-DINO on the class token, and the same self-distillation on the patches that were masked for the student: the teacher
-sees them and acts as an online tokenizer. Class token and patches share one head.
+DINO on the class token, and the same self-distillation on masked patches: they are hidden from the student, while the
+teacher sees them and acts as an online tokenizer. Class token and patches share one head.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from hirl.methods.schedules import linear_warm_up
 
 
 @in_full_precision
-def masked_patch_loss(target: Tensor, scores: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of masked patches, averaged over each image's masked patches and then over images.
+def masked_patch_loss(target: Tensor, logits: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    """Return the cross-entropy of masked patches, averaged over each image's masked patches and then over images.
 
     Args:
         target: [P, K] teacher probabilities of the P masked patches.
-        scores: [P, K] student scores.
+        logits: [P, K] of the student.
         weight: [P], 1 / (masked patches of the patch's view x views): an image without masked patches adds nothing.
         temperature: of the student.
     """
-    return -(weight * (target * F.log_softmax(scores / temperature, dim=1)).sum(dim=1)).sum()
+    return -(weight * (target * F.log_softmax(logits / temperature, dim=1)).sum(dim=1)).sum()
 
 
 @register("ibot")
@@ -49,37 +49,40 @@ class IBOT(DINO):
         self.patch_center = Center((1, config.prototypes), momentum=config.patch_center_momentum)
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
-        """The class loss over all crops, plus the patch loss over the masked patches of the global ones."""
+        """Return the class loss over all crops plus the patch loss over the masked patches of the global crops."""
         global_views = torch.cat(list(views[:2]))
-        grid = global_views.shape[-1] // self.backbone.patch_embed.patch_size[0]
-        mask = block_masks(len(global_views) * world_size(), grid, self.config)
-        mask = local_slice(mask.unflatten(0, (2, -1)), dim=1).flatten(0, 1)  # of both views
-        masked, device = mask.flatten(1), global_views.device  # [2B, P]
-        where = tuple(send(index, device) for index in masked.nonzero(as_tuple=True))  # counted on the CPU: no wait
-        tokens = self.student.backbone.tokens(global_views, send(mask, device), self.mask_token)
+        device, masked = global_views.device, self._draw_masks(global_views)  # [2B, rows, columns] on the CPU
+        where = tuple(send(index, device) for index in masked.flatten(1).nonzero(as_tuple=True))  # so without a wait
+        tokens = self.student.backbone.tokens(global_views, send(masked, device), self.mask_token)
         embeddings = [
             *self.student.projector(tokens[:, 0]).float().chunk(2),
             *self.student.forward_multi_crop(views[2:]),
         ]
         patch_embedding = _project_patches(self.student.projector, tokens[:, 1:][where])
         targets, patch_targets = self._teacher_targets(global_views, where, step.epoch)
-        scores = [self.student_prototypes(embedding) for embedding in embeddings]
-        patch_scores = self.student_prototypes(patch_embedding)
-        class_loss = self._class_loss(targets, scores, step.epoch)
-        weights = send(_patch_weights(masked), device)
-        patch_loss = masked_patch_loss(patch_targets, patch_scores, weights, self.config.student_temperature)
-        metrics = self._gauges(scores[0]) | {"class_loss": class_loss.detach(), "patch_loss": patch_loss.detach()}
+        logits = [self.student_prototypes(embedding) for embedding in embeddings]
+        patch_logits = self.student_prototypes(patch_embedding)
+        class_loss = self._class_loss(targets, logits, step.epoch)
+        weights = send(_patch_weights(masked.flatten(1)), device)
+        patch_loss = masked_patch_loss(patch_targets, patch_logits, weights, self.config.student_temperature)
+        metrics = {"class_loss": class_loss.detach(), "patch_loss": patch_loss.detach()}
         loss = class_loss + self.config.patch_loss_weight * patch_loss
-        return MethodOutput(loss, embeddings[0], metrics, embeddings[1].detach())
+        return MethodOutput(loss, embeddings[0], self._collapse_metrics(logits[0]) | metrics, embeddings[1].detach())
+
+    def _draw_masks(self, global_views: Tensor) -> Tensor:
+        """Return which patches of both global views are masked, bool [2B, rows, columns] on the CPU."""
+        grid = global_views.shape[-1] // self.backbone.patch_embed.patch_size[0]
+        masks = block_masks(len(global_views) * world_size(), grid, self.config)
+        return local_slice(masks.unflatten(0, (2, -1)), dim=1).flatten(0, 1)
 
     @torch.no_grad()
     def _teacher_targets(
         self, global_views: Tensor, where: tuple[Tensor, ...], epoch: int
     ) -> tuple[list[Tensor], Tensor]:
-        """The teacher's class scores of both views, and its probabilities of the masked patches.
+        """Return the teacher's class logits of both views, and its probabilities of the masked patches.
 
-        The patch center averages ALL patches. Scores are linear in the unit embedding, so the center needs one product
-        with the mean embedding instead of the scores of every patch.
+        The patch center averages the logits of ALL patches. Logits are linear in the unit embedding, so their mean is
+        that of the mean embedding: one product instead of one per patch.
         """
         tokens = self.teacher.backbone.tokens(global_views)
         targets = list(self.teacher_prototypes(self.teacher.projector(tokens[:, 0])).chunk(2))
@@ -88,8 +91,8 @@ class IBOT(DINO):
         temperature = linear_warm_up(
             *self.config.patch_teacher_temperature, self.config.teacher_temperature_epochs, epoch
         )
-        scores = self.teacher_prototypes(patches[where])
-        probabilities = F.softmax((scores - self.patch_center.value) / temperature, dim=1)
+        logits = self.teacher_prototypes(patches[where])
+        probabilities = F.softmax((logits - self.patch_center.value) / temperature, dim=1)
         prototypes = F.normalize(self.teacher_prototypes.weight, dim=-1)
         with full_precision():
             self.patch_center.update(patches.mean(dim=(0, 1), keepdim=True)[0] @ prototypes.T)
@@ -97,7 +100,7 @@ class IBOT(DINO):
 
 
 def _project_patches(projector: nn.Module, patches: Tensor) -> Tensor:
-    """The shared head on patches [P, width] -> [P, D]; its running statistics stay those of class tokens (`embed`)."""
+    """Apply the shared head to patches [P, width] -> [P, D]; its running statistics stay those of class tokens."""
     norms = [layer for layer in projector.modules() if isinstance(layer, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -109,6 +112,6 @@ def _project_patches(projector: nn.Module, patches: Tensor) -> Tensor:
 
 
 def _patch_weights(masked: Tensor) -> Tensor:
-    """What each masked patch counts: its view's mean, then the mean over views; [2B, P] bool -> [number masked]."""
+    """Return the weight of each masked patch: the mean within its view, then over views; bool [2B, P] -> [masked]."""
     counts = masked.sum(dim=1, keepdim=True).clamp(min=1)
     return (1 / (counts * len(masked))).expand_as(masked)[masked]

@@ -1,9 +1,12 @@
 """MoCo v2 (Chen et al., arXiv 2003.04297).
 
-A query encoder tells its image's other view, seen by a slowly moving key encoder, from a queue of keys of earlier
-images. The queue makes the number of negatives independent of the batch. Batch norm would give the positive away, since
-query and key would share their batch's statistics: they are taken over groups of images, shuffled for the keys. The
-authors' groups are their GPUs; here they are part of the method, on any number of devices.
+A query is matched with its key, the other view of its image, against a queue of keys of earlier images as negatives.
+The key encoder is an exponential moving average of the query encoder. The queue makes the number of negatives
+independent of the batch.
+
+Shuffled batch norm: a query and its key in one batch would share statistics, which gives the positive away. So
+statistics are taken over groups of images, and the keys' groups are shuffled. The authors' groups are their GPUs; here
+the number of groups belongs to the method, on any number of devices.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from hirl.methods.base import Encoder, Method, MethodOutput, Step, in_full_preci
 
 @in_full_precision
 def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of picking the positive key: logits [q.k, q @ queue] / T, the target is column 0.
+    """Return the InfoNCE loss, a cross-entropy: logits [q.k, q @ queue] / T, the target is column 0.
 
     Args:
         query: [B, D] unit rows.
@@ -65,15 +68,15 @@ class MoCoV2(Method):
 
     @property
     def backbone(self) -> nn.Module:
-        """The query encoder's backbone."""
+        """Return the query encoder's backbone."""
         return self.query_encoder.backbone
 
     def before_step(self, step: Step) -> None:
-        """The key encoder moves before it computes this batch's keys."""
+        """Update the key encoder, before it computes this batch's keys."""
         update_momentum(self.key_encoder, self.query_encoder, self.config.momentum)
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
-        """Queries from view 0, keys from view 1, negatives from the queue as earlier batches left it."""
+        """Return the loss: queries from view 0, keys from view 1, negatives from the queue of earlier batches."""
         with _statistics_in_turn(self.query_encoder):
             embedding = self.query_encoder(views[0])
         keys = F.normalize(self._keys(views[1]), dim=1)
@@ -82,12 +85,12 @@ class MoCoV2(Method):
         return MethodOutput(loss, embedding)
 
     def embed(self, images: Tensor) -> Tensor:
-        """The key encoder's projection."""
+        """Return the key encoder's projection."""
         return self.key_encoder(images)
 
     @torch.no_grad()
     def _keys(self, views: Tensor) -> Tensor:
-        """All ranks' keys of a shuffled batch, in the views' order: a key's group is hardly ever its query's."""
+        """Return the keys of all ranks, computed on the shuffled batch and put back in the views' order."""
         views = gather(views)
         order = torch.randperm(len(views), device=views.device)
         with _statistics_in_turn(self.key_encoder):
@@ -95,23 +98,23 @@ class MoCoV2(Method):
 
     @torch.no_grad()
     def _enqueue(self, keys: Tensor) -> None:
-        """Replaces the oldest keys; the queue is a ring."""
+        """Replace the oldest keys of the queue, which is a ring buffer."""
         if len(keys) > len(self.queue):
-            raise ValueError(f"model.queue_size {len(self.queue)} is less than a batch of {len(keys)}: raise it")
+            raise ValueError(f"model.queue_size {len(self.queue)} is less than the batch of {len(keys)}: raise it")
         slots = (self.oldest + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[slots] = keys
         self.oldest.add_(len(keys)).remainder_(len(self.queue))
 
 
 class _BatchNormInGroups(_BatchNorm):
-    """Batch norm within each of a rank's groups, consecutive images; running statistics see one after the other."""
+    """Batch norm within each group of consecutive images of a rank; running statistics are updated group by group."""
 
     def __init__(self, groups: int, *args: Any):
         super().__init__(*args)
         self.groups = groups
 
     def _check_input_dim(self, values: Tensor) -> None:
-        """Any that has channels."""
+        """Accept input of any number of dimensions."""
 
     def forward(self, values: Tensor) -> Tensor:
         if not self.training or self.groups == 1:
@@ -121,15 +124,15 @@ class _BatchNormInGroups(_BatchNorm):
 
 @contextmanager
 def _statistics_in_turn(encoder: Encoder) -> Iterator[None]:
-    """Running statistics that the groups of each rank moved end as if one rank had seen all groups in turn.
+    """Make the running statistics of all ranks those of one rank that sees all groups, one after the other.
 
-    u groups take a running value r to d r + a, with d = (1 - momentum)^u. So do the ranks' values one after the other.
+    The u groups of a rank take a running value r to d r + a, with d = (1 - momentum)^u; the ranks' updates are chained.
     """
     norms = [layer for layer in encoder.modules() if isinstance(layer, _BatchNormInGroups)]
     if world_size() == 1 or not norms:
         yield
         return
-    # .data: the backward pass uses none of these, as batch norm itself, which writes them, lets autograd know
+    # .data: batch norm writes these buffers behind autograd's back too; the backward pass uses none of them
     running = [buffer.data for norm in norms for buffer in (norm.running_mean, norm.running_var)]
     before = torch.cat(running)
     yield

@@ -1,7 +1,7 @@
 """MoCo v3 (Chen et al., arXiv 2104.02057).
 
-Momentum contrast without a queue: large batches give the negatives, a predictor is put on the query, and the loss is
-symmetric in the two views.
+Momentum contrast without a queue: the negatives are the other images of a large batch, the query passes a predictor,
+and the loss is symmetric in the two views.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hirl.methods.schedules import half_cosine
 
 @in_full_precision
 def contrastive_loss(query: Tensor, key: Tensor, temperature: float) -> Tensor:
-    """2 T times the cross-entropy of finding the own key among the keys of all ranks.
+    """Return 2 T times the cross-entropy of matching each query with its own key among the keys of all ranks.
 
     Args:
         query: [B, D].
@@ -57,15 +57,15 @@ class MoCoV3(Method):
 
     @property
     def backbone(self) -> nn.Module:
-        """The query encoder's backbone."""
+        """Return the query encoder's backbone."""
         return self.query_encoder.backbone
 
     def before_step(self, step: Step) -> None:
-        """The key encoder's momentum rises from its start to 1 along a cosine."""
+        """Update the key encoder; its momentum rises to 1 along a half cosine."""
         update_momentum(self.key_encoder, self.query_encoder, half_cosine(self.config.momentum, 1, step.progress))
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
-        """2T [CE(q1 k2'/T, own) + CE(q2 k1'/T, own)]; the batch norms of the heads see one view at a time."""
+        """Return 2T [CE(q1 k2'/T, own) + CE(q2 k1'/T, own)]; the batch norms of the heads see one view at a time."""
         z1, z2 = self.query_encoder(views[0]), self.query_encoder(views[1])
         q1, q2 = self.predictor(z1).float(), self.predictor(z2).float()
         with torch.no_grad():
@@ -75,12 +75,12 @@ class MoCoV3(Method):
         return MethodOutput(loss, z1, second_embedding=z2.detach())
 
     def embed(self, images: Tensor) -> Tensor:
-        """The key encoder's projection."""
+        """Return the key encoder's projection."""
         return self.key_encoder(images)
 
 
 def _mlp(dims: Sequence[int]) -> ProjectionHead:
-    """Linear layers without bias, batch norm after each (affine-free after the last), ReLU between them."""
+    """Build linear layers without bias, batch norm after each (without affine after the last), ReLU between them."""
     *hidden, last = pairwise(dims)
     blocks = [(width, out, nn.BatchNorm1d(out), nn.ReLU()) for width, out in hidden]
     return ProjectionHead([*blocks, (*last, nn.BatchNorm1d(last[1], affine=False), None)])

@@ -1,7 +1,7 @@
 """SimSiam (Chen and He, arXiv 2011.10566).
 
-A predictor maps each view's projection onto the other view's, which takes no gradient. No negatives, no momentum: the
-stopped gradient alone keeps the features apart.
+A predictor maps the projection of each view to that of the other view, which takes no gradient. There are no negatives
+and no momentum encoder: stop-gradient alone prevents collapse.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ negative_cosine = in_full_precision(NegativeCosineSimilarity())
 
 @register("simsiam")
 class SimSiam(Method):
-    """Siamese prediction with a stopped gradient. Each view is encoded once."""
+    """Siamese prediction with stop-gradient. Each view is encoded once."""
 
     def __init__(self, backbone: nn.Module, config: SimSiamConfig):
         super().__init__()
@@ -32,22 +32,22 @@ class SimSiam(Method):
 
     @property
     def backbone(self) -> nn.Module:
-        """The one backbone there is."""
+        """Return the only backbone."""
         return self.encoder.backbone
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
-        """-1/2 (cos(p1, stop(z2)) + cos(p2, stop(z1))), means over the batch."""
+        """Return -1/2 (cos(p1, stop(z2)) + cos(p2, stop(z1))), means over the batch."""
         z1, z2 = self.encoder(views[0]), self.encoder(views[1])
         p1, p2 = self.predictor(z1).float(), self.predictor(z2).float()
         loss = (negative_cosine(p1, z2.detach()) + negative_cosine(p2, z1.detach())) / 2
         return MethodOutput(loss, z1, second_embedding=z2.detach())
 
     def embed(self, images: Tensor) -> Tensor:
-        """The projector's output, after its affine-free batch norm."""
+        """Return the projection, after its batch norm without affine."""
         return self.encoder(images)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The predictor's learning rate stays constant (paper, section 4.2)."""
+        """Keep the predictor's learning rate constant (paper, section 4.2)."""
         return [
             {"params": list(trainable(self.encoder))},
             {"params": list(trainable(self.predictor)), "fixed_lr": True},

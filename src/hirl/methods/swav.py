@@ -1,7 +1,7 @@
 """SwAV (Caron et al., arXiv 2006.09882).
 
-Prototypes cluster the batch online: the code that one view gets, balanced over prototypes by Sinkhorn's iterations, is
-predicted from the other views, small local crops included.
+Online clustering with prototypes: each global view gets a code, its assignment to prototypes, which Sinkhorn-Knopp
+balances over the batch. The code is predicted from the image's other views, local crops included (swapped prediction).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hirl.methods.base import Encoder, Method, MethodOutput, Prototypes, Step, f
 
 @register("swav")
 class SwAV(Method):
-    """Swapped prediction of balanced codes over l2-normalised prototypes."""
+    """Swapped prediction of balanced codes over prototypes."""
 
     def __init__(self, backbone: nn.Module, config: SwAVConfig):
         super().__init__()
@@ -35,22 +35,22 @@ class SwAV(Method):
 
     @property
     def backbone(self) -> nn.Module:
-        """The one backbone there is."""
+        """Return the only backbone."""
         return self.encoder.backbone
 
     def before_step(self, step: Step) -> None:
-        """The prototypes are frozen at first."""
+        """Freeze the prototypes during the first steps."""
         self.prototypes.requires_grad_(step.number >= self.config.frozen_prototype_steps)
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
-        """Codes from the two global views, each predicted from every other view."""
+        """Return the loss of predicting the codes of both global views from every other view."""
         embeddings = self.encoder.forward_multi_crop(views)
-        scores = [self.prototypes(embedding) for embedding in embeddings]
+        logits = [self.prototypes(embedding) for embedding in embeddings]
         with full_precision():
-            loss = self.swapped_prediction(scores[:2], scores[2:]).squeeze()
-        used = prototype_perplexity(F.softmax(scores[0].detach() / self.config.temperature, dim=1))
-        return MethodOutput(loss, embeddings[0], {"prototype_perplexity": used}, embeddings[1].detach())
+            loss = self.swapped_prediction(logits[:2], logits[2:]).squeeze()
+        perplexity = prototype_perplexity(F.softmax(logits[0].detach() / self.config.temperature, dim=1))
+        return MethodOutput(loss, embeddings[0], {"prototype_perplexity": perplexity}, embeddings[1].detach())
 
     def embed(self, images: Tensor) -> Tensor:
-        """The projection, before normalisation."""
+        """Return the projection, before normalisation."""
         return self.encoder(images)

@@ -1,1 +1,1 @@
-"""The one training loop, its optimisers and schedules, its checkpoints."""
+"""The training core, with its optimisers, schedules and checkpoints, and the trainings that use it."""

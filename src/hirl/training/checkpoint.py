@@ -1,4 +1,4 @@
-"""Resume state: one file per epoch, whole or not there, the last two kept."""
+"""Checkpoints: one file per epoch, written atomically; the last two are kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEPT = 2
 
 
 def save_checkpoint(folder: Path, epochs_done: int, state: dict[str, Any]) -> None:
-    """Writes the state after `epochs_done` epochs and removes all but the newest checkpoints."""
+    """Write the state after `epochs_done` epochs, and remove all but the newest checkpoints."""
     with atomic_path(folder / f"checkpoint{epochs_done:05d}.pt") as temporary:
         torch.save(state, temporary)
     for outdated in _newest_first(folder)[KEPT:]:
@@ -24,20 +24,20 @@ def save_checkpoint(folder: Path, epochs_done: int, state: dict[str, Any]) -> No
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The newest state that can be read, or None; one that cannot is named on stderr and passed over."""
+    """Return the newest state that can be read, or None; print on stderr which cannot."""
     for path in _newest_first(folder):
         try:
             return _read(path)
         except (OSError, EOFError, RuntimeError, BadZipFile, pickle.UnpicklingError) as error:
-            print(f"{path} cannot be read ({type(error).__name__}): going back to the one before", file=sys.stderr)
+            print(f"{path} cannot be read ({type(error).__name__}): using the checkpoint before it", file=sys.stderr)
     return None
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A state whose checksums are right: torch itself does not look at them."""
+    """Return a state after checking its checksums, which torch.load does not."""
     with ZipFile(path) as archive:
         if (damaged := archive.testzip()) is not None:
-            raise BadZipFile(f"{damaged} has another checksum")
+            raise BadZipFile(f"{damaged} has a wrong checksum")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -1,4 +1,4 @@
-"""The optimisers of the six methods, torch's and timm's, with rates set from outside at every step."""
+"""The optimisers, from torch and timm, their rates at every step, and groups with layer decay."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FIRST_LAYER = ("cls_token", "pos_embed", "patch_embed")
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """An optimiser over a method's parameter groups; `set_rates` gives it its rates before each step."""
+    """Build an optimiser of parameter groups; `set_rates` sets its rates before each step."""
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, fused=True)
     if config.name == "lars":
-        from timm.optim.lars import Lars  # timm takes seconds to import and only SwAV needs it here
+        from timm.optim.lars import Lars  # timm takes seconds to import, and only SwAV needs its LARS
 
         return Lars(
             groups, lr=0.0, momentum=config.momentum, trust_coeff=config.trust_coefficient, eps=1e-8, always_adapt=True
@@ -26,17 +26,18 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> to
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, peak_lr: float, weight_decay: float) -> None:
-    """Gives every group its learning rate times its `lr_scale`, and its decay; `fixed_lr` groups stay at the peak."""
+    """Set every group's learning rate, times its `lr_scale`, and weight decay; `fixed_lr` groups have the peak rate."""
     for group in optimizer.param_groups:
         group["lr"] = (peak_lr if group.get("fixed_lr") else lr) * group.get("lr_scale", 1.0)
         group["weight_decay"] = weight_decay if group.get("decay", True) else 0.0
 
 
 def layer_groups(backbone: nn.Module, layer_decay: float | None) -> list[dict[str, Any]]:
-    """A backbone's parameters, their rates shrinking by `layer_decay` from each of a ViT's layers to the one below.
+    """Group a backbone's parameters by rate: it shrinks by `layer_decay` from each layer of a ViT to the one below.
 
-    The first layer is the class token, positions and patches, then comes each block; the norm, and what else there is,
-    is last and has the full rate. None gives it to all. Vectors, class token and positions have no weight decay.
+    Class token, positions and patch embedding are the first layer, each block is one, and the norm and all else are the
+    last, with the full rate. With None every layer has the full rate. Vectors, class token and positions have no weight
+    decay. timm's param_groups_layer_decay counts the last norm to the last block, so its rates differ.
 
     Raises:
         ValueError: there is a layer decay, but the backbone has no blocks.

@@ -1,4 +1,4 @@
-"""Training of the discrete VAE whose tokens BEiT predicts."""
+"""Training of the discrete VAE whose visual tokens BEiT predicts."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from hirl.training.fit import fit
 
 
 def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> dict[str, float]:
-    """Trains a discrete VAE on the views of a method that uses a tokenizer, or goes on with it; writes it to `out`.
+    """Train a discrete VAE on the views of a method that uses a tokenizer, or resume that; write it to `out`.
 
     Args:
-        config: of any run of that method; one tokenizer serves all of them.
+        config: of any run of that method; all its runs share one tokenizer.
         data: the prepared data.
         out: a .safetensors.
-        scratch: keeps the resume state.
+        scratch: keeps the checkpoints.
 
     Returns:
-        What `measure` says of the validation images.
+        The metrics of the validation images, by `measure`.
 
     Raises:
-        ValueError: the method uses none, the data do not fit, or `fit` cannot go on.
+        ValueError: the method uses no tokenizer, the data do not fit, or `fit` fails.
     """
     if not config.uses_tokenizer:
         raise ValueError(f"method {config.method} uses no tokenizer: name one that does, such as beit")
@@ -58,25 +58,23 @@ def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> 
     fingerprint = digest([*decides, read_json(data / "manifest.json")["digest"]])
     groups = [{"params": list(network.parameters())}]
     fit("tokenizer", network, groups, batches, loss, settings, per_epoch, scratch, fingerprint, config.seed)
-    gauges = measure(network, load_images(data, "validation"), settings.batch_size, device)
+    metrics = measure(network, load_images(data, "validation"), settings.batch_size, device)
     if is_main_process():
         save_tokenizer(network, out)
-        used, error = gauges["token_perplexity"], gauges["error"]
+        used, error = metrics["token_perplexity"], metrics["error"]
         print(
             f"tokenizer  uses {used:.1f} of {settings.vocabulary} tokens, root mean squared error {error:.3f}",
             flush=True,
         )
-    return gauges
+    return metrics
 
 
 @torch.no_grad()
 def measure(network: DiscreteVAE, images: ImageSet, batch_size: int, device: torch.device) -> dict[str, float]:
-    """How much of the vocabulary all images use, exp(entropy) in [1, V], and how well the tokens alone give them back.
-
-    Each rank looks at its shard of the images, and all are told of the whole.
+    """Return the collapse metric and the reconstruction error of a tokenizer, over the images of all ranks.
 
     Returns:
-        token_perplexity, and error: the root mean square over pixels in [0, 1].
+        token_perplexity, exp(entropy of the tokens) in [1, V], and error, the root mean square over pixels in [0, 1].
     """
     network.eval()
     counts, squares, values = torch.zeros(network.vocabulary, device=device), 0.0, 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hirl.cli import main
+from hirl.config import CONFIG_ROOT
 
 RUN = ("--method", "simsiam", "--variant", "hirl")
 
@@ -195,7 +196,7 @@ def test_the_authors_weights_are_listed_and_an_unknown_name_is_answered_with_the
     assert "known: mocov2-baseline" in refused("weights", "fetch", "moco")
 
 
-@pytest.mark.parametrize("study", ["demo", "studies/demo.yaml"])
+@pytest.mark.parametrize("study", ["demo", str(CONFIG_ROOT / "studies" / "demo.yaml")], ids=["name", "path"])
 def test_the_tracker_calls_a_study_by_its_name(study: str, monkeypatch) -> None:
     made = []
     monkeypatch.setattr("hirl.tracking.mlflow.init", lambda uri, experiment: made.append(experiment))
@@ -221,6 +222,7 @@ def test_help_is_light() -> None:
     code = f"""
 import contextlib, sys
 from hirl.cli import main
+from hirl.config import CONFIG_ROOT
 with contextlib.suppress(SystemExit):
     main(["--help"])
 print("heavy:", *(name for name in {heavy} if name in sys.modules))

@@ -11,7 +11,7 @@ from hirl.config import FROZEN, METRICS, TASKS, TRAINED, EvaluationConfig
 ROOT = Path(__file__).parents[2]
 SHARED_WORDS = {"transfer", "hierarchy"}  # also a folder's, and a section of the configuration
 NAMES = "|".join(sorted(TASKS.keys() - SHARED_WORDS))
-LITERAL = re.compile(rf"[\"'](?:{NAMES})[\"']")
+LITERAL = re.compile(rf"[\"']({NAMES})[\"']")
 TABLE = ROOT / "src" / "hirl" / "config" / "tasks.py"
 FILES = [
     path
@@ -53,6 +53,6 @@ def test_tasks_say_which_files_they_need_beside_the_studys_images() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_other_file_names_a_task(path: Path) -> None:
-    named = [line.strip() for line in path.read_text().splitlines() if LITERAL.search(line)]
-    assert named == []
+def test_no_other_file_lists_tasks(path: Path) -> None:
+    named = set(LITERAL.findall(path.read_text()))
+    assert len(named) <= 1  # a file may be about one task

@@ -230,4 +230,4 @@ def test_labelled_images_must_be_chosen_first(tiny_run, tiny_data, tmp_path) -> 
 
 def test_labels_of_too_many_classes_are_refused(tiny_run, write_data, tmp_path) -> None:
     data = write_data(tmp_path / "wrong", torch.zeros(8, 3, 32, 32, dtype=torch.uint8), torch.arange(8) % 4, 3)
-    refused("label 3 is none of its 3 classes", tiny_run("simsiam"), data, tmp_path / "scratch", "transfer")
+    refused("label 3 is not one of its 3 classes", tiny_run("simsiam"), data, tmp_path / "scratch", "transfer")

@@ -1,6 +1,7 @@
 """Configuration: study + method + overrides -> one frozen, typed, hashed RunConfig.
 
-Nothing else in the project reads the YAML files. Import costs no torch.
+`load_study` reads the YAML files of a study once; `Study.resolve` makes the configuration of each of its runs.
+Import costs no torch.
 """
 
 from hirl.config.nested import flatten

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def load_plugins(paths: Iterable[str]) -> None:
-    """Runs the Python files that register methods of your own.
+    """Import the Python files that register methods of your own.
 
     Raises:
         ValueError: a file is missing.

@@ -1,4 +1,4 @@
-"""The typed sections of a run's configuration, with their defaults and the values they allow."""
+"""Define the typed sections of a run's configuration, with their defaults and the values they allow."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ SWITCHES = ("compile", "checkpoint_activations")
 
 
 class Section(BaseModel):
-    """A block of the configuration: frozen, and closed to unknown keys."""
+    """Base of all sections: frozen, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -66,28 +66,28 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """Which images, and how they are held."""
+    """The images of a study, and how they are stored."""
 
-    name: str = "taxonomy"  # taxonomy, sketches, folder, imagenet, places205, or of torchvision: cifar10, stl10, ...
-    image_size: Count = 32  # pixels; stored pictures are image_size squares where storage is "memory"
-    storage: Literal["memory", "files"] = "memory"  # decoded uint8 in memory, or read by workers at each step
-    train_images: Count | None = None  # a class-balanced, seeded subset; None takes all
+    name: str = "taxonomy"  # taxonomy, sketches, folder, imagenet, places205, or torchvision's: cifar10, stl10, ...
+    image_size: Count = 32  # pixels a side of evaluated images; of stored images too where storage is "memory"
+    storage: Literal["memory", "files"] = "memory"  # decoded once to uint8, or files that workers read at each step
+    train_images: Count | None = None  # a class-balanced, seeded subset; None: all
     validation_images: Count | None = None
-    class_tree: str | None = None  # CSV naming each class's ancestors; None reads nested folders
+    class_tree: str | None = None  # CSV of each class's ancestors; None: read from nested folders
     label_lists: dict[LabelPercent, str] = {}  # percentage: file that lists the labelled images; absent: drawn
 
 
 class ScenesConfig(Section):
-    """Pictures with boxes and masks, for detection."""
+    """Images with boxes and masks, for detection."""
 
-    name: Literal["taxonomy", "coco"] = "taxonomy"  # drawn, or a folder in COCO's layout
-    image_size: Count = 96  # pixels a side; of drawn scenes
-    train_images: Count | None = None  # the first so many; drawn scenes need a number
+    name: Literal["taxonomy", "coco"] = "taxonomy"  # drawn scenes, or a folder in COCO's layout
+    image_size: Count = 96  # pixels a side of drawn scenes
+    train_images: Count | None = None  # the first ones; drawn scenes need a number
     validation_images: Count | None = None
 
 
 class JitterConfig(Section):
-    """Colour jitter: factors drawn from [1 - strength, 1 + strength] (hue: [-hue, hue]), with one probability."""
+    """Color jitter: factors drawn from [1 - strength, 1 + strength] (hue: [-hue, hue]), all with one probability."""
 
     brightness: NonNegative = 0.4
     contrast: NonNegative = 0.4
@@ -97,11 +97,11 @@ class JitterConfig(Section):
 
 
 class ViewsConfig(Section):
-    """The random views of an image. Triples hold one value for: global view 1, global view 2, every local view."""
+    """The random views of an image. Triples hold the values of global view 1, global view 2 and every local view."""
 
     global_crops: Literal[1, 2] = 2  # methods that compare views need two
     global_size: Count = 32  # pixels
-    global_scale: tuple[Positive, Positive] = (0.2, 1.0)  # share of the image's area
+    global_scale: tuple[Positive, Positive] = (0.2, 1.0)  # fraction of the image's area
     local_crops: NonNegativeInt = 0
     local_size: Count = 16  # pixels
     local_scale: tuple[Positive, Positive] = (0.05, 0.14)
@@ -128,13 +128,13 @@ class ViewsConfig(Section):
 
 
 class BackboneConfig(Section):
-    """The network that is evaluated; names are listed in hirl.models.backbones."""
+    """The network that is pretrained and evaluated; hirl.models.backbones lists the names."""
 
     name: str = "resnet50"
     zero_init_residual: bool = False
-    drop_path: Probability = 0.0  # stochastic depth of the trained (student) network, rising linearly over blocks
+    drop_path: Probability = 0.0  # stochastic depth of the trained (student) network, growing linearly over blocks
     position_embedding: Literal["learned", "sincos", "relative"] = "learned"  # ViT only
-    layer_scale: Positive | None = None  # ViT only: what each branch of a block is multiplied by at first
+    layer_scale: Positive | None = None  # ViT only: initial scale of each residual branch
 
 
 class MoCoV2Config(Section):
@@ -145,7 +145,7 @@ class MoCoV2Config(Section):
     temperature: Positive = 0.2
     queue_size: Count = 16384
     momentum: Probability = 0.999
-    batch_norm_groups: Count = 8  # of images that share statistics, the keys' shuffled: one per GPU in the release
+    batch_norm_groups: Count = 8  # images that share statistics, shuffled for keys; one per GPU in the release
 
 
 class SimSiamConfig(Section):
@@ -184,7 +184,7 @@ class DINOConfig(Section):
     batch_norm: bool = False  # in the head; the authors' use_bn_in_head
     prototypes: Count = 65536
     student_temperature: Positive = 0.1
-    teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)  # from, to: linear, per epoch
+    teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)  # from, to; linear, per epoch
     teacher_temperature_epochs: NonNegativeInt = 50
     center_momentum: Probability = 0.9
     momentum: Probability = 0.996  # of the teacher; rises to 1 along a cosine, per step
@@ -192,11 +192,11 @@ class DINOConfig(Section):
 
 
 class MaskConfig(Section):
-    """Blocks of patches that are masked."""
+    """Blockwise masking of patches."""
 
-    mask_probability: Probability = 1.0  # the share of global views that are masked at all
-    mask_ratio: tuple[Probability, Probability] = (0.1, 0.5)  # uniform share of a masked view's patches
-    mask_aspect: Positive = 0.3  # blocks between this aspect ratio and its inverse
+    mask_probability: Probability = 1.0  # of a global view to be masked at all
+    mask_ratio: tuple[Probability, Probability] = (0.1, 0.5)  # fraction of a masked view's patches, drawn uniformly
+    mask_aspect: Positive = 0.3  # lowest aspect ratio of a block; the highest is its inverse
 
 
 class IBOTConfig(DINOConfig, MaskConfig):
@@ -213,7 +213,7 @@ class IBOTConfig(DINOConfig, MaskConfig):
 
 
 class KMeansConfig(Section):
-    """One level of k-means, as faiss runs it."""
+    """k-means with faiss's parameters."""
 
     iterations: Count = 20
     restarts: Count = 5
@@ -222,62 +222,62 @@ class KMeansConfig(Section):
 
 
 class TreeKMeansConfig(KMeansConfig):
-    """k-means of a tree's levels, of which the finest, by far the dearest, can go on from the last tree."""
+    """k-means of a tree's levels; the finest level, the most expensive, can be warm-started from the last tree."""
 
-    warm_iterations: Count | None = None  # from the last tree's finest clusters, once; None starts anew each time
+    warm_iterations: Count | None = None  # of one warm-started k-means; None: never warm-start
 
 
 class HierarchyConfig(Section):
-    """What HIRL adds to a method (paper, section 4)."""
+    """What HIRL adds to a method: the hierarchy and the semantic path discrimination loss (paper, section 4)."""
 
     num_clusters: tuple[Count, ...] = (30000, 10000, 1000)  # fine to coarse
     negatives: Count | Literal["all"] = 1000  # negative paths per image
-    mlp_layers: Count = 2  # layers of each level's projection
-    start_epoch: NonNegativeInt = 20  # image loss alone before it
-    snapshot_epochs: Count = 1  # a new tree every so many epochs
-    reassign: bool = False  # SwAV: re-assign a batch's images at every step
+    mlp_layers: Count = 2  # layers of each level's projection head
+    start_epoch: NonNegativeInt = 20  # epochs of image loss alone
+    snapshot_epochs: Count = 1  # epochs between trees
+    reassign: bool = False  # re-assign a batch's images to clusters at every step (SwAV)
     kmeans: TreeKMeansConfig = TreeKMeansConfig()
 
     @model_validator(mode="after")
     def _levels_shrink(self) -> HierarchyConfig:
         pairs = zip(self.num_clusters, self.num_clusters[1:], strict=False)
         if not self.num_clusters or any(fine < coarse for fine, coarse in pairs):
-            raise ValueError(f"num_clusters is {list(self.num_clusters)}: give it fine to coarse, never growing")
+            raise ValueError(f"num_clusters is {list(self.num_clusters)}: give fine to coarse, never increasing")
         return self
 
 
 class OptimizerConfig(Section):
-    """The optimiser. base_lr is per 256 images; the effective rate is derived and never written back."""
+    """The optimiser. base_lr is per 256 images of a batch; TrainingConfig.effective_lr derives the learning rate."""
 
-    name: Literal["sgd", "lars", "adamw"] = "sgd"  # lars without clipping is what apex calls LARC(clip=False)
+    name: Literal["sgd", "lars", "adamw"] = "sgd"  # lars is apex's LARC(clip=False)
     base_lr: Positive = 0.03
     momentum: Probability = 0.9  # sgd and lars
     weight_decay: NonNegative = 1e-4
-    final_weight_decay: NonNegative | None = None  # along a cosine, per step; None keeps weight_decay
+    final_weight_decay: NonNegative | None = None  # along a cosine, per step; None: constant
     trust_coefficient: Positive = 0.001  # lars
     clip_norm: Positive | None = None  # global gradient norm
 
 
 class ScheduleConfig(Section):
-    """The learning rate: linear warm-up, then a cosine, or steps. start_lr and min_lr are absolute, never scaled."""
+    """The learning rate: linear warm-up, then a cosine or steps. start_lr and min_lr are absolute."""
 
     warmup_epochs: NonNegative = 0
     warmup_ends_at_peak: bool = False  # the last warm-up step has the peak (DINO, iBOT); else the step after it
     start_lr: NonNegative = 0.0
     min_lr: NonNegative = 0.0
-    milestones: tuple[Count, ...] = ()  # epochs from which the rate is multiplied by `factor`, instead of the cosine
+    milestones: tuple[Count, ...] = ()  # epochs at which the rate is multiplied by `factor`; they replace the cosine
     factor: Positive = 0.1
-    per_epoch: bool = False  # the rate of the whole epoch, floor(epoch), as MoCo v2 and SimSiam
+    per_epoch: bool = False  # one rate for the whole epoch, as in MoCo v2 and SimSiam
 
 
 class TrainingConfig(Section):
-    """The one training loop."""
+    """The settings of any training: pretraining, tokenizer, and the evaluations that train."""
 
     epochs: Count = 200
-    batch_size: Count = 256  # images in all, over all ranks
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the processor has the instructions
-    compile: bool = False  # the network's blocks; `hirl tune` measures whether it pays
-    checkpoint_activations: bool = False  # blocks are computed again in the backward pass: less memory, more time
+    batch_size: Count = 256  # over all ranks
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the processor supports it
+    compile: bool = False  # torch.compile of the network's blocks; `hirl tune` measures the speed-up
+    checkpoint_activations: bool = False  # recompute blocks in the backward pass: less memory, more time
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 
@@ -288,15 +288,15 @@ class TrainingConfig(Section):
 
 
 class TokenizerConfig(TrainingConfig):
-    """A discrete VAE as in DALL-E (arXiv 2102.12092, appendix A), trained where no tokenizer is given."""
+    """A discrete VAE as in DALL-E (arXiv 2102.12092, appendix A), trained unless a tokenizer is given."""
 
     epochs: Count = 20
     optimizer: OptimizerConfig = OptimizerConfig(name="adamw", base_lr=0.001)
     vocabulary: Count = 8192
-    patch_size: Literal[2, 4, 8, 16, 32] = 8  # pixels a side of what becomes one token
+    patch_size: Literal[2, 4, 8, 16, 32] = 8  # pixels a side of one token
     width: Count = 256  # channels of encoder, codebook and decoder
-    temperature: tuple[Positive, Positive] = (1.0, 0.25)  # of the Gumbel softmax: from, to, along a cosine
-    kl_weight: NonNegative = 3e-4  # of the divergence of a batch's mean token distribution from the uniform one
+    temperature: tuple[Positive, Positive] = (1.0, 0.25)  # of the Gumbel softmax; from, to, along a cosine
+    kl_weight: NonNegative = 3e-4  # of the divergence of a batch's mean token distribution from uniform
 
 
 class BEiTConfig(MaskConfig):
@@ -318,25 +318,25 @@ MODEL_CONFIGS: dict[str, type[Section]] = {
 
 
 class AugmentationConfig(Section):
-    """How a labelled image is seen in training: cropped at random, flipped, and what is set here."""
+    """Augmentation of labelled images in training: random crops, flips, and what is set here."""
 
     crop_scale: CropScale = (0.08, 1.0)
     randaugment: Annotated[str, Field(pattern=r"^rand(-[a-z]+[\d.]+)*$")] | None = None  # such as rand-m9-mstd0.5-inc1
     random_erasing: Probability = 0.0
-    mixup: NonNegative = 0.0  # the Beta distribution's parameter
+    mixup: NonNegative = 0.0  # parameter of the Beta distribution
     cutmix: NonNegative = 0.0
     label_smoothing: Probability = 0.0
 
 
 class KNNConfig(Section):
-    """Weighted kNN (formulas: exp(cos / temperature) votes)."""
+    """Weighted kNN: a neighbour votes with exp(cosine / temperature)."""
 
     neighbours: tuple[Count, ...] = (10, 20, 100, 200)
     temperature: Positive = 0.07
 
 
 class ProbeConfig(Section):
-    """The quick linear probe, on cached features."""
+    """Linear probe on cached features."""
 
     epochs: Count = 100
     batch_size: Count = 256
@@ -346,54 +346,54 @@ class ProbeConfig(Section):
 
 
 class LinearConfig(TrainingConfig):
-    """Linear classification as published: a classifier on the frozen backbone's features of augmented views."""
+    """Linear evaluation as published: a linear classifier on the frozen backbone's features of augmented views."""
 
     epochs: Count = 100
     optimizer: OptimizerConfig = OptimizerConfig(base_lr=0.3, weight_decay=0.0)
     crop_scale: CropScale = (0.08, 1.0)
-    last_blocks: Count = 1  # of a ViT, whose class tokens are joined
-    head_std: Positive = 0.01  # of the classifier's first weights
+    last_blocks: Count = 1  # blocks of a ViT whose class tokens are concatenated
+    head_std: Positive = 0.01  # standard deviation of the classifier's initial weights
 
 
 class FinetuneConfig(TrainingConfig):
-    """Fine-tuning of the whole network. head_lr is absolute, never scaled by the batch, and follows the schedule."""
+    """Fine-tuning of the whole network. head_lr is absolute, not per 256 images, and follows the schedule."""
 
     epochs: Count = 20
     optimizer: OptimizerConfig = OptimizerConfig(base_lr=0.1, weight_decay=0.0)
-    head_lr: Positive | None = None  # of the classifier; None gives it the backbone's
-    layer_decay: Share | None = None  # a ViT's rate shrinks by it, block by block
+    head_lr: Positive | None = None  # of the classifier; None: the backbone's
+    layer_decay: Share | None = None  # factor of a ViT's rate from each block to the one below
     drop_path: Probability = 0.0
     augmentation: AugmentationConfig = AugmentationConfig()
 
 
 class ClusteringConfig(Section):
-    """k-means with as many clusters as classes, on the validation features."""
+    """k-means on the validation features, with as many clusters as classes."""
 
     kmeans: KMeansConfig = KMeansConfig()
 
 
 class DetectionConfig(TrainingConfig):
-    """Mask R-CNN on the backbone (He et al., arXiv 1703.06870): boxes and masks in COCO's measures."""
+    """Mask R-CNN on the backbone (arXiv 1703.06870), measured by COCO's average precision of boxes and masks."""
 
-    neck: Literal["fpn", "c4"] = "fpn"  # of a ResNet; a ViT has a simple feature pyramid (arXiv 2203.16527)
-    epoch_steps: Count | None = None  # that are called an epoch, for schedules in steps; None: a pass over the images
-    warmup_steps: NonNegativeInt = 0  # linear, from warmup_factor of the rate
+    neck: Literal["fpn", "c4"] = "fpn"  # of a ResNet; a ViT gets a simple feature pyramid (arXiv 2203.16527)
+    epoch_steps: Count | None = None  # steps counted as one epoch; None: a pass over the images
+    warmup_steps: NonNegativeInt = 0  # linear, from warmup_factor times the rate
     warmup_factor: Positive = 0.001
-    layer_decay: Share | None = None  # a ViT's rate shrinks by it, block by block
+    layer_decay: Share | None = None  # factor of a ViT's rate from each block to the one below
     drop_path: Probability = 0.0
-    short_sides: Annotated[tuple[Count, ...], Field(min_length=1)] = tuple(range(640, 801, 32))  # pixels, drawn from
+    short_sides: Annotated[tuple[Count, ...], Field(min_length=1)] = tuple(range(640, 801, 32))  # pixels; drawn
     long_side: Count = 1333  # at most
     test_short_side: Count = 800
-    anchor_size: Count = 32  # pixels; of the finest level, doubled from level to level
-    pre_nms_top_n: tuple[Count, Count] = (2000, 1000)  # of each level before suppression: in training, at test
-    post_nms_top_n: tuple[Count, Count] = (2000, 1000)  # of an image after it
-    roi_batch_size: Count = 512  # of an image that the heads learn from, a quarter of them objects
+    anchor_size: Count = 32  # pixels at the finest level; doubled at each level above
+    pre_nms_top_n: tuple[Count, Count] = (2000, 1000)  # proposals per level before suppression; in training, at test
+    post_nms_top_n: tuple[Count, Count] = (2000, 1000)  # proposals per image after suppression; in training, at test
+    roi_batch_size: Count = 512  # regions per image that train the heads, a quarter of them objects
     channels: Count = 256  # of the pyramid and the mask head
     box_dim: Count = 1024  # of the box head's two layers
 
 
 class EvaluationConfig(Section):
-    """The hyper-parameters of every evaluation."""
+    """The settings of every task, under the names in the table of tasks."""
 
     knn: KNNConfig = KNNConfig()
     probe: ProbeConfig = ProbeConfig()
@@ -411,7 +411,7 @@ class EvaluationConfig(Section):
 
 
 class RunConfig(Section):
-    """Everything that decides a run's result. `hierarchy` is None for the baseline: the only difference to hirl."""
+    """Everything that decides a run's result. A baseline differs from its HIRL run only in that `hierarchy` is None."""
 
     study: str
     method: MethodName
@@ -433,7 +433,7 @@ class RunConfig(Section):
         if self.variant == "hirl" and self.hierarchy and self.hierarchy.start_epoch >= self.training.epochs:
             raise ValueError(
                 f"hierarchy.start_epoch is {self.hierarchy.start_epoch}, but training.epochs is "
-                f"{self.training.epochs}: hirl would be its baseline; start earlier, or train longer"
+                f"{self.training.epochs}: there would be no tree; start earlier, or train longer"
             )
         return self
 
@@ -449,12 +449,12 @@ class RunConfig(Section):
 
     @property
     def uses_tokenizer(self) -> bool:
-        """Whether the method predicts the tokens of a tokenizer: it says how one is trained."""
+        """Whether the method predicts the tokens of a tokenizer: its model then has settings to train one."""
         return hasattr(self.model, "tokenizer")
 
     @property
     def pretraining_hash(self) -> str:
-        """Digest of all that decides the weights: evaluation settings are not in it."""
+        """The digest of all that decides the weights; evaluation settings are not in it."""
         evaluated: dict[str, Any] = {
             "evaluation": True,
             "transfer_data": True,
@@ -464,30 +464,31 @@ class RunConfig(Section):
         return digest(self.model_dump(mode="json", exclude=evaluated))
 
     def task_hash(self, task: str) -> str:
-        """Digest of what one evaluation adds to the weights; that of nothing for tasks without settings."""
+        """Return the digest of a task's settings; tasks without settings share one."""
         settings = self.evaluation.of(task)
         return digest(settings.model_dump(mode="json") if settings else {})
 
 
 class StudyConfig(Section):
-    """What a study runs. `all` and `methods` hold partial RunConfigs."""
+    """What a study runs. `all` and the blocks of `methods` hold partial RunConfigs."""
 
     methods: dict[MethodName, dict[str, Any] | None]
     variants: tuple[Variant, ...] = ("baseline", "hirl")
     seeds: tuple[int, ...] = (0,)
     tasks: tuple[TaskName, ...] = FROZEN
-    base: str | None = None  # a study this one starts from: its keys below those given here
+    base: str | None = None  # another study, whose keys hold unless given here
     all: dict[str, Any] = {}
-    plugins: tuple[str, ...] = ()  # Python files that register a method of your own
+    plugins: tuple[str, ...] = ()  # Python files that register methods of your own
 
 
 def digest(value: Any) -> str:
-    """Twelve hex digits of the SHA-256 of a value's canonical JSON, from which SWITCHES are left out."""
+    """Return twelve hex digits of the SHA-256 of a value's canonical JSON without the SWITCHES."""
     text = json.dumps(_without_switches(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _without_switches(value: Any) -> Any:
+    """Return a value without the execution switches, at any depth."""
     if isinstance(value, list | tuple):
         return [_without_switches(part) for part in value]
     if not isinstance(value, dict):

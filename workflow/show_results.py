@@ -97,7 +97,7 @@ def fill(page: Path, blocks: dict[str, str]) -> str:
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not (found := marked.search(text)):
             raise ValueError(f"{page} has no lines <!-- {name} --> and <!-- /{name} -->: add them where the text goes")
-        text = f"{text[: found.start()]}{found[1]}{block}\n{found[2]}{text[found.end() :]}"
+        text = f"{text[: found.start()]}{found[1]}\n{block}\n\n{found[2]}{text[found.end() :]}"
     return text
 
 
@@ -106,14 +106,16 @@ def fill(page: Path, blocks: dict[str, str]) -> str:
 
 def finding(study: Study) -> str:
     """Say in one sentence how often HIRL is above its baseline, with seeds and hardware."""
-    verdict = study.table.verdict
+    table, verdict = study.table, study.table.verdict
+    methods = len({method for _, method in table.gains})
+    setting = f"{methods} methods, {len(table.headline_metrics)} metrics, {seeds(table)}, {machines(study.records)}"
     text = (
-        f"On the {study.name} study ({seeds(study.table)}, {machines(study.records)}), HIRL is above its baseline in "
-        f"{verdict.above} of {verdict.total} comparisons, below in {verdict.below} and equal in {verdict.equal}"
+        f"On the {study.name} study ({setting}), HIRL is above its baseline in {verdict.above} of {verdict.total} "
+        f"comparisons, below in {verdict.below} and equal in {verdict.equal}"
     )
     if not study.floor:
         return f"{text}."
-    within = ties(study.table, study.floor)
+    within = ties(table, study.floor)
     return f"{text}; {within} of the {verdict.total} differences lie within the noise floor."
 
 
@@ -153,11 +155,10 @@ def ties(table: Table, floor: dict[Metric, float]) -> int:
 
 
 def readme_results(study: Study) -> str:
-    """Return the small table, a line per method, and a line about seeds, hardware and commit."""
+    """Return the small table, a line per method and control, and a line about seeds, hardware and commit."""
     table = study.table
     metrics = [metric for metric in table.metrics if (metric.task, metric.name) in README_METRICS]
-    rows = [row for row in table.rows if not row.control]
-    body = [[row.name, *(table.pair(row, metric, stars) for metric in metrics)] for row in rows]
+    body = [[row.title(metrics), *(table.pair(row, metric, stars) for metric in metrics)] for row in table.rows]
     grid = markdown_table(["Method", *(html(metric.title) for metric in metrics)], body)
     return f"{grid}\nBaseline → HIRL (gain) in percent: {table.spread}; {hardware(study.records)}."
 

@@ -109,14 +109,20 @@ def finding(study: Study) -> str:
     table, verdict = study.table, study.table.verdict
     methods = len({method for _, method in table.gains})
     setting = f"{methods} methods, {len(table.headline_metrics)} metrics, {seeds(table)}, {machines(study.records)}"
-    text = (
+    clauses = [
         f"On the {study.name} study ({setting}), HIRL is above its baseline in {verdict.above} of {verdict.total} "
         f"comparisons, below in {verdict.below} and equal in {verdict.equal}"
-    )
-    if not study.floor:
-        return f"{text}."
-    within = ties(table, study.floor)
-    return f"{text}; {within} of the {verdict.total} differences lie within the noise floor."
+    ]
+    if table.seeds > 1:
+        clauses.append(f"{within_spread(table)} differences are within one standard deviation over seeds")
+    if study.floor:
+        clauses.append(f"{ties(table, study.floor)} differences are within the noise floor")
+    return "; ".join(clauses) + "."
+
+
+def within_spread(table: Table) -> int:
+    """Count the gains that are no larger than their standard deviation over seeds."""
+    return sum(cell.std is not None and abs(cell.mean) <= cell.std for cell in table.gains.values())
 
 
 def seeds(table: Table) -> str:

@@ -112,14 +112,18 @@ def test_a_copied_figure_keeps_its_size(drawn, tmp_path):
 def test_the_finding_counts_comparisons_and_those_within_the_noise_floor():
     assert finding(study_of(1.2, -0.4, -3.0, 0.0, floor=0.5)) == (
         "On the demo study (4 methods, 1 metrics, one seed, 2 cores of Quick CPU), HIRL is above its baseline in "
-        "1 of 4 comparisons, below in 2 and equal in 1; 2 of the 4 differences lie within the noise floor."
+        "1 of 4 comparisons, below in 2 and equal in 1; 2 differences are within the noise floor."
     )
 
 
+def test_the_finding_over_seeds_counts_differences_within_one_standard_deviation():
+    said = finding(study_of(1.2, -0.4, seeds=3))  # of 0.5
+    assert said.startswith("On the demo study (2 methods, 1 metrics, 3 seeds, ")
+    assert said.endswith("equal in 0; 1 differences are within one standard deviation over seeds.")
+
+
 def test_the_finding_without_published_weights_leaves_the_noise_floor_out():
-    said = finding(study_of(1.2, seeds=3))
-    assert said.startswith("On the demo study (1 methods, 1 metrics, 3 seeds, ")
-    assert said.endswith("above its baseline in 1 of 1 comparisons, below in 0 and equal in 0.")
+    assert finding(study_of(1.2)).endswith("in 1 of 1 comparisons, below in 0 and equal in 0.")
 
 
 def test_a_gain_as_large_as_the_noise_floor_is_a_tie():

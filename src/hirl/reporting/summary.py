@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table as RichTable
 
 from hirl.config.tasks import Metric
 from hirl.files import atomic_path, write_text
 from hirl.reporting import paper
+from hirl.reporting.console import wide_console
 from hirl.reporting.markup import bold, escape, markdown_table, tabular
 from hirl.reporting.paper import Comparison, compare
 from hirl.reporting.table import PART_TITLES, PARTS, Row, Table, collect, hierarchy_table, tabulate
@@ -118,9 +118,7 @@ def print_table(table: Table) -> None:
         for backbone, rows in table.backbones.items()
         for sheet in _sheets(table, rows)
     ]
-    # A truncated number misleads, so the table may be wider than the window.
-    needed = max(Console(width=1000).measure(view).maximum for view in views)
-    console = Console(width=max(Console().width, needed), highlight=False)
+    console = wide_console(*views, highlight=False)
     for view in views:
         console.print(view, "")
     for note in (f"Baseline → HIRL (gain). {table.note}", table.levels_note, table.scratch_note):

@@ -27,7 +27,7 @@ from hirl.reporting.titles import html
 from hirl.tracking.record import Record, read_record
 
 FIGURE = re.compile(r"!\[[^\]]*\]\((?P<path>(?:docs/)?images/(?P<name>[\w-]+\.png))\)")
-README_METRICS = (("knn", "top1"), ("probe", "top1"), ("clustering", "ami"))
+README_METRICS = ("kNN top-1", "Linear probe top-1", "Clustering AMI")
 NUMBER = ["method", "variant", "seed", "task", "metric"]  # what names a number of a trained run
 
 
@@ -163,7 +163,7 @@ def ties(table: Table, floor: dict[Metric, float]) -> int:
 def readme_results(study: Study) -> str:
     """Return the small table, a line per method and control, and a line about seeds, hardware and commit."""
     table = study.table
-    metrics = [metric for metric in table.metrics if (metric.task, metric.name) in README_METRICS]
+    metrics = [metric for metric in table.metrics if metric.title in README_METRICS]
     body = [[row.title(metrics), *(table.pair(row, metric, stars) for metric in metrics)] for row in table.rows]
     grid = markdown_table(["Method", *(html(metric.title) for metric in metrics)], body)
     return f"{grid}\nBaseline → HIRL (gain) in percent: {table.spread}; {hardware(study.records)}."

@@ -27,7 +27,7 @@ from hirl.reporting.titles import html
 from hirl.tracking.record import Record, read_record
 
 FIGURE = re.compile(r"!\[[^\]]*\]\((?P<path>(?:docs/)?images/(?P<name>[\w-]+\.png))\)")
-README_METRICS = (("knn", "top1"), ("probe", "top1"), ("clustering", "ami"))
+README_METRICS = ("kNN top-1", "Linear probe top-1", "Clustering AMI")
 NUMBER = ["method", "variant", "seed", "task", "metric"]  # what names a number of a trained run
 
 
@@ -97,7 +97,7 @@ def fill(page: Path, blocks: dict[str, str]) -> str:
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not (found := marked.search(text)):
             raise ValueError(f"{page} has no lines <!-- {name} --> and <!-- /{name} -->: add them where the text goes")
-        text = f"{text[: found.start()]}{found[1]}{block}\n{found[2]}{text[found.end() :]}"
+        text = f"{text[: found.start()]}{found[1]}\n{block}\n\n{found[2]}{text[found.end() :]}"
     return text
 
 
@@ -106,15 +106,23 @@ def fill(page: Path, blocks: dict[str, str]) -> str:
 
 def finding(study: Study) -> str:
     """Say in one sentence how often HIRL is above its baseline, with seeds and hardware."""
-    verdict = study.table.verdict
-    text = (
-        f"On the {study.name} study ({seeds(study.table)}, {machines(study.records)}), HIRL is above its baseline in "
-        f"{verdict.above} of {verdict.total} comparisons, below in {verdict.below} and equal in {verdict.equal}"
-    )
-    if not study.floor:
-        return f"{text}."
-    within = ties(study.table, study.floor)
-    return f"{text}; {within} of the {verdict.total} differences lie within the noise floor."
+    table, verdict = study.table, study.table.verdict
+    methods = len({method for _, method in table.gains})
+    setting = f"{methods} methods, {len(table.headline_metrics)} metrics, {seeds(table)}, {machines(study.records)}"
+    clauses = [
+        f"On the {study.name} study ({setting}), HIRL is above its baseline in {verdict.above} of {verdict.total} "
+        f"comparisons, below in {verdict.below} and equal in {verdict.equal}"
+    ]
+    if table.seeds > 1:
+        clauses.append(f"{within_spread(table)} differences are within one standard deviation over seeds")
+    if study.floor:
+        clauses.append(f"{ties(table, study.floor)} differences are within the noise floor")
+    return "; ".join(clauses) + "."
+
+
+def within_spread(table: Table) -> int:
+    """Count the gains that are no larger than their standard deviation over seeds."""
+    return sum(cell.std is not None and abs(cell.mean) <= cell.std for cell in table.gains.values())
 
 
 def seeds(table: Table) -> str:
@@ -153,11 +161,10 @@ def ties(table: Table, floor: dict[Metric, float]) -> int:
 
 
 def readme_results(study: Study) -> str:
-    """Return the small table, a line per method, and a line about seeds, hardware and commit."""
+    """Return the small table, a line per method and control, and a line about seeds, hardware and commit."""
     table = study.table
-    metrics = [metric for metric in table.metrics if (metric.task, metric.name) in README_METRICS]
-    rows = [row for row in table.rows if not row.control]
-    body = [[row.name, *(table.pair(row, metric, stars) for metric in metrics)] for row in rows]
+    metrics = [metric for metric in table.metrics if metric.title in README_METRICS]
+    body = [[row.title(metrics), *(table.pair(row, metric, stars) for metric in metrics)] for row in table.rows]
     grid = markdown_table(["Method", *(html(metric.title) for metric in metrics)], body)
     return f"{grid}\nBaseline → HIRL (gain) in percent: {table.spread}; {hardware(study.records)}."
 

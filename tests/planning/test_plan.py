@@ -47,4 +47,4 @@ def test_the_command_plans_a_study_and_refuses_an_unknown_gpu(tiny_study, capsys
     assert main(["plan", "--study", tiny_study, "--gpu", "abacus"]) == 2
     assert "--gpu abacus is unknown: choose h200, h100, a100, here, or add it to" in capsys.readouterr().err
     assert main(["plan", "--study", tiny_study, "--gpu", "h200", "--count", "4", "--per-run", "8"]) == 2
-    assert "--per-run 8 is not within 1 and --count 4: change either" in capsys.readouterr().err
+    assert "--per-run 8 is not between 1 and --count 4: change either" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def write_evaluation(
 
 
 def write_data(study: Path, seed: int = 0) -> torch.Tensor:
-    """Prepared data: a picture's hue tells its kingdom, its brightness the group, its stripes the class."""
+    """Write prepared data: an image's hue shows its kingdom, its brightness the group, its stripes the class."""
     generator = np.random.default_rng(seed)
     classes = np.arange(IMAGES) % CLASSES
     labels = np.stack([classes, classes // 2, classes // 4], axis=1)
@@ -80,7 +80,7 @@ def write_data(study: Path, seed: int = 0) -> torch.Tensor:
 
 
 def write_snapshot(path: Path, labels: torch.Tensor, noise: float, generator: np.random.Generator) -> None:
-    """A tree of 24 > 6 > 3 clusters whose finest level follows the classes but for a share of random images."""
+    """Write a tree of 24 > 6 > 3 clusters whose finest level follows the classes, except for some random images."""
     fine = labels[:, 0].numpy() * 2 + generator.integers(0, 2, len(labels))
     random = generator.random(len(labels)) < noise
     fine[random] = generator.integers(0, 24, random.sum())
@@ -91,7 +91,7 @@ def write_snapshot(path: Path, labels: torch.Tensor, noise: float, generator: np
 
 
 def write_training(study: Path, run: str, labels: torch.Tensor, generator: np.random.Generator) -> None:
-    """What a finished training leaves: config, history, record, snapshots."""
+    """Write the files of a finished training: config, history, record, snapshots."""
     folder = study / "runs" / run
     name = RunName.parse(run)
     has_tree = name.variant == "hirl"
@@ -130,7 +130,7 @@ def write_training(study: Path, run: str, labels: torch.Tensor, generator: np.ra
 
 
 def make_study(folder: Path, methods: Sequence[str], seeds: Sequence[int] = (0,)) -> list[str]:
-    """A whole study with random but plausible results; returns the names of its runs."""
+    """Write a whole study with random but plausible results; return the names of its runs."""
     generator = np.random.default_rng(0)
     labels, runs = write_data(folder), run_names(methods, seeds)
     for run in runs:
@@ -156,14 +156,14 @@ def make_study(folder: Path, methods: Sequence[str], seeds: Sequence[int] = (0,)
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A study of two methods of two architectures with two seeds, and its runs."""
+    """Return a study of two methods with two backbones and two seeds, and its runs."""
     folder = tmp_path_factory.mktemp("results") / "demo"
     return folder, make_study(folder, ("mocov2", "ibot"), (0, 1))
 
 
 @pytest.fixture(scope="session")
 def drawn(study: tuple[Path, list[str]]) -> dict[str, Path]:
-    """The figures of that study, by name; its tables are written too."""
+    """Write the tables and figures of that study; return the figures by name."""
     folder, runs = study
     summarise(folder, runs, TASKS)
     return {path.name: path for path in draw_figures(folder, runs)}
@@ -171,7 +171,7 @@ def drawn(study: tuple[Path, list[str]]) -> dict[str, Path]:
 
 @pytest.fixture
 def evaluations(tmp_path: Path) -> Callable[[dict[str, dict[str, dict[str, float]]]], Path]:
-    """Writes evaluations {run: {task: metrics}} and the configs that name the backbones; returns the study folder."""
+    """Return a function that writes evaluations {run: {task: metrics}} and configs, and returns the study folder."""
 
     def write(found: dict[str, dict[str, dict[str, float]]]) -> Path:
         study = tmp_path / "demo"

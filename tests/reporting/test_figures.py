@@ -30,7 +30,7 @@ def test_every_figure_is_there_and_no_blank_page(drawn):
 
 
 def test_the_atlas_shows_the_images_of_the_data(drawn):
-    """The fixture's pictures are pure red, green or blue with noise; the atlas must hold all three colours."""
+    """The fixture's images are red, green or blue with noise, so the atlas must hold all three colors."""
     picture = plt.imread(drawn["atlas-mocov2-hirl-s0.png"])[..., :3]
     for channel in range(3):
         others = np.delete(picture, channel, axis=2).max(axis=2)
@@ -55,7 +55,7 @@ def test_a_study_without_hirl_draws_what_it_has(study, tmp_path):
     assert not (tmp_path / "none.png").exists()
 
 
-def test_the_atlas_goes_down_the_largest_clusters_first(study):
+def test_the_atlas_shows_the_largest_clusters_first(study):
     tree = assignments(Run(study[0], "mocov2-hirl-s0").snapshots[-1])
     shown = strips(tree)
     assert len(shown) == 12  # three coarse clusters, two children each, two of theirs each
@@ -74,7 +74,7 @@ def test_trees_of_any_depth_fit(levels, rows):
     assert len(strips(tree)) == rows
 
 
-def test_images_on_disk_are_shown_as_squares(tmp_path):
+def test_images_from_files_are_cropped_to_squares(tmp_path):
     Image.new("RGB", (40, 20), (0, 200, 0)).save(tmp_path / "wide.png")
     data = ImageSet(None, [tmp_path / "wide.png"], torch.zeros(1, 1, dtype=torch.int64), [["green"]], [], 32)
     assert (picture(data, 0) == (0, 200, 0)).all()

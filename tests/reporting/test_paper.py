@@ -27,7 +27,7 @@ PUBLISHED = HEAD + "".join(
 
 @pytest.fixture
 def published(tmp_path):
-    """Writes a file of published numbers; returns its path."""
+    """Return a function that writes a file of published numbers and returns its path."""
 
     def write(text: str = PUBLISHED):
         path = tmp_path / "paper.csv"
@@ -39,7 +39,7 @@ def published(tmp_path):
 
 @pytest.fixture
 def comparison(evaluations, published):
-    """The published numbers beside a study that ran SwAV's kNN, and DINO, which they lack."""
+    """Compare with a study that ran kNN of SwAV and of DINO, which has no published numbers."""
     runs = {f"{method}-{variant}-s0": {"knn": {"top1": value}} for method, variant, value in RAN}
     study = evaluations(runs)
     return compare(study, tabulate(study, collect(study, runs, ["knn"]), list(runs)), published())
@@ -93,7 +93,7 @@ def test_latex_groups_methods_by_evaluation_and_leaves_out_empty_lines(compariso
         (1000, 1_281_167, "Ours are on the same number of training images and classes."),
     ],
 )
-def test_what_ours_were_measured_on_is_said(evaluations, published, classes, images, said):
+def test_the_note_names_the_images_of_the_study(evaluations, published, classes, images, said):
     study = evaluations({"swav-hirl-s0": {"knn": {"top1": 30.0}}})
     data = {"dataset": "taxonomy", "image_size": 32, "levels": ["class"], "class_names": [["a"] * classes]}
     (study / "data").mkdir()
@@ -104,11 +104,11 @@ def test_what_ours_were_measured_on_is_said(evaluations, published, classes, ima
     assert "(a paper), on ImageNet-1k" in note
 
 
-def test_a_study_whose_data_is_not_at_hand_says_so(comparison):
+def test_the_note_says_when_the_data_is_not_at_hand(comparison):
     assert "The data of this study is not at hand" in comparison.note
 
 
-def test_the_published_numbers_are_whole_and_each_names_its_source():
+def test_the_published_numbers_are_complete_and_each_names_its_source():
     found = read_paper()
     assert PAPER == CONFIG_ROOT / "paper.csv"
     assert set(found["method"]) == set(METHOD_TITLES) - {"untrained"}
@@ -130,7 +130,7 @@ def test_the_published_numbers_are_whole_and_each_names_its_source():
     ],
     ids=["twice", "variant", "metric", "value", "columns"],
 )
-def test_a_file_that_is_not_understood_is_named(published, text, said):
+def test_an_invalid_file_of_published_numbers_is_named(published, text, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         read_paper(published(text))
 

@@ -12,14 +12,14 @@ from hirl.reporting.runs import open_runs
 from hirl.reporting.table import read_summary, tabulate
 
 
-def test_a_caption_that_is_not_there_is_named(tmp_path, monkeypatch):
+def test_a_missing_caption_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("hirl.reporting.report.CAPTIONS", tmp_path)
     with pytest.raises(ValueError, match=r"table\.rst is missing: install hirl from a clone"):
         caption("table")
 
 
 class Links(HTMLParser):
-    """Everything a page would fetch, and the text that it shows."""
+    """Collect the links that a page would fetch, and its text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def test_a_trained_evaluation_says_how_long_it_took(page, study):
     assert page.count(line) == len(open_runs(*study))
 
 
-def test_the_page_says_what_was_run_where_and_how_long(page):
+def test_the_page_names_data_methods_machines_and_times(page):
     parser = Links()
     parser.feed(page)
     for text in ("taxonomy, 16 px", "MoCo v2, iBOT", "ResNet-18, ViT-tiny", "2 (0, 1)", "2 min 0 s", "git commit"):
@@ -112,5 +112,5 @@ def test_every_figure_and_table_of_the_workflow_has_a_caption():
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(42.4, "42 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")])
-def test_durations_are_said_in_words(seconds, text):
+def test_durations_are_written_in_words(seconds, text):
     assert duration(seconds) == text

@@ -67,9 +67,10 @@ def test_both_pages_are_filled_and_a_second_call_replaces_the_first(study, drawn
         show(folder, readme, details, tmp_path / "images")
     text = readme.read_text()
     assert "old" not in text
-    assert text.startswith("# A project\n<!-- finding -->\nOn the demo study (2 seeds, ")
+    assert text.startswith("# A project\n<!-- finding -->\n\nOn the demo study (2 methods, 14 metrics, 2 seeds, ")
     assert text.endswith("<!-- /results -->\nThe end.\n")
-    assert text.count("| MoCo v2 ") == text.count("| iBOT ") == 1
+    for title in ("MoCo v2", "iBOT", "Untrained ResNet-18", "Untrained ViT-tiny"):
+        assert text.count(f"| {title} ") == 1
     assert "mean ± standard deviation, n = 2 seeds" in text
     assert environment()["processor"] in text
     filled = details.read_text()
@@ -94,7 +95,7 @@ def test_a_page_without_markers_is_named_and_no_page_is_changed(study, drawn, pa
 
 def test_text_with_backslashes_is_filled_in_as_it_is(tmp_path):
     (tmp_path / "page.md").write_text("<!-- a -->\n<!-- /a -->\n")
-    assert fill(tmp_path / "page.md", {"a": r"\1 \g<0>"}) == "<!-- a -->\n\\1 \\g<0>\n<!-- /a -->\n"
+    assert fill(tmp_path / "page.md", {"a": r"\1 \g<0>"}) == "<!-- a -->\n\n\\1 \\g<0>\n\n<!-- /a -->\n"
 
 
 def test_a_figure_that_was_not_drawn_is_named(tmp_path):
@@ -110,15 +111,19 @@ def test_a_copied_figure_keeps_its_size(drawn, tmp_path):
 
 def test_the_finding_counts_comparisons_and_those_within_the_noise_floor():
     assert finding(study_of(1.2, -0.4, -3.0, 0.0, floor=0.5)) == (
-        "On the demo study (one seed, 2 cores of Quick CPU), HIRL is above its baseline in 1 of 4 comparisons, "
-        "below in 2 and equal in 1; 2 of the 4 differences lie within the noise floor."
+        "On the demo study (4 methods, 1 metrics, one seed, 2 cores of Quick CPU), HIRL is above its baseline in "
+        "1 of 4 comparisons, below in 2 and equal in 1; 2 differences are within the noise floor."
     )
 
 
+def test_the_finding_over_seeds_counts_differences_within_one_standard_deviation():
+    said = finding(study_of(1.2, -0.4, seeds=3))  # of 0.5
+    assert said.startswith("On the demo study (2 methods, 1 metrics, 3 seeds, ")
+    assert said.endswith("equal in 0; 1 differences are within one standard deviation over seeds.")
+
+
 def test_the_finding_without_published_weights_leaves_the_noise_floor_out():
-    said = finding(study_of(1.2, seeds=3))
-    assert said.startswith("On the demo study (3 seeds, ")
-    assert said.endswith("above its baseline in 1 of 1 comparisons, below in 0 and equal in 0.")
+    assert finding(study_of(1.2)).endswith("in 1 of 1 comparisons, below in 0 and equal in 0.")
 
 
 def test_a_gain_as_large_as_the_noise_floor_is_a_tie():

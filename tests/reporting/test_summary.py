@@ -1,4 +1,4 @@
-"""The numbers of the tables, against numbers computed by hand."""
+"""The tables hold the numbers that a computation by hand gives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def knn(value: float) -> dict[str, dict[str, float]]:
 
 
 def cells_of(study, runs, tasks=CHOSEN) -> dict[str, list[str]]:
-    """The Markdown tables' cells by method, over all architectures."""
+    """Return the cells of the Markdown tables by method, over all backbones."""
     summarise(study, runs, tasks)
     cells: dict[str, list[str]] = {}
     for section in (study / "table.md").read_text().split("Baseline → HIRL")[0].split("## ")[1:]:
@@ -62,7 +62,7 @@ def test_an_evaluation_of_another_run_is_refused(evaluations):
         collect(study, ["mocov2-hirl-s0"], CHOSEN)
 
 
-def test_no_evaluation_at_all_is_said(tmp_path):
+def test_no_evaluation_at_all_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no evaluation"):
         collect(tmp_path, ["mocov2-hirl-s0"], CHOSEN)
 
@@ -103,7 +103,7 @@ def test_no_difference_is_neither_gain_nor_loss(evaluations):
     assert cells_of(evaluations(runs), runs) == {"MoCo v2": ["60.0 → 60.0 (+0.0)"]}
 
 
-def test_each_control_stands_above_the_methods_of_its_architecture(evaluations):
+def test_each_control_stands_above_the_methods_of_its_backbone(evaluations):
     runs = {"untrained-vit_tiny-s0": knn(30.0), "untrained-resnet18-s0": knn(31.0)}
     runs |= {f"{method}-baseline-s0": knn(50.0) for method in ("mocov2", "swav", "dino")}
     study = evaluations(runs)
@@ -113,7 +113,7 @@ def test_each_control_stands_above_the_methods_of_its_architecture(evaluations):
     assert table.pair(table.rows[0], table.metrics[0]) == "31.0"
 
 
-def test_a_control_whose_network_is_trained_is_marked_as_trained_from_scratch(evaluations):
+def test_a_control_whose_backbone_is_trained_is_marked_as_trained_from_scratch(evaluations):
     runs = {"untrained-resnet18-s0": {"knn": {"top1": 30.0}, "finetune": {"top1": 40.0}}}
     runs |= {"mocov2-baseline-s0": {"finetune": {"top1": 50.0}}, "mocov2-hirl-s0": {"finetune": {"top1": 51.0}}}
     study = evaluations(runs)
@@ -143,7 +143,7 @@ def test_superscripts_are_set_as_each_format_can():
     assert [escape(title), mathtext(title)] == [r"AP50$^{\mathrm{box}}$", r"AP50$^\mathbf{box}$"]
 
 
-def test_the_summary_names_its_runs_again(study):
+def test_the_names_of_the_runs_can_be_read_from_the_summary(study):
     folder, runs = study
     assert sorted(evaluated_runs(collect(folder, runs, CHOSEN))) == sorted(runs)
 
@@ -180,7 +180,7 @@ def test_every_line_of_the_latex_tables_has_all_columns(study, drawn):
             assert tabular.count("{") == tabular.count("}")
 
 
-def test_the_terminal_s_tables_are_no_wider_than_they_need_to_be(study, capsys):
+def test_the_tables_of_the_terminal_are_no_wider_than_needed(study, capsys):
     folder, runs = study
     print_table(tabulate(folder, collect(folder, runs, CHOSEN), runs))
     lines = capsys.readouterr().out.splitlines()

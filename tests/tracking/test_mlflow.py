@@ -53,7 +53,7 @@ def write_evaluation(folder: Path, task: str, metrics: dict[str, float], history
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """Two trained runs with a record and two evaluations each, a control, a table and a figure."""
+    """Write two trained runs with a record and two evaluations each, a control, a table and a figure."""
     study = tmp_path / "results" / "demo"
     for run in RUNS:
         folder = study / "runs" / run
@@ -76,7 +76,7 @@ def study(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with tables and no study: making the tables takes seconds, copying them none."""
+    """Make a store without runs once: creating its tables takes seconds, copying them does not."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     init(f"sqlite:///{path}", "another")
     return path
@@ -90,7 +90,7 @@ def uri(tmp_path: Path, made_store: Path) -> str:
 
 
 def stored(uri: str) -> list:
-    """Every run of the store that is not deleted."""
+    """Return every run of the store that is not deleted."""
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
@@ -98,7 +98,7 @@ def stored(uri: str) -> list:
 
 
 def contents(uri: str) -> dict:
-    """All that the store holds, by run key: parameters, tags, every value of every metric, artifacts, times."""
+    """Return all that the store holds by run key: parameters, tags, metrics with their history, artifacts, times."""
     from mlflow import MlflowClient
 
     client, found = MlflowClient(uri), {}
@@ -160,7 +160,7 @@ def test_every_epoch_is_there_with_the_time_of_the_record(study, uri):
     assert contents(uri)[key][5]["loss"] == wanted
 
 
-def test_an_evaluation_that_trains_shows_its_epochs_as_curves(study, uri):
+def test_a_trained_evaluation_shows_its_epochs_as_curves(study, uri):
     losses, seconds = [2.0, 1.0, 0.5], [60.0, 30.0, 10.0]
     history = [
         {"epoch": epoch, "loss": loss, "seconds": time}
@@ -172,7 +172,7 @@ def test_an_evaluation_that_trains_shows_its_epochs_as_curves(study, uri):
     sync(study, RUNS[:1], uri)
     (key,) = [key for key in contents(uri) if key.endswith("/finetune")]
     before = contents(uri)[key]
-    # it was over when its file was written, 100 s after its start: its epochs ended 60, 90 and 100 s after it
+    # the file was written at the end, 100 s after the start, and the epochs ended 60, 90 and 100 s after the start
     ends = [1_700_000_060_000, 1_700_000_090_000, 1_700_000_100_000]
     assert before[5]["loss"] == list(zip(range(3), ends, losses, strict=True))
     assert before[5]["top1"] == [(2, ends[-1], 70.0)]
@@ -210,7 +210,7 @@ def test_a_new_evaluation_replaces_the_old_one(study, uri):
     assert [run.data.metrics for run in found] == [{"top1": 60.0}]
 
 
-def test_two_syncs_at_once_into_a_store_yet_to_be_made_lose_and_double_nothing(study, uri, tmp_path):
+def test_two_syncs_at_once_into_a_new_store_lose_and_duplicate_nothing(study, uri, tmp_path):
     program = "import sys; from hirl.tracking.mlflow import sync; sync(sys.argv[1], sys.argv[3:], sys.argv[2])"
     shared = f"sqlite:///{tmp_path}/shared/mlflow.db"
     command = [sys.executable, "-c", program, str(study), shared, *RUNS]
@@ -264,7 +264,7 @@ def test_an_unfinished_run_is_found_in_the_scratch_folder(study, uri, tmp_path):
     ["sqlite:////proc/nowhere/mlflow.db", "http://127.0.0.1:9", "nonsense://x"],
     ids=["file", "server", "scheme"],
 )
-def test_a_store_that_fails_is_named_once_and_training_goes_on(store, tmp_path, capsys):
+def test_a_failing_store_is_named_once_and_training_continues(store, tmp_path, capsys):
     recorder = Recorder(tmp_path / "record.jsonl", LiveRun(store, RUNS[0], config_of(RUNS[0])))
     started = time.monotonic()
     recorder.params({"config": {}})
@@ -288,14 +288,14 @@ def test_a_machine_without_mlflow_trains_nevertheless(tmp_path, capsys, monkeypa
     assert "training continues" in capsys.readouterr().err
 
 
-def test_live_tracking_is_asked_for_by_the_environment(monkeypatch):
+def test_live_tracking_starts_only_if_the_environment_names_a_store(monkeypatch):
     monkeypatch.delenv("HIRL_TRACKING_URI", raising=False)
     assert live_run("run", {}) is None
     monkeypatch.setenv("HIRL_TRACKING_URI", "sqlite:///x.db")
     assert live_run("run", {}).uri == "sqlite:///x.db"
 
 
-def test_telemetry_is_off_and_mlflow_is_not_imported_by_importing_us():
+def test_telemetry_is_off_and_importing_the_module_does_not_import_mlflow():
     program = (
         "import sys, os, hirl.tracking.mlflow; print('mlflow' in sys.modules, os.environ['MLFLOW_DISABLE_TELEMETRY'])"
     )

@@ -13,7 +13,7 @@ KERNEL = np.linspace(-3, 3, 12, dtype=np.float32).reshape(3, 4)
 
 @pytest.fixture
 def trained(tmp_path):
-    """Results of one trained run, with a variance that half precision cannot hold."""
+    """Write the results of one trained run, with a variance that half precision cannot hold."""
     run = tmp_path / "trained" / "runs" / RUN
     for epoch in (1, 2):
         write_text(run / "snapshots" / f"epoch{epoch:04d}.safetensors", f"tree {epoch}")
@@ -26,7 +26,7 @@ def trained(tmp_path):
 
 @pytest.fixture
 def published(trained, tmp_path):
-    """The same run, published."""
+    """Publish the same run."""
     round_runs(trained, [RUN], tmp_path / "rounded")
     write_text(tmp_path / "rounded" / "summary.csv", "numbers")
     pack(tmp_path / "rounded", [RUN], tmp_path / "published")
@@ -54,7 +54,7 @@ def test_the_manifest_names_every_file_and_its_content(published):
     assert all(entry["bytes"] == (published / name).stat().st_size for name, entry in manifest.items())
 
 
-def test_of_the_snapshots_the_last_is_published(published):
+def test_only_the_last_snapshot_is_published(published):
     assert [path.name for path in published.glob(f"{RUN}/snapshots/*")] == ["epoch0002.safetensors"]
 
 
@@ -72,7 +72,7 @@ def test_an_altered_file_is_refused_before_anything_is_unpacked(published, tmp_p
     assert not (tmp_path / "back").exists()
 
 
-def test_a_lost_file_is_named(published, tmp_path):
+def test_a_missing_file_is_named(published, tmp_path):
     (published / RUN / "weights.safetensors").unlink()
     with pytest.raises(ValueError, match=r"weights.safetensors is missing: run `dvc pull"):
         unpack(published, [RUN], tmp_path / "back")

@@ -1,4 +1,4 @@
-"""The run record: appended, cut back on resume, whole after a crash."""
+"""The run record is append-only, is cut back on resume and survives a crash."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_line_has_a_kind_an_epoch_a_time_and_values(tmp_path):
     assert lines[2]["values"] == {"loss": 0.5}
 
 
-def test_params_say_where_the_run_runs(tmp_path):
+def test_params_hold_the_environment(tmp_path):
     record_of(tmp_path / "record.jsonl", 0)
     where = read_record(tmp_path / "record.jsonl")[0]["values"]["environment"]
     assert {"processor", "cores", "memory_gb", "gpu", "torch", "git_commit"} <= set(where)
@@ -41,7 +41,7 @@ def test_the_environment_imports_no_torch(monkeypatch):
     assert "torch" not in sys.modules
 
 
-def test_resuming_drops_what_lies_beyond_the_epoch_and_the_end(tmp_path):
+def test_resuming_drops_the_end_and_all_records_after_the_epoch(tmp_path):
     path = tmp_path / "record.jsonl"
     record_of(path, 5).close(4)
     resumed = Recorder(path)
@@ -68,7 +68,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_its_record_anew(tmp_pat
     assert [record["kind"] for record in read_record(path)] == ["params", "snapshot"]
 
 
-def test_a_line_torn_by_a_crash_is_dropped_and_the_rest_kept(tmp_path):
+def test_an_incomplete_line_is_dropped_and_the_rest_kept(tmp_path):
     path = tmp_path / "record.jsonl"
     record_of(path, 3)
     with path.open("a") as handle:
@@ -78,7 +78,7 @@ def test_a_line_torn_by_a_crash_is_dropped_and_the_rest_kept(tmp_path):
     assert epochs(path) == [0, 1, 2, 3]
 
 
-def test_a_follower_hears_every_record_after_it_is_on_disk(tmp_path):
+def test_a_follower_receives_every_record_after_it_is_on_disk(tmp_path):
     path, heard = tmp_path / "record.jsonl", []
 
     class Listener:

@@ -13,7 +13,7 @@ import jinja2
 import pandas as pd
 from docutils.core import publish_parts
 
-from hirl.config import flatten
+from hirl.config import CONFIG_ROOT, flatten
 from hirl.config.tasks import Metric
 from hirl.files import read_json, write_text
 from hirl.reporting.paper import compare
@@ -33,7 +33,7 @@ from hirl.reporting.table import (
 from hirl.reporting.titles import backbone_title, html, method_title
 from hirl.tracking.record import read_record
 
-CAPTIONS = Path(__file__).resolve().parents[3] / "workflow" / "report"
+CAPTIONS = CONFIG_ROOT.parent / "workflow" / "report"
 TITLES = {"gains": "Gains", "training": "Training", "hierarchy": "Semantic trees"}
 NOT_COMPARED = ("variant", "hash", "evaluation")  # what tells runs apart, or decides nothing of the training
 

@@ -118,7 +118,6 @@ def print_table(table: Table) -> None:
         for backbone, rows in table.backbones.items()
         for sheet in _sheets(table, rows)
     ]
-    # A truncated number misleads, so the table may be wider than the window.
     console = wide_console(*views, highlight=False)
     for view in views:
         console.print(view, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, product
@@ -23,6 +24,7 @@ FROM_SCRATCH = " †"  # marks the number of a control that was trained from scr
 # AP averages over IoU thresholds, these among them: they stand in tables, but are neither counted nor drawn.
 THRESHOLDS = ("ap50_box", "ap75_box", "ap50_mask", "ap75_mask")
 MAX_METRICS = 3  # of a table on a page
+LEVEL = re.compile(r"_level(\d+)$")  # ends a metric on superclasses, such as top1_level1
 
 
 @dataclass(frozen=True)
@@ -283,28 +285,31 @@ def tabulate(study_folder: str | Path, summary: pd.DataFrame, runs: Iterable[str
 
 
 def shown_metrics(summary: pd.DataFrame) -> list[Metric]:
-    """Return the metrics of tables that have numbers; kNN on superclasses follows kNN on classes."""
+    """Return the metrics of tables that have numbers, each followed by the same on superclasses."""
     present = set(zip(summary["task"], summary["metric"], strict=True))
     metrics: list[Metric] = []
     for metric in METRICS:
-        metrics.append(metric)
-        if (metric.task, metric.name) == ("knn", "top1"):
-            metrics += _superclass_metrics(present)
-    return [metric for metric in metrics if (metric.task, metric.name) in present]
+        if (metric.task, metric.name) in present:
+            metrics.append(metric)
+        metrics += _superclass_metrics(metric, present)
+    return metrics
 
 
-def _superclass_metrics(present: set[tuple[str, str]]) -> list[Metric]:
-    """Return kNN on every superclass level that has numbers."""
-    found = (superclass_level(Metric(task, name, "")) for task, name in present)
-    levels = sorted(level for level in found if level)
-    return [Metric("knn", f"top1_level{level}", f"kNN superclass (level {level})") for level in levels]
+def _superclass_metrics(metric: Metric, present: set[tuple[str, str]]) -> list[Metric]:
+    """Return a metric on every superclass level that has numbers."""
+    title = TASKS[metric.task].title
+    found = [
+        Metric(task, name, f"{title} superclass (level {match[1]})")
+        for task, name in present
+        if task == metric.task and (match := LEVEL.search(name)) and name == f"{metric.name}{match[0]}"
+    ]
+    return sorted(found, key=superclass_level)
 
 
 def superclass_level(metric: Metric) -> int:
-    """Return the class level of kNN on superclasses; 0 for every other metric."""
-    prefix = "top1_level"
-    is_superclass = metric.task == "knn" and metric.name.startswith(prefix)
-    return int(metric.name.removeprefix(prefix)) if is_superclass else 0
+    """Return the class level of a metric on superclasses; 0 for a metric on classes."""
+    match = LEVEL.search(metric.name)
+    return int(match[1]) if match else 0
 
 
 def _methods_by_backbone(runs: list[Run]) -> dict[str, list[str]]:

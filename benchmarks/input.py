@@ -45,7 +45,7 @@ from torchvision.transforms import InterpolationMode, v2
 from hirl.config import AugmentationConfig, BackboneConfig, RunConfig, ViewsConfig, resolve
 from hirl.data.images import ImageSet
 from hirl.data.loader import PIECE, Crops, Squares, load_in_workers, read_pixels
-from hirl.data.supervised_loader import FLIP, _Augmented
+from hirl.data.supervised_loader import FLIP, Augmented
 from hirl.data.views import MEAN, STD, Views, crop_boxes, resize_each
 from hirl.models.backbones import build_backbone
 
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def draw_files(folder: Path) -> ImageSet:
-    """Photographs' stand-ins: noise at every scale, greyer than coloured."""
+    """Draw stand-ins for photographs: noise at every scale, more gray than colored."""
     generator, paths = torch.Generator().manual_seed(0), []
     for number in range(FILES):
         image = torch.zeros(3, HEIGHT, WIDTH)
@@ -117,7 +117,7 @@ def ways(files: ImageSet, configs: dict[str, RunConfig]) -> dict[str, tuple[Data
     plain = v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), *normalised])
     squared = v2.Compose([v2.Resize(256, InterpolationMode.BICUBIC), v2.CenterCrop(224), *normalised])
     labelled = ViewsConfig(global_crops=1, global_size=224, global_scale=(0.08, 1.0), flip=FLIP)
-    augmented = _Augmented(files, AugmentationConfig(randaugment=RANDAUGMENT, random_erasing=0.25), 0, 0)
+    augmented = Augmented(files, AugmentationConfig(randaugment=RANDAUGMENT, random_erasing=0.25), 0, 0)
     timms = create_transform(
         224, is_training=True, auto_augment=RANDAUGMENT, interpolation="bicubic", re_prob=0.25, re_mode="pixel"
     )
@@ -168,7 +168,7 @@ def parts(files: ImageSet, views: ViewsConfig, rounds: int) -> list[Row]:
     images = [read_pixels(path) for path in files.paths]
     boxes, flipped = torch.tensor([[40, 60, 270, 340]] * 2), torch.tensor([True, False])
     batch = [torch.rand(FILES, 3, views.global_size, views.global_size) for _ in range(views.global_crops)]
-    dataset, colour = Crops(files, views, 0, 0), Views(views).colour
+    dataset, color = Crops(files, views, 0, 0), Views(views).color
 
     def resized(image: Tensor) -> Tensor:
         return resize_each(image.expand(2, -1, -1, -1), boxes, flipped, views.global_size, views.interpolation)
@@ -180,7 +180,7 @@ def parts(files: ImageSet, views: ViewsConfig, rounds: int) -> list[Row]:
         "drawing the boxes": lambda: [crop_boxes(2, HEIGHT, WIDTH, views.global_scale) for _ in images],
         "cropping, flipping and resizing": lambda: [resized(image) for image in images],
         "all of a worker's, but sending": lambda: [dataset[index] for index in range(FILES)],
-        "colours, where there is no GPU": lambda: colour(batch),
+        "colours, where there is no GPU": lambda: color(batch),
     }
     with torch.random.fork_rng(devices=[]):  # the data set seeds the default generator
         seconds = best_times(steps, rounds, clock=time.process_time)

@@ -29,9 +29,9 @@ from common import Report, Row, best_times, memory_rise_mb, parser
 from torch import Tensor
 
 from hirl.config import KMeansConfig
+from hirl.data.sources import SOURCES
 from hirl.distributed.device import choose_device
 from hirl.hierarchy.kmeans import SCORES_PER_CHUNK, kmeans, nearest
-from hirl.planning.cost import IMAGES
 
 SETTINGS = {
     "paper": KMeansConfig(),
@@ -39,6 +39,7 @@ SETTINGS = {
     "one start, 20 points": KMeansConfig(restarts=1, max_points_per_centroid=20),
     "one start, 10 iterations": KMeansConfig(restarts=1, iterations=10),
 }
+IMAGENET_IMAGES = SOURCES["imagenet"].num_images[0]
 BACKENDS = ("faiss", "torch")
 CLUSTERS, WARM = (30000, 10000, 1000), 15
 WIDTHS = {"MoCo v2, SwAV": 128, "MoCo v3, DINO, iBOT": 256, "BEiT": 768, "SimSiam": 2048}
@@ -142,7 +143,7 @@ def snapshot(name: str, width: int, rate: float) -> Row:
     anew = config.iterations * config.restarts + 1  # the last pass assigns all points
     cold = operations((anew, anew, anew), width)
     warm = operations((WARM + 1, anew, anew), width)
-    features = 4 * IMAGES["imagenet"][0] * width
+    features = 4 * IMAGENET_IMAGES * width
     return {
         "": name,
         "width": width,
@@ -157,7 +158,7 @@ def snapshot(name: str, width: int, rate: float) -> Row:
 
 def operations(passes: Sequence[int], width: int) -> float:
     """Of so many passes over the points of each level."""
-    points = (IMAGES["imagenet"][0], *CLUSTERS)
+    points = (IMAGENET_IMAGES, *CLUSTERS)
     return sum(2.0 * times * n * k * width for times, n, k in zip(passes, points, CLUSTERS, strict=False))
 
 

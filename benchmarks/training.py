@@ -43,16 +43,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from hirl.config import DataConfig, RunConfig, resolve
 from hirl.data.images import prepare
 from hirl.data.loader import PIECE
+from hirl.data.sources import SOURCES
 from hirl.distributed.device import choose_device, choose_precision
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods.base import Step
 from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
-from hirl.planning.cost import IMAGES
 from hirl.planning.step_benchmark import random_tree
 from hirl.tracking.record import Recorder
 from hirl.training.loop import Trainer
 from hirl.training.optimizers import set_rates
 
+IMAGENET_IMAGES = SOURCES["imagenet"].num_images[0]
 NAMES = {
     "mocov2": "MoCo v2",
     "simsiam": "SimSiam",
@@ -125,7 +126,7 @@ def compare(config: RunConfig, with_tree: RunConfig, data: Path | None, rounds: 
         if device.type == "cuda":
             work |= {
                 "GB": way.memory / 2**30,
-                "hours an ImageNet epoch": IMAGES["imagenet"][0] * way.wall / images / 3600,
+                "hours an ImageNet epoch": IMAGENET_IMAGES * way.wall / images / 3600,
             }
         rows.append((rates, work))
     return rows

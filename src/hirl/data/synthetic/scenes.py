@@ -68,8 +68,8 @@ def prepare_scenes(config: ScenesConfig, root: str | Path | None, out: str | Pat
     Args:
         config: the kind, size and number of scenes.
         root: for the name "coco", a folder with annotations/instances_{train,val}2017.json, train2017/ and val2017/.
-        out: receives manifest.json, and drawn scenes in COCO's layout or the annotations of a user's first images. Paths
-            in the manifest are relative to it, those of the user's files absolute.
+        out: receives manifest.json, and drawn scenes in COCO's layout or the annotations of a user's first images.
+            Paths in the manifest are relative to it, those of the user's files absolute.
 
     Raises:
         ValueError: the number of scenes to draw is not set, or annotations or images are missing, broken or too few.

@@ -39,7 +39,7 @@ def sketch_paths() -> list[tuple[str, str, str]]:
 
 
 def draw_sketches(split: str, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the first `count` pictures of a split, uint8 [N, 3, size, size], and their labels [N]: 0, 1, 2, and so on."""
+    """Draw the first `count` pictures of a split, uint8 [N, 3, size, size], and their labels [N], class after class."""
     keys = np.arange(count)
     labels = keys % NUM_CLASSES
     return draw(labels, keys, size, SEEDS[split], sketch).images, labels

@@ -1,14 +1,14 @@
-"""What the benchmarks share: how a script says what it found, and how ways of doing one thing take turns.
+"""Report the results of a benchmark, and time several implementations in turns.
 
-A script's docstring is its section on docs/performance.md: the first line its question, the rest what the peer is and
-how time is taken. Its numbers are tables, lists of rows, each a dict from column to text or number:
+A script's docstring becomes its section of docs/performance.md: the first line is its question, the rest describes the
+peer and how time is taken. Its numbers are tables, lists of rows, each a dict from column to text or number:
 
     args = parser(__doc__).parse_args()
     report = Report(args)
     report.table([{"way": "ours", "seconds": 1.2}, {"way": "faiss", "seconds": 3.4}], "k-means, best of 3 rounds")
-    report.goal("times faster than faiss", 3.4 / 1.2, at_least=2)
+    report.goal("speed-up over faiss", 3.4 / 1.2, at_least=2)
 
-All of it is printed at once; with `--json FILE` it is also kept, from which benchmarks/page.py writes the page.
+All of it is printed at once. With `--json FILE` it is also saved; benchmarks/page.py writes the page from these files.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ STARTED = time.monotonic()
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """A script's options, those of every script among them."""
+    """Return a parser with the options that every script has."""
     options = argparse.ArgumentParser(description=doc.splitlines()[0])
-    options.add_argument("--json", type=Path, help="where to keep what was found")
+    options.add_argument("--json", type=Path, help="file to save the results in")
     options.set_defaults(doc=doc)
     return options
 
 
 class Report:
-    """What a script found, told as it comes; the file is whole after every call."""
+    """The results of a script, printed as they come; the file is complete after every call."""
 
     def __init__(self, args: argparse.Namespace):
         self.path = args.json
@@ -55,7 +55,7 @@ class Report:
         }
 
     def table(self, rows: list[Row], caption: str = "") -> None:
-        """Rows from column to text or number, the first column naming them; what a row lacks is blank."""
+        """Report rows from column to text or number, named by the first column; a missing cell is blank."""
         lines = as_text(rows)
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         print(f"\n{caption}" if caption else "")
@@ -65,12 +65,12 @@ class Report:
         self._keep("tables", {"caption": caption, "rows": rows})
 
     def remark(self, text: str) -> None:
-        """A sentence beneath the tables."""
+        """Report a sentence beneath the tables."""
         print(f"\n{text}")
         self._keep("remarks", text)
 
     def goal(self, what: str, value: float, at_least: float) -> None:
-        """Whether a number reaches what was aimed at."""
+        """Report whether a number reaches its goal."""
         self.remark(f"{what}: {shown(value)}, goal at least {at_least:g}: {'met' if value >= at_least else 'missed'}")
 
     def _keep(self, kind: str, found: object) -> None:
@@ -81,20 +81,20 @@ class Report:
 
 
 def as_text(rows: list[Row]) -> list[list[str]]:
-    """The lines of a table, its head first."""
+    """Return the cells of a table, its header first."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     return [columns, *([shown(row.get(column, "")) for column in columns] for row in rows)]
 
 
 def shown(value: str | float) -> str:
-    """Text as it is, a number with three digits that say something."""
+    """Format a number with three significant digits; return text unchanged."""
     if isinstance(value, str) or (isinstance(value, int) and abs(value) < 10_000):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def crops(views: ViewsConfig) -> str:
-    """Those of an image, in words."""
+    """Describe the crops of an image, such as "2 x 224 + 6 x 96"."""
     counts = {views.global_size: views.global_crops, views.local_size: views.local_crops}
     return " + ".join(f"{count} x {size}" for size, count in counts.items() if count)
 
@@ -102,7 +102,7 @@ def crops(views: ViewsConfig) -> str:
 def best_times(
     ways: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """The shortest of so many rounds of each way, in seconds of the clock; they take turns, a first round is free."""
+    """Return the best time of each way in seconds of the clock; they take turns, after a round that does not count."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(1 + rounds):
         for name, way in ways.items():
@@ -113,7 +113,7 @@ def best_times(
 
 
 def memory_rise_mb(call: Callable[[], object]) -> float:
-    """How far the resident peak rises during a call, in MB: Linux's VmHWM, reset to the present before."""
+    """Return the rise of the resident peak during a call, in MB: Linux's VmHWM, reset before."""
     Path("/proc/self/clear_refs").write_text("5")
     before = _peak_kb()
     call()

@@ -1,20 +1,20 @@
-"""Do processors feed a GPU that trains on image files?
+"""Do 16 CPU cores feed a GPU that trains on image files?
 
-    python benchmarks/input.py [--cores 16] [--tflops 790] [--share 0.5] [--resnet-share 0.2] [--rounds 2]
+    python benchmarks/input.py [--cores 16] [--tflops 790] [--mfu 0.5] [--resnet-mfu 0.2] [--rounds 2]
 
-Ours is the loader as it stands: worker processes read, decode and crop, bytes travel to the trainer, and colours are
-changed there, on the GPU, for a whole batch at once. The peer is what everyone writes first: Pillow and torchvision's
-transforms, or timm's, colours among them, in a DataLoader. Both make the published views of the same files, in one
-worker, and take turns; what counts is the worker's seconds of CPU, its start included. Files are drawn here: noise at
-every scale, 500 x 375 pixels, quality 90, about as many bytes as ImageNet's mean of 110 kB.
+Ours is the project's loader: worker processes read, decode and crop; the crops travel as bytes to the trainer; the GPU
+changes colours, for a whole batch at once. The peer is a baseline DataLoader with Pillow and torchvision's or timm's
+transforms, colours included. Both make the published views of the same files, in one worker, and take turns; the
+worker's seconds of CPU time count, its start included. The files are drawn here: noise at every scale, 500 x 375
+pixels, quality 90, about as many bytes as ImageNet's mean of 110 kB.
 
-What a GPU needs follows from a network's floating-point operations, as torch counts them: three times a crop's where
-it has gradients, once where it has none; heads, tokenizers and HIRL's own are left out, and would only slow the GPU
-down. The GPU's rate of large matrix products, in TFLOP/s, is `--tflops`, an H200's in bf16. A ViT reaches `--share` of
-it, a ResNet `--resnet-share`, as its batch norms wait for memory: NVIDIA's ResNet-50 trains 2470 images a second on an
-A100, 19 % of its 312 TFLOP/s (DeepLearningExamples, resnet50v1.5). Where a network is frozen its GPU wants more bytes
-of files than most storage gives, so that the goal is set for training. Both shares are what one would like to reach,
-and more than `hirl plan` reckons with.
+The images that a GPU needs follow from a network's floating-point operations, as torch counts them: three times a
+crop's forward pass with gradients, once without. Heads, tokenizers and HIRL are left out; they would only slow the GPU
+down. `--tflops` is the GPU's rate of large matrix products in TFLOP/s; the default is an H200's in bf16. A ViT is
+assumed to reach an MFU of `--mfu`, a ResNet of `--resnet-mfu`, as batch norms are bound by memory: NVIDIA's ResNet-50
+trains 2470 images/s on an A100, 19 % of its 312 TFLOP/s (DeepLearningExamples, resnet50v1.5). A frozen network would
+need more bytes of files than most storage delivers, so the goal holds for training. Both MFUs are targets, higher than
+those that `hirl plan` assumes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from torchvision.transforms import InterpolationMode, v2
 from hirl.config import AugmentationConfig, BackboneConfig, RunConfig, ViewsConfig, load_study
 from hirl.data.images import ImageSet
 from hirl.data.loader import PIECE, Crops, Squares, load_in_workers, read_pixels
-from hirl.data.supervised_loader import FLIP, _Augmented
+from hirl.data.supervised_loader import FLIP, Augmented
 from hirl.data.views import MEAN, STD, Views, crop_boxes, resize_each
 from hirl.models.backbones import build_backbone
 
@@ -63,8 +63,8 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--cores", type=int, default=16, help="of a GPU")
     options.add_argument("--tflops", type=float, default=790, help="of large matrix products on the GPU")
-    options.add_argument("--share", type=float, default=0.5, help="of it that a ViT reaches")
-    options.add_argument("--resnet-share", type=float, default=0.2, help="that a ResNet reaches")
+    options.add_argument("--mfu", type=float, default=0.5, help="model FLOPs utilisation of a ViT")
+    options.add_argument("--resnet-mfu", type=float, default=0.2, help="model FLOPs utilisation of a ResNet")
     options.add_argument("--rounds", type=int, default=2)
     args = options.parse_args()
     report = Report(args)
@@ -74,26 +74,26 @@ def main() -> None:
         files = draw_files(Path(folder))
         size = sum(path.stat().st_size for path in files.paths) / FILES
         rates = {name: compare(*both, args.rounds) for name, both in ways(files, configs).items()}
-        rows = [{"": name, **rate, "times": rate["ours"] / rate["Pillow"]} for name, rate in rates.items()]
+        rows = [{"": name, **rate, "speed-up": rate["ours"] / rate["Pillow"]} for name, rate in rates.items()]
         what = f"{WIDTH} x {HEIGHT} pixels, {size / 1e3:.0f} kB a file, best of {args.rounds} turns"
         report.table(rows, f"Images/s per core: {what}")
         report.table(parts(files, configs["mocov3"].views, args.rounds), "Where a core's time goes: two views")
     rows = [needed(job, args) for job in jobs(configs)]
     for row in rows:
         given = args.cores * rates[row["of a file"]]["ours"]
-        row |= {"MB/s": row["needed"] * size / 1e6, "given": given, "times as many": given / row["needed"]}
-    shares = f"a ViT reaches {args.share:.0%} of it, a ResNet {args.resnet_share:.0%}"
-    report.table(rows, f"Images/s for a GPU of {args.tflops:g} TFLOP/s from {args.cores} such cores: {shares}")
-    trained = {f"{row['']}, {row['network']}": row["times as many"] for row in rows if "frozen" not in row[""]}
+        row |= {"MB/s": row["needed"] * size / 1e6, "given": given, "given / needed": given / row["needed"]}
+    assumed = f"MFU {args.mfu:.0%} (ViT), {args.resnet_mfu:.0%} (ResNet)"
+    report.table(rows, f"Images/s for a GPU of {args.tflops:g} TFLOP/s from {args.cores} such cores: {assumed}")
+    trained = {f"{row['']}, {row['network']}": row["given / needed"] for row in rows if "frozen" not in row[""]}
     least = min(trained, key=trained.__getitem__)
-    report.goal(f"Images given, times those that a GPU in training needs, at least ({least})", trained[least], 1)
+    report.goal(f"Lowest images given / needed by a GPU in training ({least})", trained[least], 1)
 
 
 # --- the files --------------------------------------------------------------------------------------------------------
 
 
 def draw_files(folder: Path) -> ImageSet:
-    """Photographs' stand-ins: noise at every scale, greyer than coloured."""
+    """Draw stand-ins for photographs: noise at every scale, more gray than colored."""
     generator, paths = torch.Generator().manual_seed(0), []
     for number in range(FILES):
         image = torch.zeros(3, HEIGHT, WIDTH)
@@ -117,7 +117,7 @@ def ways(files: ImageSet, configs: dict[str, RunConfig]) -> dict[str, tuple[Data
     plain = v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), *normalised])
     squared = v2.Compose([v2.Resize(256, InterpolationMode.BICUBIC), v2.CenterCrop(224), *normalised])
     labelled = ViewsConfig(global_crops=1, global_size=224, global_scale=(0.08, 1.0), flip=FLIP)
-    augmented = _Augmented(files, AugmentationConfig(randaugment=RANDAUGMENT, random_erasing=0.25), 0, 0)
+    augmented = Augmented(files, AugmentationConfig(randaugment=RANDAUGMENT, random_erasing=0.25), 0, 0)
     timms = create_transform(
         224, is_training=True, auto_augment=RANDAUGMENT, interpolation="bicubic", re_prob=0.25, re_mode="pixel"
     )
@@ -168,7 +168,7 @@ def parts(files: ImageSet, views: ViewsConfig, rounds: int) -> list[Row]:
     images = [read_pixels(path) for path in files.paths]
     boxes, flipped = torch.tensor([[40, 60, 270, 340]] * 2), torch.tensor([True, False])
     batch = [torch.rand(FILES, 3, views.global_size, views.global_size) for _ in range(views.global_crops)]
-    dataset, colour = Crops(files, views, 0, 0), Views(views).colour
+    dataset, color = Crops(files, views, 0, 0), Views(views).color
 
     def resized(image: Tensor) -> Tensor:
         return resize_each(image.expand(2, -1, -1, -1), boxes, flipped, views.global_size, views.interpolation)
@@ -176,11 +176,11 @@ def parts(files: ImageSet, views: ViewsConfig, rounds: int) -> list[Row]:
     steps = {
         "reading the file": lambda: [np.fromfile(path, np.uint8) for path in files.paths],
         "decoding": lambda: [decode_jpeg(torch.from_numpy(c), ImageReadMode.RGB) for c in contents],
-        "of that, at an eighth of the size: the bits alone": lambda: [eighth(c) for c in contents],
+        "of which entropy decoding (decoded at an eighth of the size)": lambda: [eighth(c) for c in contents],
         "drawing the boxes": lambda: [crop_boxes(2, HEIGHT, WIDTH, views.global_scale) for _ in images],
         "cropping, flipping and resizing": lambda: [resized(image) for image in images],
-        "all of a worker's, but sending": lambda: [dataset[index] for index in range(FILES)],
-        "colours, where there is no GPU": lambda: colour(batch),
+        "all of a worker's work except sending": lambda: [dataset[index] for index in range(FILES)],
+        "colours, if there is no GPU": lambda: color(batch),
     }
     with torch.random.fork_rng(devices=[]):  # the data set seeds the default generator
         seconds = best_times(steps, rounds, clock=time.process_time)
@@ -224,8 +224,8 @@ def jobs(configs: dict[str, RunConfig]) -> list[Job]:
 
 
 def needed(job: Job, args: Namespace) -> Row:
-    share = args.share if job.network.startswith("vit") else args.resnet_share
-    rate = args.tflops * 1e12 * share / job.operations
+    mfu = args.mfu if job.network.startswith("vit") else args.resnet_mfu
+    rate = args.tflops * 1e12 * mfu / job.operations
     return {"": job.name, "network": job.network, "of a file": job.made} | {
         "GFLOP/image": job.operations / 1e9,
         "needed": rate,

@@ -1,21 +1,20 @@
-"""What does k-means cost in our torch backend, beside faiss, and a snapshot at the paper's size?
+"""What does k-means cost in our torch backend, compared with faiss, and what a snapshot at the paper's size?
 
     python benchmarks/kmeans.py [--points 20000] [--clusters 500] [--width 128] [--rounds 3]
 
-Points are unit rows around twice as many directions as there are clusters. Seconds and inertia, the sum of all points'
-squared distances, each beside faiss's at the paper's settings: the best of 5 random starts of 20 iterations. The cases
-take turns, the best round counts. Where there is a GPU, torch uses it, and faiss the CPU.
+Points are unit rows around twice as many directions as there are clusters. Seconds, and inertia (the sum of all points'
+squared distances), are compared with faiss at the paper's settings: the best of 5 random starts of 20 iterations. The
+cases take turns, and the best round counts. If there is a GPU, torch uses it and faiss uses the CPU.
 
-Growth is how many times longer five iterations take, which are too few to end early, as the points, the clusters or the
-width double. Memory is what the
-peak rises by during one start, beside the points themselves: the resident peak of a process of its own on a CPU, what
+Growth is the ratio of the times of five iterations, too few to converge, as points, clusters or width double. Memory is
+the rise of the peak during one start, without the points: the resident peak of a process of its own on a CPU, what
 torch allocates on a GPU.
 
-At the paper's size a snapshot is counted, not run: 2 N K D operations for every pass over the points, 101 passes for
-a tree made anew and 16 for one whose finest level goes on from the last tree's (`warm_iterations: 15`; upper levels are
-always anew). Minutes are those at the rate of operations that torch's assignment of the points to the clusters reached
-here, in float32; on a GPU all passes but the last are in TF32, and faster. Memory is the features, their normalised
-copy and the chunk of scores.
+At the paper's size a snapshot is counted, not run: 2 N K D operations for every pass over the points, 101 passes for a
+tree from random starts and 16 for one whose finest level is warm-started from the last tree (`warm_iterations: 15`;
+upper levels always start at random). Minutes assume the FLOP/s that torch's assignment of points to clusters reached
+here in float32; on a GPU all passes but the last run in TF32 and are faster. Memory is that of the features, their
+normalised copy and a chunk of similarities.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from common import Report, Row, best_times, memory_rise_mb, parser
 from torch import Tensor
 
 from hirl.config import KMeansConfig
+from hirl.data.sources import SOURCES
 from hirl.distributed.device import choose_device
 from hirl.hierarchy.kmeans import SCORES_PER_CHUNK, kmeans, nearest
-from hirl.planning.cost import IMAGES
 
 SETTINGS = {
     "paper": KMeansConfig(),
@@ -39,6 +38,7 @@ SETTINGS = {
     "one start, 20 points": KMeansConfig(restarts=1, max_points_per_centroid=20),
     "one start, 10 iterations": KMeansConfig(restarts=1, iterations=10),
 }
+IMAGENET_IMAGES = SOURCES["imagenet"].num_images[0]
 BACKENDS = ("faiss", "torch")
 CLUSTERS, WARM = (30000, 10000, 1000), 15
 WIDTHS = {"MoCo v2, SwAV": 128, "MoCo v3, DINO, iBOT": 256, "BEiT": 768, "SimSiam": 2048}
@@ -55,14 +55,14 @@ def main() -> None:
     what = f"{args.points} points of width {args.width}, {args.clusters} clusters, {torch.get_num_threads()} threads"
     report.table(settings(size, args.rounds), what)
     half = tuple(length // 2 for length in size)
-    report.table(growth(half, args.rounds), "Twice as much, from {} points, {} clusters, width {}".format(*half))
+    report.table(growth(half, args.rounds), "Doubled from {} points, {} clusters, width {}".format(*half))
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         report.table([pool.apply(memory, (size,))], "Memory of one start of the torch backend")
     points = mixture(*size)
     seconds = best_times({"": lambda: nearest(points, points[: args.clusters])[1].sum().item()}, args.rounds)[""]
     rate = 2 * args.points * args.clusters * args.width / seconds
     report.table([snapshot(name, width, rate) for name, width in WIDTHS.items()], "A snapshot of ImageNet")
-    report.remark(f"rate of the assignment here: {rate / 1e9:.0f} GFLOP a second")
+    report.remark(f"k-means assignment here: {rate / 1e9:.0f} GFLOP/s")
 
 
 def mixture(count: int, clusters: int, width: int) -> Tensor:
@@ -88,7 +88,7 @@ def settings(size: tuple[int, int, int], rounds: int) -> list[Row]:
             "settings": case[0],
             "backend": case[1],
             "seconds": seconds[case],
-            "of faiss's": seconds[case] / seconds[base],
+            "time / faiss": seconds[case] / seconds[base],
             "inertia": inertias[case],
             "inertia %": 100 * (inertias[case] / inertias[base] - 1),
         }
@@ -110,8 +110,8 @@ def growth(size: tuple[int, int, int], rounds: int) -> list[Row]:
             ways[name, backend] = lambda points=points, k=clusters, config=config: kmeans(points, k, config, seed=0)[2]
     seconds = best_times(ways, rounds)
     return [
-        {"twice the": name}
-        | {f"{backend}, times longer": seconds[name, backend] / seconds["base", backend] for backend in BACKENDS}
+        {"doubled": name}
+        | {f"{backend}, time ratio": seconds[name, backend] / seconds["base", backend] for backend in BACKENDS}
         for name in doubled
     ]
 
@@ -130,34 +130,34 @@ def memory(size: tuple[int, int, int]) -> Row:
         rise = memory_rise_mb(lambda: kmeans(points, size[1], config, seed=0))
     return {
         "points MB": points.nbytes / 2**20,
-        "all scores MB": 4 * size[0] * size[1] / 2**20,
-        "a chunk's scores MB": SCORES_PER_CHUNK[points.device.type] * 4 / 2**20,
+        "all similarities MB": 4 * size[0] * size[1] / 2**20,
+        "a chunk's MB": SCORES_PER_CHUNK[points.device.type] * 4 / 2**20,
         "rise MB": rise,
     }
 
 
 def snapshot(name: str, width: int, rate: float) -> Row:
-    """The operations of ImageNet's snapshot, the time they take at a rate of operations a second, and GPU memory."""
+    """Return the operations of ImageNet's snapshot, their time at a rate of FLOP/s, and GPU memory."""
     config = KMeansConfig()
-    anew = config.iterations * config.restarts + 1  # the last pass assigns all points
-    cold = operations((anew, anew, anew), width)
-    warm = operations((WARM + 1, anew, anew), width)
-    features = 4 * IMAGES["imagenet"][0] * width
+    passes = config.iterations * config.restarts + 1  # the last pass assigns all points
+    cold = operations((passes, passes, passes), width)
+    warm = operations((WARM + 1, passes, passes), width)
+    features = 4 * IMAGENET_IMAGES * width
     return {
         "": name,
         "width": width,
-        "TFLOP anew": cold / 1e12,
+        "TFLOP cold": cold / 1e12,
         "TFLOP warm": warm / 1e12,
-        "times fewer": cold / warm,
-        "minutes anew": cold / rate / 60,
+        "FLOP ratio": cold / warm,
+        "minutes cold": cold / rate / 60,
         "minutes warm": warm / rate / 60,
         "GPU memory GB": (2 * features + 4 * SCORES_PER_CHUNK["cuda"] + 16 * CLUSTERS[0] * width) / 1e9,
     }
 
 
 def operations(passes: Sequence[int], width: int) -> float:
-    """Of so many passes over the points of each level."""
-    points = (IMAGES["imagenet"][0], *CLUSTERS)
+    """Return the operations of so many passes over the points of each level."""
+    points = (IMAGENET_IMAGES, *CLUSTERS)
     return sum(2.0 * times * n * k * width for times, n, k in zip(passes, points, CLUSTERS, strict=False))
 
 

@@ -1,13 +1,13 @@
-"""What does the weighted kNN evaluation cost, beside faiss and scikit-learn?
+"""What does the weighted kNN evaluation cost, compared with faiss and scikit-learn?
 
     python benchmarks/knn.py [--train 50000] [--validation 10000] [--width 2048] [--rounds 1]
 
-Ours is the evaluation as it stands: similarities in chunks, the nearest of each, votes for every k. The peers are an
-exact search, faiss's IndexFlatIP or scikit-learn's brute force, and the same votes for the same k. Features are unit
-rows around as many directions as there are classes. Time is of each way in turn, best round; memory what the resident
-peak rises by (Linux's VmHWM, reset before), in a process of its own that holds the features already.
+Ours is the project's evaluation: similarities in chunks, the nearest of each, votes for every k. The peers are an exact
+search, faiss's IndexFlatIP or scikit-learn's brute force, with the same votes for the same k. Features are unit rows
+around as many directions as there are classes. They take turns, and the best round counts; memory is the rise of the
+resident peak (Linux's VmHWM, reset before) in a process of its own that already holds the features.
 
-Growth is ours alone: how many times longer it takes as the training images, the validation images or the width double.
+Growth is the ratio of our own times as the training images, the validation images or the width double.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
     cache = make_cache(*size)
     seconds = best_times({name: lambda way=way: way(cache) for name, way in WAYS.items()}, args.rounds)
     rows = [
-        {"": name, "seconds": taken, "ours is faster": taken / seconds["ours"]} | apart(name, size)
+        {"": name, "seconds": taken, "speed-up of ours": taken / seconds["ours"]} | apart(name, size)
         for name, taken in seconds.items()
     ]
     report.table(rows, f"{args.train} training and {args.validation} validation images, width {args.width}")
@@ -52,7 +52,7 @@ def main() -> None:
     }
     caches = {name: make_cache(*sizes) for name, sizes in {"base": small, **doubled}.items()}
     seconds = best_times({name: lambda held=held: knn(held, CONFIG) for name, held in caches.items()}, 3)
-    rows = [{"twice the": name, "times longer": seconds[name] / seconds["base"]} for name in doubled]
+    rows = [{"doubled": name, "time ratio": seconds[name] / seconds["base"]} for name in doubled]
     report.table(rows, f"From {small[0]} training and {small[1]} validation images, width {small[2]}")
 
 

@@ -1,4 +1,4 @@
-"""Writes docs/performance.md from what the benchmarks kept: `make bench` runs it at its end.
+"""Write docs/performance.md from the results of the benchmarks; `make bench` runs it at its end.
 
 python benchmarks/page.py scratch/benchmarks docs/performance.md
 """
@@ -21,9 +21,9 @@ INTRODUCTION = """\
 
 <!-- Written by `make bench` from benchmarks/. Do not edit. -->
 
-Times are compared in one run on one machine: ours and a peer take turns, so that a busy machine slows both. Read the
-ratios; seconds are those of this machine. What is counted, or read from a record, says so. A goal that is not reached
-says *missed*.
+Every ratio compares ours with a peer in one run on one machine, where both take turns, so that a busy machine slows
+both. A speed-up or memory ratio above 1 means that ours is faster or smaller. Seconds are those of this machine. Numbers
+that are counted, or read from a record, are described as such. A goal that is not reached is marked *missed*.
 """
 
 
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def section(found: dict[str, Any], with_machine: bool) -> str:
-    """One benchmark: its question, its tables, what it aimed at, how it measures."""
+    """Return the section of one benchmark: its question, its tables, its goals, how it measures."""
     question, *paragraphs = found["doc"].strip().split("\n\n")
     prose = [p for p in paragraphs if not p.startswith("    ") and not p.startswith("python ")]
     parts = [f"## {question.rstrip('.')}"]

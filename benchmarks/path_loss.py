@@ -1,15 +1,16 @@
-"""What does the semantic path loss cost, beside its formula read literally, and what do sampled paths cost in noise?
+"""What does the semantic path loss cost, compared with its literal formula, and how noisy are sampled paths?
 
     python benchmarks/path_loss.py [--rounds 5] [--draws 32]
 
-The formula holds every negative's centroids, [N, M, L, D]: like the released code, this peer gathers them, normalises
-them, and multiplies; unlike it, it does not copy the embeddings M times. *All* is our loss on all paths, exactly. Time
-is of a forward and backward pass; the losses take turns, and the best round counts. Memory is what the resident peak
-rises by in one pass (Linux's VmHWM, reset before it), in a process of its own: no pass can use what another freed.
+The literal formula holds every negative's centroids, [N, M, L, D]: like the released code, this peer gathers,
+normalises and multiplies them; unlike it, it does not copy the embeddings M times. *All* is our loss on all paths,
+which is exact. Time is that of a forward and backward pass; the losses take turns, and the best round counts. Memory is
+the rise of the resident peak in one pass (Linux's VmHWM, reset before it), each in a process of its own, so that no
+pass can use memory that another one freed.
 
-Noise is how far the gradient of sampled paths is from that of all, |g - g_all| / |g_all|, root mean square over draws,
-in per cent, for one step's batch. For it, embeddings lie around their image's centroids, and centroids around their
-parents, half as far apart as at random.
+Noise is the distance of the gradient of sampled paths from that of all paths, |g - g_all| / |g_all|, root mean square
+over draws, in per cent, for one step's batch. There, embeddings lie around their image's centroids, and centroids
+around their parents, half as far apart as at random.
 """
 
 from __future__ import annotations
@@ -58,12 +59,12 @@ def main() -> None:
     report = Report(args)
     rows = [compare(size, args.rounds) for size in SWEEP]
     report.table(rows, f"Sampled paths, against the formula, on {torch.get_num_threads()} threads")
-    report.goal("times faster than the formula at the paper's size", rows[0]["times faster"], LEAST_SPEEDUP)
-    report.goal("times less memory at the paper's size", rows[0]["times less"], LEAST_MEMORY_RATIO)
+    report.goal("speed-up over the formula at the paper's size", rows[0]["speed-up"], LEAST_SPEEDUP)
+    report.goal("memory ratio at the paper's size", rows[0]["memory ratio"], LEAST_MEMORY_RATIO)
     assert rows[0]["difference"] <= LARGEST_DIFFERENCE, f"the value differs by more than {LARGEST_DIFFERENCE}"
     for size in EXACTNESS:
         rows = exactness(size, sorted({100, size.m}), args.rounds, args.draws)
-        report.table(rows, f"What exactness costs and saves: {described(size)}")
+        report.table(rows, f"Cost of exactness: {described(size)}")
 
 
 def described(size: Size) -> str:
@@ -134,9 +135,9 @@ def compare(size: Size, rounds: int) -> Row:
         "D": size.d,
         "M": size.m,
         **{f"{name} ms": 1000 * taken for name, taken in seconds.items()},
-        "times faster": seconds["direct"] / seconds["ours"],
+        "speed-up": seconds["direct"] / seconds["ours"],
         **{f"{name} MB": taken for name, taken in rise.items()},
-        "times less": rise["direct"] / max(rise["ours"], 0.1),
+        "memory ratio": rise["direct"] / max(rise["ours"], 0.1),
         "difference": abs(value / expected - 1),
         "of gradient": ((gradient - expected_gradient).norm() / expected_gradient.norm()).item(),
     }
@@ -155,7 +156,7 @@ def exactness(size: Size, numbers: list[int], rounds: int, draws: int) -> list[R
         rise, far = rise_mb("ours", size._replace(m=m)), noise(inputs, exact, m, draws)
         rows.append({"paths": str(m), "ms": 1000 * seconds[str(m)], "MB": rise, "noise %": 100 * far})
     rows.append({"paths": "all", "ms": 1000 * seconds["all"], "MB": rise_mb("ours", size, exact=True), "noise %": 0})
-    return [row | {"time of all": row["ms"] / rows[-1]["ms"]} for row in rows]
+    return [row | {"time / all": row["ms"] / rows[-1]["ms"]} for row in rows]
 
 
 def noise(inputs: Sequence, exact: Tensor, m: int, draws: int) -> float:

@@ -1,7 +1,7 @@
-"""The loops that this project's is measured against: the straightforward one, and those of lightly's examples.
+"""The peers of this project's training: a baseline loop (PIL + fp32), and the loops of lightly's examples.
 
-Each is an iterator that takes one step of training at a time. Both make their views from PIL images in as many worker
-processes as torch has threads, and run networks as they come, in fp32, with torch's optimisers as they come.
+Each is an iterator that takes one training step at a time. Both make their views from PIL images in as many worker
+processes as torch has threads, and train in fp32 with torch's default optimisers.
 """
 
 # ruff: noqa: D102  the methods of a recipe are told by its example
@@ -90,11 +90,11 @@ def optimizer_of(parameters: Any, config: RunConfig) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr, c.momentum, weight_decay=c.weight_decay)
 
 
-# --- the loop that everyone writes first ------------------------------------------------------------------------------
+# --- the baseline loop ------------------------------------------------------------------------------------------------
 
 
-def straightforward(config: RunConfig, data: Path, tokenizer: Path | None) -> Iterator[None]:
-    """This project's own method, in the plainest of loops."""
+def baseline_loop(config: RunConfig, data: Path, tokenizer: Path | None) -> Iterator[None]:
+    """Train this project's own method in a plain loop."""
     method = build_method(config, tokenizer=tokenizer).to(choose_device()).train()
     optimizer = optimizer_of(method.parameters(), config)
     for number, (index, views) in enumerate(batches(config, data, pil_views(config.views))):
@@ -122,13 +122,13 @@ def pil_view(config: ViewsConfig, kind: int) -> v2.Compose:
     """One view: the first global one, the second, or a local one; blurred by PIL, as in the papers' code."""
     size, scale = [(config.global_size, config.global_scale), (config.local_size, config.local_scale)][kind == 2]
     jitter = config.jitter
-    colours = v2.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+    color_jitter = v2.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     blur = v2.Lambda(lambda image: image.filter(ImageFilter.GaussianBlur(random.uniform(*config.blur_sigma))))
     return v2.Compose(
         [
             v2.RandomResizedCrop(size, scale, interpolation=InterpolationMode(config.interpolation)),
             v2.RandomHorizontalFlip(config.flip),
-            v2.RandomApply([colours], jitter.probability),
+            v2.RandomApply([color_jitter], jitter.probability),
             v2.RandomGrayscale(config.grayscale),
             v2.RandomApply([blur], config.blur[kind]),
             v2.RandomSolarize(128, config.solarize[kind]),

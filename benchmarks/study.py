@@ -2,8 +2,8 @@
 
     python benchmarks/study.py [--results results/demo]
 
-Nothing is run: the seconds are those that Snakemake wrote down when the study was made. Jobs run side by side, so that
-their sum is more than the study took.
+Nothing is run: the seconds are those that Snakemake recorded when the study was made. Jobs run in parallel, so their
+sum is more than the study took.
 """
 
 from __future__ import annotations

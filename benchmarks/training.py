@@ -1,27 +1,26 @@
-"""How many images a second does a training take, beside lightly's recipes and the straightforward loop?
+"""How many images per second does training reach, compared with lightly's recipes and a baseline loop?
 
     python benchmarks/training.py [--studies demo cifar10] [--methods mocov2 dino] [--data results/demo/data]
 
-*Ours* is `hirl pretrain` as it stands: views made of a whole batch at once, on the device; networks in bf16 and
-channels-last where the processor has the instructions. *lightly* is that library's transforms, heads, losses and
-helpers, put together as in its examples; it has none for MoCo v3 and BEiT. *Straightforward* is this project's own
-method in the loop that everyone writes first, with torchvision's transforms. Both peers make their views from PIL
-images in as many worker processes as there are threads, and train in fp32. *HIRL* is ours with HIRL around the method
-and a tree of the study's size.
+*Ours* is `hirl pretrain`: views of a whole batch are drawn at once, on the device; networks run in bf16 and
+channels-last if the processor has the instructions. *lightly* combines that library's transforms, heads, losses and
+helpers as its examples do; it has none for MoCo v3 and BEiT. The *baseline loop* (PIL + fp32) trains this project's own
+methods with torchvision's transforms, image by image. Both peers make their views from PIL images in as many worker
+processes as there are threads, and train in fp32. *HIRL* is ours with HIRL around the method and a tree of the study's
+size.
 
-All three have a study's backbone and widths, the same batch and optimiser, and the published views in the study's
-sizes: the same crops in number, size and scale. What a recipe does by itself stays: lightly encodes every crop alone,
-ours and the straightforward loop, with local crops, all of one size together; lightly clips no gradients; its MoCo v2
-does not shuffle its keys; its iBOT masks as DINOv2 does and runs the teacher's head on masked patches only, where the
-paper's centre averages all. Peers' optimisers are torch's by default, ours its fused ones. Batch norm of MoCo v2 is
-over the whole batch on all sides; the row with 8 groups is ours with the published number of them.
+All have the study's backbone and widths, the same batch and optimiser, and the same crops in number, size and scale.
+Properties of a recipe are kept: lightly encodes every crop alone, ours and the baseline loop encode local crops of one
+size together; lightly clips no gradients; its MoCo v2 does not shuffle keys; its iBOT masks as DINOv2 does and runs the
+teacher's head on masked patches only, where the paper's centre averages all. Peers use torch's default optimisers, ours
+are the fused ones. Batch norm of MoCo v2 is over the whole batch everywhere; the row with 8 groups is ours with the
+published number of groups.
 
-All threads that torch has are used. The ways take turns of a few steps, while the others' workers are held; the best
-turn counts, by the clock, and in seconds of CPU, those of workers included. The share says how much of the machine's
-products a way does: the floating-point operations of a step of ours, forward and backward, as torch counts them, for
-the images of a second, over those of a large matrix product that takes turns too, ours in bf16 where it trains in it. A
-goal that would take a share of more than 100 % is out of this machine's reach, as it is for ResNet-18 in `cifar10`:
-three times the straightforward loop is share x 3 / times straightforward.
+All of torch's threads are used. The loops take turns of a few steps while the workers of the others are stopped; the
+best turn counts, in seconds of the clock and of CPU time, workers included. MFU (model FLOPs utilisation) compares the
+floating-point operations of our steps, forward and backward, as torch counts them, with those of a large matrix product
+that takes turns too, in bf16 if ours trains in bf16. A goal that would need an MFU above 100 % is out of this machine's
+reach, as for ResNet-18 in `cifar10`: three times the baseline loop would need 3 x MFU / speed-up.
 """
 
 from __future__ import annotations
@@ -37,20 +36,21 @@ import psutil
 import torch
 from common import Report, Row, crops, parser
 from PIL import Image
-from recipes import RECIPES, lightly, straightforward
+from recipes import RECIPES, baseline_loop, lightly
 from torch.utils.flop_counter import FlopCounterMode
 
 from hirl.config import DataConfig, RunConfig, load_study
 from hirl.data.images import prepare
 from hirl.data.loader import PIECE
+from hirl.data.sources import SOURCES
 from hirl.distributed.device import choose_device, choose_precision
 from hirl.hierarchy.wrapper import HIRL
 from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
-from hirl.planning.cost import IMAGES
 from hirl.planning.step_benchmark import random_tree
 from hirl.tracking.record import Recorder
 from hirl.training.loop import Pretrainer
 
+IMAGENET_IMAGES = SOURCES["imagenet"].num_images[0]
 NAMES = {
     "mocov2": "MoCo v2",
     "simsiam": "SimSiam",
@@ -60,9 +60,10 @@ NAMES = {
     "ibot": "iBOT",
     "beit": "BEiT",
 }
-GOALS = {"straightforward": 3, "lightly": 2}  # times their images a second
-STEPS = {"demo": 8, "cifar10": 1, "imagenet": 8}  # of a turn
-SIDE = {"cpu": 2048, "cuda": 16384}  # of the product
+GOALS = {"baseline loop": 3, "lightly": 2}  # speed-ups over them
+PEER_NAMES = {"baseline loop": "the baseline loop", "lightly": "lightly"}
+STEPS = {"demo": 8, "cifar10": 1, "imagenet": 8}  # steps of a turn
+SIDE = {"cpu": 2048, "cuda": 16384}  # rows and columns of the matrix product
 
 
 def main() -> None:
@@ -86,18 +87,18 @@ def main() -> None:
                 rates.append(rate)
                 work.append(done)
             print(f"{study}, {NAMES[method]}: measured", flush=True)
-        report.table(rates, f"Study {study}, batches of {args.batch}, images a second, best of {args.rounds} turns")
-        report.table(work, "What ours computes")
+        report.table(rates, f"Study {study}, batches of {args.batch}, images/s, best of {args.rounds} turns")
+        report.table(work, "What our steps compute")
         for peer, goal in GOALS.items():
-            times = {rate[""]: rate[f"times {peer}"] for rate in rates if f"times {peer}" in rate}
-            alike = [name for name in NAMES.values() if name in times]  # without the row of other groups
+            speedups = {rate[""]: rate[f"speed-up over {peer}"] for rate in rates if f"speed-up over {peer}" in rate}
+            alike = [name for name in NAMES.values() if name in speedups]  # the row with other groups is left out
             if alike:
-                least = min(alike, key=times.__getitem__)
-                report.goal(f"{study}, times the images a second of {peer}, the least ({least})", times[least], goal)
+                least = min(alike, key=speedups.__getitem__)
+                report.goal(f"{study}, lowest speed-up over {PEER_NAMES[peer]} ({least})", speedups[least], goal)
 
 
 def compare(config: RunConfig, with_tree: RunConfig, data: Path | None, rounds: int) -> list[tuple[Row, Row]]:
-    """A method's rates and what it computes, and those of ours as published where that differs."""
+    """Return a method's images/s and what its steps compute, with a second pair if the published groups differ."""
     steps, batch, device = STEPS[config.study], config.training.batch_size, choose_device()
     images, free = steps * batch, max(steps, batches_held(config))
     with tempfile.TemporaryDirectory() as folder:
@@ -111,20 +112,20 @@ def compare(config: RunConfig, with_tree: RunConfig, data: Path | None, rounds: 
     for name, way in ours.items():
         rates: Row = {"": name, "ours": images / way.wall}
         if name == NAMES[config.method]:
-            rates |= {"HIRL": images / hirl.wall, "HIRL takes": hirl.wall / way.wall}
+            rates |= {"HIRL": images / hirl.wall, "HIRL time ratio": hirl.wall / way.wall}
         rates |= {peer: images / theirs.wall for peer, theirs in peers.items()}
-        rates |= {f"times {peer}": theirs.wall / way.wall for peer, theirs in peers.items()}
-        rates |= {f"per CPU s, times {peer}": theirs.cpu / way.cpu for peer, theirs in peers.items()}
-        share = operations * product.wall / way.wall / (2 * SIDE[device.type] ** 3)
+        rates |= {f"speed-up over {peer}": theirs.wall / way.wall for peer, theirs in peers.items()}
+        rates |= {f"CPU speed-up over {peer}": theirs.cpu / way.cpu for peer, theirs in peers.items()}
+        mfu = operations * product.wall / way.wall / (2 * SIDE[device.type] ** 3)
         work: Row = {"": name, "network": config.backbone.name, "crops": crops(config.views)}
         work |= {
-            "GFLOP an image": operations / config.training.batch_size / 1e9,
-            "share of products": f"{100 * share:.0f} %",
+            "GFLOP/image": operations / config.training.batch_size / 1e9,
+            "MFU": f"{100 * mfu:.0f} %",
         }
         if device.type == "cuda":
             work |= {
                 "GB": way.memory / 2**30,
-                "hours an ImageNet epoch": IMAGES["imagenet"][0] * way.wall / images / 3600,
+                "h/ImageNet epoch": IMAGENET_IMAGES * way.wall / images / 3600,
             }
         rows.append((rates, work))
     return rows
@@ -154,7 +155,7 @@ def steps_of(
     if config.method == "mocov2":
         published = config.model_copy(update={"model": config.model.model_copy(update={"batch_norm_groups": 8})})
         ours[f"{name}, 8 groups"] = our_steps(published, data, folder / "groups")
-    peers = {"straightforward": straightforward(config, data, tokenizer)}
+    peers = {"baseline loop": baseline_loop(config, data, tokenizer)}
     if config.method in RECIPES:
         peers["lightly"] = lightly(config, data)
     ours, peers = ({name: Way(steps) for name, steps in ways.items()} for ways in (ours, peers))
@@ -179,7 +180,7 @@ def batches_held(config: RunConfig) -> int:
 
 
 def products(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Large matrix products, one at a time."""
+    """Compute large matrix products, one at a time."""
     factor = torch.randn(SIDE[device.type], SIDE[device.type], device=device, dtype=dtype)
     while True:
         (factor @ factor)[0, 0].item()  # waits for the device
@@ -281,7 +282,7 @@ def take_turns(ways: list[Way], rounds: int, steps: int, free: int) -> int:
 
 
 def reset_memory() -> int:
-    """What the GPU holds now, from where its peak counts anew; 0 without one."""
+    """Restart the count of the GPU's peak memory, and return the bytes in use; 0 without a GPU."""
     if not torch.cuda.is_available():
         return 0
     torch.cuda.reset_peak_memory_stats()

@@ -1,10 +1,10 @@
-"""How fast are augmented views made: on a whole batch, or image by image with torchvision?
+"""How fast are augmented views made: for a whole batch, or image by image with torchvision?
 
     python benchmarks/views.py [--images 128] [--size 32] [--rounds 10]
 
 Ours makes the views of a batch at once; the peer is torchvision's transforms, on PIL images and on tensors. The three
-take turns on one thread, and the best round of each counts, in seconds of CPU. PIL images are blurred by PIL, as in the
-papers' code, tensors by torchvision.
+take turns on one thread, and the best round of each counts, in seconds of CPU time. PIL images are blurred by PIL, as
+in the papers' code, tensors by torchvision.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
     rows = []
     for way, seconds in best.items():
         view = seconds / (2 * args.images)
-        rows.append({"": way, "us/view": view * 1e6, "views/s": 1 / view, "ours is faster": seconds / best[OURS]})
+        rows.append({"": way, "us/view": view * 1e6, "views/s": 1 / view, "speed-up of ours": seconds / best[OURS]})
     what = f"{args.images} images of {args.size} x {args.size}, two views of each, best of {args.rounds} rounds"
     Report(args).table(rows, what)
 
@@ -66,12 +66,12 @@ def pictures(n: int, size: int) -> torch.Tensor:
 def per_image(config: ViewsConfig, blur: Callable) -> v2.Compose:
     """The same views, one image at a time."""
     jitter = config.jitter
-    colour_jitter = v2.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+    color_jitter = v2.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     return v2.Compose(
         [
             v2.RandomResizedCrop(config.global_size, config.global_scale, antialias=True),
             v2.RandomHorizontalFlip(config.flip),
-            v2.RandomApply([colour_jitter], jitter.probability),
+            v2.RandomApply([color_jitter], jitter.probability),
             v2.RandomGrayscale(config.grayscale),
             v2.RandomApply([blur], config.blur[0]),
             v2.ToImage(),

@@ -1,15 +1,17 @@
-"""How good are trees that go on from the last one, and what do they save?
+"""How good are warm-started trees, and what do they save?
 
     python benchmarks/warm_start.py [--methods mocov2 swav] [--study demo] [--start 2] [--data results/demo/data]
 
-A HIRL run is trained with trees made anew before every epoch, as published, and keeps the embeddings it clustered; the
-pictures are drawn where no prepared data is given. Then each way goes through them epoch by epoch: *published* is the
-best of 5 random starts of 20 iterations; *warm n* goes on from its own last tree's finest clusters for n iterations
-(`hierarchy.kmeans.warm_iterations`), its first tree being the published one. Upper levels start anew in all ways.
+A HIRL run is trained with new trees before every epoch, as published, and keeps the embeddings that it clustered; its
+images are drawn if no prepared data is given. Then each setting clusters them epoch by epoch: *published* is the best
+of 5 random starts of 20 iterations; *warm n* starts from the finest clusters of its own last tree and takes n
+iterations (`hierarchy.kmeans.warm_iterations`); its first tree is the published one. Upper levels always start at
+random.
 
 Inertia is the sum of squared distances between the images' normalised embeddings and their finest clusters' means, in
-per cent above the published way's on the same embeddings: the mean over the epochs, the worst, and the first and last
-epoch of the chain. NMI is that of consecutive trees, in per cent. Time is of whole trees; the ways take turns.
+per cent above the published setting's on the same embeddings: the mean over the epochs, the worst, and the first and
+last epoch of the chain. NMI compares consecutive trees, in per cent. Time is that of whole trees; the settings take
+turns.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ def main() -> None:
         count, width = snapshots[0].shape
         what = f"{count} images, width {width}, {'/'.join(map(str, sizes))} clusters, {len(snapshots)} epochs"
         report.table(list(rows.values()), f"{args.study}, {method}: {what}")
-        report.goal(f"{method}, {MEANT}: times faster", rows[MEANT]["times faster"], LEAST_SAVED)
+        report.goal(f"{method}, {MEANT}: speed-up", rows[MEANT]["speed-up"], LEAST_SAVED)
         report.goal(f"{method}, {MEANT}: per cent of inertia saved, mean", -rows[MEANT]["inertia %"], -MOST_INERTIA)
 
 
@@ -107,7 +109,7 @@ def compare(snapshots: Sequence[Tensor], sizes: Sequence[int]) -> dict[str, Row]
         rows[name] = {
             "": name,
             "ms a tree": 1000 * mean(seconds[name]),
-            "times faster": sum(seconds[PUBLISHED]) / sum(seconds[name]),
+            "speed-up": sum(seconds[PUBLISHED]) / sum(seconds[name]),
             "inertia %": mean(above),
             "worst": max(above),
             "first": above[0],

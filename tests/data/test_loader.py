@@ -20,7 +20,7 @@ VIEWS = Views(ViewsConfig(global_size=8, local_crops=1, local_size=4))
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Eleven images, each of one grey level, prepared once as pixels and once as paths."""
+    """Eleven images, each of one gray level, prepared once as pixels and once as paths."""
     root = tmp_path_factory.mktemp("loader")
     for split, count in (("train", 11), ("test", 1)):
         (root / "in" / split / "only").mkdir(parents=True)
@@ -65,7 +65,7 @@ def test_both_storages_train_in_the_same_order(prepared):
 
 
 def test_views_belong_to_their_index(images):
-    """Without colour changes a view of a plain image keeps its grey level, 10 times the number in its name."""
+    """Without colour changes a view of a plain image keeps its gray level, 10 times the number in its name."""
     level = torch.tensor([int(path.stem) * 10 for path in images.paths]) if images.paths else images.images[:, 0, 0, 0]
     plain = Views(ViewsConfig(global_size=8, jitter={"probability": 0}, grayscale=0, blur=(0, 0, 0)))
     for index, views in epoch_batches(images, 4, 0, 0, plain, CPU):
@@ -139,7 +139,7 @@ KINDS = {
     "turned.jpg": turned,
     "photo.png": lambda picture: {},
 }
-MODES = {"grey.jpg": "L", "print.jpg": "CMYK", "palette.png": "P", "transparent.png": "RGBA", "deep.png": "I;16"}
+MODES = {"gray.jpg": "L", "print.jpg": "CMYK", "palette.png": "P", "transparent.png": "RGBA", "deep.png": "I;16"}
 
 
 def saved(picture, name, folder):

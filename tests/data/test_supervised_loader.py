@@ -21,7 +21,7 @@ ROUNDING = 1.5 / 255 / 0.224  # bytes, and their interpolation, in units of Imag
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> dict[str, ImageSet]:
-    """22 plain pictures of four classes, a class's pictures near its own level of grey; as pixels and as paths."""
+    """22 plain pictures of four classes, a class's pictures near its own gray level; as pixels and as paths."""
     root = tmp_path_factory.mktemp("labelled")
     for split, count in (("train", COUNT), ("val", CLASSES)):
         for number in range(count):
@@ -47,8 +47,8 @@ def concatenated(batches):
     return [torch.cat(parts) for parts in zip(*batches, strict=True)]
 
 
-def grey(views):
-    """The mean level of grey of each view, 0 to 255, ImageNet's normalisation undone."""
+def gray_levels(views):
+    """The mean gray level of each view, 0 to 255, ImageNet's normalisation undone."""
     return (views[:, 0] * 0.229 + 0.485).mean(dim=(1, 2)) * 255
 
 
@@ -72,7 +72,7 @@ def test_a_set_smaller_than_a_batch_is_one_and_even_where_pairs_are_mixed(prepar
 def test_every_image_comes_once_with_its_class(images):
     views, targets = concatenated(an_epoch(images, batch_size=11))
     assert len(views) == COUNT
-    levels = grey(views).round().long()
+    levels = gray_levels(views).round().long()
     assert sorted(levels.tolist()) == sorted(60 * (n % CLASSES) + n // CLASSES for n in range(COUNT))
     assert torch.equal(targets, torch.nn.functional.one_hot(levels // 60, CLASSES).float())
 
@@ -148,7 +148,7 @@ def test_classes_are_mixed_as_their_pixels_are(prepared, mixing):
         views, targets = concatenated(an_epoch(images, epoch=epoch, **mixing))
         torch.testing.assert_close(targets.sum(dim=1), torch.ones(16))
         expected = targets @ torch.arange(0, 240, 60).float()
-        torch.testing.assert_close(grey(views), expected, atol=0.01, rtol=0)  # of 255 levels
+        torch.testing.assert_close(gray_levels(views), expected, atol=0.01, rtol=0)  # of 255 levels
         assert (targets.max(dim=1).values < 1).any()
 
 

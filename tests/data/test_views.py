@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from hirl.config import JitterConfig, ViewsConfig
 from hirl.data import views as v
 
-EXACT = {"atol": 1e-5, "rtol": 0}  # float32 sums of a few dozen terms of at most 1; a grey level is 4e-3
+EXACT = {"atol": 1e-5, "rtol": 0}  # float32 sums of a few dozen terms of at most 1; a gray level is 4e-3
 ADJUST = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
 STILL = ViewsConfig(  # nothing happens: the one crop of a square image that has its whole area is the image
     global_size=16,
@@ -34,7 +34,7 @@ def _seed():
 
 
 def pictures(n: int, size: int = 32) -> torch.Tensor:
-    """Noise, with what is special to HSV: grey rows, a black and a white corner, ties between channels."""
+    """Noise, with what is special to HSV: gray rows, a black and a white corner, ties between channels."""
     images = torch.rand(n, 3, size, size)
     images[:, :, :3] = images[:, :1, :3]
     images[:, :, 0, :2], images[:, :, 0, 2:4] = 0, 1
@@ -90,11 +90,11 @@ def test_a_neutral_jitter_changes_nothing():
     torch.testing.assert_close(v.jitter(images, order, torch.ones(2, 3), torch.zeros(2)), images, **EXACT)
 
 
-def test_grey_is_torchvisions_where_chosen():
+def test_grayscale_is_torchvisions_where_chosen():
     images = pictures(2)
-    greyed = v.grey(images, torch.tensor([0.0, 1.0]))
-    torch.testing.assert_close(greyed[0], images[0], **EXACT)
-    torch.testing.assert_close(greyed[1], F.rgb_to_grayscale(images[1], 3), **EXACT)
+    grayed = v.grayscale(images, torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(grayed[0], images[0], **EXACT)
+    torch.testing.assert_close(grayed[1], F.rgb_to_grayscale(images[1], 3), **EXACT)
 
 
 def test_blur_is_torchvisions_and_zero_sigma_changes_nothing():
@@ -174,7 +174,7 @@ def test_as_many_images_are_changed_as_configured(operation):
     setting = share if operation in ("flip", "grayscale") else (share, 0.0, 0.0)
     images = bytes_of(n, 16, 16)
     first, _ = v.Views(STILL.model_copy(update={operation: setting}))(images)
-    changed = (first - v.evaluation_view(images)).flatten(1).abs().amax(1) > 0.02  # five grey levels
+    changed = (first - v.evaluation_view(images)).flatten(1).abs().amax(1) > 0.02  # five gray levels
     assert changed.float().mean().item() == pytest.approx(share, abs=4 * deviation(share, n))
 
 

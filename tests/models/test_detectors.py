@@ -40,7 +40,7 @@ def detector_of(
 
 
 def two_squares(side: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Two grey images, a bright square of another category in each."""
+    """Two gray images, a bright square of another category in each."""
     images, targets = [], []
     for label, corner in ((1, side // 8), (3, side // 3)):
         image, mask = torch.full((3, side, side), 0.4), torch.zeros(1, side, side, dtype=torch.uint8)

@@ -10,26 +10,44 @@ import torch
 
 from hirl import cli
 from hirl.planning import tune
-from hirl.planning.tune import Candidate, advice, count_operations, pays_after, report
+from hirl.planning.tune import (
+    Candidate,
+    Measurement,
+    count_operations,
+    pays_off_after,
+    print_report,
+    recommended,
+)
 
 
-def way(precision: str, compiled: bool, step: float, start: float = 0.0) -> Candidate:
+def candidate(precision: str, compiled: bool, step: float, start: float = 0.0) -> Candidate:
     return Candidate(precision, compiled, False, start=start, seconds=[step] * 3)
 
 
-def test_the_command_measures_every_way_and_says_what_to_set(
+def test_the_command_measures_every_candidate_and_recommends_one(
     tiny_study: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # no compiler takes minutes
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # a real compiler takes minutes
     monkeypatch.setattr(tune, "ROUNDS", 1)
     monkeypatch.setattr(tune, "STEPS", 1)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # put back afterwards
     assert cli.main(["tune", "--study", tiny_study, "--method", "beit", "--variant", "hirl"]) == 0
     head, names, *rows, use = capsys.readouterr().out.splitlines()
     assert head.startswith("beit-hirl-s0  batches of 16")
-    assert names.split() == ["precision", "run", "images/s", "ratio", "memory", "of", "peak", "start", "pays", "after"]
+    assert names.split() == [
+        "precision",
+        "mode",
+        "images/s",
+        "speed-up",
+        "memory",
+        "MFU",
+        "start",
+        "pays",
+        "off",
+        "after",
+    ]
     assert [row.split()[0] for row in rows] == ["fp32", "fp32", "bf16", "bf16"] * (1 + torch.cuda.is_available())
-    assert [row.endswith("now") for row in rows].count(True) == 1
+    assert [row.rstrip().endswith("now") for row in rows].count(True) == 1
     assert use.startswith("use --set training.precision=")
 
 
@@ -38,21 +56,37 @@ def test_operations_grow_with_the_batch(tiny_run: Callable[..., Any]) -> None:
     assert two == 2 * one > 0
 
 
-def test_compiling_pays_when_its_seconds_are_gained_back() -> None:
-    plain, compiled, slower = way("fp32", False, 0.3, 1.0), way("fp32", True, 0.2, 21.0), way("bf16", True, 0.2, 9.0)
-    assert pays_after(compiled, [plain, compiled]) == pytest.approx(200)  # 20 s, at 0.1 s a step
-    assert pays_after(slower, [way("bf16", False, 0.1), slower]) == math.inf
+def test_compiling_pays_off_when_its_seconds_are_gained_back() -> None:
+    plain, compiled, slower = (
+        candidate("fp32", False, 0.3, 1.0),
+        candidate("fp32", True, 0.2, 21.0),
+        candidate("bf16", True, 0.2, 9.0),
+    )
+    assert pays_off_after(compiled, [plain, compiled]) == pytest.approx(200)  # 20 s, at 0.1 s a step
+    assert pays_off_after(slower, [candidate("bf16", False, 0.1), slower]) == math.inf
 
 
-def test_a_setting_that_gains_next_to_nothing_is_not_advised() -> None:
-    ways = [way("fp32", False, 0.3), way("fp32", True, 0.2), way("bf16", False, 0.102), way("bf16", True, 0.1)]
-    assert advice(ways) is ways[2]
-    assert advice([*ways[:3], way("bf16", True, 0.05)]).compile
+def test_a_setting_that_gains_next_to_nothing_is_not_recommended() -> None:
+    candidates = [
+        candidate("fp32", False, 0.3),
+        candidate("fp32", True, 0.2),
+        candidate("bf16", False, 0.102),
+        candidate("bf16", True, 0.1),
+    ]
+    assert recommended(candidates) is candidates[2]
+    assert recommended([*candidates[:3], candidate("bf16", True, 0.05)]).compile
 
 
-def test_what_does_not_fit_into_memory_is_told(tiny_run: Callable[..., Any]) -> None:
-    ways = [Candidate("fp32", False, False), way("bf16", False, 0.1)]
-    *_, row, _, _ = report(tiny_run("simsiam"), ways, 10**9, {"fp32": 1e11, "bf16": 1e11})
-    assert row.split() == ["fp32", "as", "it", "is", "out", "of", "memory", "now"]
+def test_a_candidate_that_does_not_fit_into_memory_is_marked(
+    tiny_run: Callable[..., Any], capsys: pytest.CaptureFixture
+) -> None:
+    candidates = [Candidate("fp32", False, False), candidate("bf16", False, 0.1)]
+    print_report(tiny_run("simsiam"), Measurement(candidates, 10**9, {"fp32": 1e11, "bf16": 1e11}))
+    _, _, row, _, use = capsys.readouterr().out.splitlines()
+    assert row.split() == ["fp32", "eager", "out", "of", "memory", "now"]
+    assert use.startswith("use --set training.precision=bf16")
+
+
+def test_settings_of_which_none_fits_into_memory_are_refused() -> None:
     with pytest.raises(ValueError, match=r"no setting fits into this GPU's memory: lower training\.batch_size"):
-        advice(ways[:1])
+        recommended([Candidate("fp32", False, False)])

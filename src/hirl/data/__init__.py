@@ -1,1 +1,1 @@
-"""Images in, views out: the sources of pictures, the loader, random views and masks."""
+"""Images in, views out: data sources, prepared images, loaders, random views and masks."""

@@ -1,4 +1,4 @@
-"""The tree over a data set's classes, from nested folders or from a CSV file.
+"""Build the tree over a data set's classes, from nested folders or from a CSV file.
 
 N images, L levels, finest first.
 """
@@ -15,31 +15,39 @@ import numpy as np
 
 from hirl.config import CONFIG_ROOT
 
-Lineage = tuple[str, ...]  # a class's name, then its ancestors': finest first
-Branch = tuple[str, ...]  # a class's folders below its split's: coarsest first
+Lineage = tuple[str, ...]  # a class's name, then those of its ancestors, finest first
+Branch = tuple[str, ...]  # a class's folders below the split's folder, coarsest first
 
 
 @dataclass(frozen=True)
 class ClassTree:
-    """The levels of a data set's classes."""
+    """The levels of a data set's classes.
+
+    Attributes:
+        levels: their names, finest first.
+        class_names: the names of each level's classes.
+        parents: for each level except the coarsest, every class's parent: a class one level up.
+    """
 
     levels: list[str]
-    class_names: list[list[str]]  # of each level
-    parents: list[list[int]]  # of each level but the coarsest: a class's class one level up
+    class_names: list[list[str]]
+    parents: list[list[int]]
 
     @classmethod
     def of(cls, classes: list[Lineage], levels: list[str] | None = None) -> ClassTree:
-        """The tree in which every class has its lineage; levels without names are numbered from the classes up."""
+        """Build the tree from every class's lineage; levels without given names are numbered, finest first."""
         columns = list(zip(*classes, strict=True))
         names = [list(dict.fromkeys(column)) for column in columns]
-        parents = [
-            [coarse.index(parent) for parent in dict(zip(*columns[level : level + 2], strict=True)).values()]
-            for level, coarse in enumerate(names[1:])
-        ]
-        return cls(levels or ["class", *(f"level {level}" for level in range(1, len(columns)))], names, parents)
+        parents = []
+        for fine, coarse, coarse_names in zip(columns, columns[1:], names[1:], strict=False):
+            parent_of = dict(zip(fine, coarse, strict=True))
+            parents.append([coarse_names.index(parent) for parent in parent_of.values()])
+        if levels is None:
+            levels = ["class", *(f"level {level}" for level in range(1, len(columns)))]
+        return cls(levels, names, parents)
 
     def labels(self, fine: Sequence[int]) -> np.ndarray:
-        """Labels of every level, int64 [N, L], from the finest [N]."""
+        """Return the labels of every level, int64 [N, L], from the finest ones [N]."""
         columns = [np.asarray(fine, np.int64)]
         for parents in self.parents:
             columns.append(np.asarray(parents, np.int64)[columns[-1]])
@@ -47,7 +55,7 @@ class ClassTree:
 
 
 def folder_lineages(branches: list[Branch]) -> list[Lineage]:
-    """Lineages of classes that lie in nested folders; a name that repeats in its level becomes a path."""
+    """Return the lineages of classes in nested folders; a name that repeats in its level becomes a path."""
     nodes = {branch[: depth + 1] for branch in branches for depth in range(len(branch))}
     times = Counter((len(node), node[-1]) for node in nodes)
     names = {node: node[-1] if times[len(node), node[-1]] == 1 else "/".join(node) for node in nodes}
@@ -55,13 +63,14 @@ def folder_lineages(branches: list[Branch]) -> list[Lineage]:
 
 
 def read_class_tree(path: str, classes: list[str]) -> ClassTree:
-    """The tree that a CSV file gives to classes, in their order.
+    """Read the tree over the given classes from a CSV file.
 
-    Its first line names the levels, fine to coarse, such as class,kind,realm; every other line holds a class's name
-    (its folder's, or the data set's own), then its ancestors'. A relative path starts at the top of the repository.
+    The first line names the levels, finest first, such as class,kind,realm. Every other line holds the name of a class
+    (of its folder, or the data set's own name), then those of its ancestors. A relative path starts at the top of the
+    repository.
 
     Raises:
-        ValueError: the file is missing or malformed, its classes are others, or a name stands under two parents.
+        ValueError: the file is missing or malformed, its classes are not the given ones, or a name has two parents.
     """
     header, rows = _read_rows(CONFIG_ROOT.parent / path, path)
     listed = {row[0]: row for row in rows}

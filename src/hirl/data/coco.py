@@ -1,4 +1,4 @@
-"""Scenes: pictures with boxes and masks, annotated in COCO's JSON."""
+"""Load scenes (pictures with boxes and masks, annotated in COCO's JSON), one by one or in batches."""
 
 from __future__ import annotations
 
@@ -27,32 +27,38 @@ Example = tuple[Tensor, dict[str, Tensor]]  # uint8 [3, H, W]; boxes [N, 4], lab
 
 @dataclass(frozen=True)
 class SceneSet:
-    """One split of a folder of scenes; the order of its images is their ids'."""
+    """One split of a folder of scenes; its images are ordered by their ids.
+
+    Attributes:
+        folder: of the pictures.
+        categories: COCO's category id of labels 1, 2, and so on.
+        digest: of the prepared folder's content.
+    """
 
     annotations: COCO
     folder: Path
-    categories: list[int]  # COCO's id of each label: of label 1 first
-    digest: str  # of the folder's content
+    categories: list[int]
+    digest: str
 
     @property
     def images(self) -> list[int]:
-        """The ids of all images."""
+        """The ids of all images, sorted."""
         return sorted(self.annotations.imgs)
 
     @property
     def with_objects(self) -> list[int]:
-        """The ids of the images to learn from: those with an object that is no crowd."""
+        """The ids of the images to train on: those with at least one object that is not a crowd."""
         return [image for image in self.images if self.objects(image)]
 
     def objects(self, image: int) -> list[dict[str, Any]]:
-        """An image's annotations, without crowds and, as everywhere, without the few of COCO's that have no area."""
+        """Return an image's annotations without crowds, and without the few in COCO that have no area."""
         return [a for a in self.annotations.imgToAnns[image] if not a["iscrowd"] and min(a["bbox"][2:]) > 0]
 
     def picture(self, image: int) -> Tensor:
-        """An image, uint8 [3, H, W].
+        """Read an image, uint8 [3, H, W].
 
         Raises:
-            ValueError: its file is missing or broken, or has another size than the annotations say.
+            ValueError: its file is missing or broken, or its size differs from the annotations.
         """
         facts = self.annotations.imgs[image]
         path = self.folder / facts["file_name"]
@@ -65,7 +71,7 @@ class SceneSet:
         return pixels
 
     def example(self, image: int, flipped: bool) -> Example:
-        """An image to learn from, and what is to be found in it."""
+        """Return an image to train on and its targets: boxes [N, 4], labels [N] and masks [N, H, W]."""
         pixels, objects = self.picture(image), self.objects(image)
         height, width = pixels.shape[1:]
         corners = torch.tensor([a["bbox"] for a in objects], dtype=torch.float32)
@@ -81,7 +87,7 @@ class SceneSet:
 
 
 def load_scenes(folder: str | Path, split: str) -> SceneSet:
-    """A split, "train" or "validation", of a folder of scenes.
+    """Load a split, "train" or "validation", of a folder of scenes.
 
     Raises:
         ValueError: the manifest, the annotations or an image file is missing; the split has no objects; an annotation
@@ -92,14 +98,16 @@ def load_scenes(folder: str | Path, split: str) -> SceneSet:
     path, images = (manifest.parent / facts[split][key] for key in ("annotations", "images"))
     content = read_json(path)
     _check(content, path, images)
-    with redirect_stdout(io.StringIO()):  # pycocotools prints how it gets on
+    with redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         annotations = COCO()
         annotations.dataset = content
         annotations.createIndex()
     categories = sorted(annotations.cats)
     named = [annotations.cats[category]["name"] for category in categories]
     if named != facts["categories"]:
-        raise ValueError(f"{path} has the categories {named}, but {manifest} {facts['categories']}: prepare them anew")
+        raise ValueError(
+            f"{path} has the categories {named}, but {manifest} says {facts['categories']}: prepare the scenes again"
+        )
     scenes = SceneSet(annotations, images, categories, facts["digest"])
     if not scenes.with_objects:
         raise ValueError(f"{path} has no objects: give annotations of the {split} pictures")
@@ -107,7 +115,7 @@ def load_scenes(folder: str | Path, split: str) -> SceneSet:
 
 
 def _check(content: Any, path: Path, folder: Path) -> None:
-    """Looks at annotations before anything is trained on them; fills what COCO leaves open."""
+    """Check annotations before training on them, and fill in the fields that COCO's format leaves optional."""
     if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
         raise ValueError(f"{path} is not COCO's JSON: it needs images, annotations and categories")
     images = {image["id"]: image for image in content["images"]}
@@ -127,14 +135,14 @@ def _check(content: Any, path: Path, folder: Path) -> None:
         if annotation["category_id"] not in categories:
             raise ValueError(f"{where} has category_id {annotation['category_id']}; known: {sorted(categories)}")
         _check_object(annotation, images[annotation["image_id"]], where)
-        annotation |= {"id": number + 1}  # pycocotools takes a match with id 0 for none
+        annotation |= {"id": number + 1}  # pycocotools takes a match with id 0 for no match
         annotation.setdefault("iscrowd", 0)
         annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
 
 
 def _check_object(annotation: dict[str, Any], image: dict[str, Any], where: str) -> None:
     (x, y, width, height), size = annotation["bbox"], [image["height"], image["width"]]
-    # one of COCO's own boxes has no height: it is left out, where one beside its image is a mistake
+    # one of COCO's own boxes has no height, so that is allowed; a box outside its image is a mistake
     if not (width >= 0 and height >= 0 and -width < x < size[1] and -height < y < size[0]):
         raise ValueError(
             f"{where} has bbox {annotation['bbox']} in an image of {size[1]} x {size[0]} pixels: "
@@ -153,9 +161,9 @@ def _check_object(annotation: dict[str, Any], image: dict[str, Any], where: str)
 def training_batches(
     scenes: SceneSet, batch_size: int, seed: int, first: int, count: int, device: torch.device
 ) -> Iterator[list[Example]]:
-    """This rank's share of batches `first` to `first + count` of endless passes over a split.
+    """Load this rank's slice of batches `first` to `first + count` of endless passes over a split.
 
-    Each pass has an order and flips of its own.
+    Each pass has its own order and flips.
 
     Raises:
         ValueError: a file cannot be read.
@@ -166,7 +174,7 @@ def training_batches(
 
 
 def ordered_pictures(scenes: SceneSet, batch_size: int, device: torch.device) -> Iterator[list[tuple[int, Tensor]]]:
-    """Batches of id and pixels of every image of this rank's shard, in order.
+    """Load batches of (id, pixels) of every image of this rank's shard, in order.
 
     Raises:
         ValueError: a file cannot be read.
@@ -176,7 +184,10 @@ def ordered_pictures(scenes: SceneSet, batch_size: int, device: torch.device) ->
 
 
 def _draws(images: list[int], seed: int, first: int, count: int) -> list[tuple[int, bool]]:
-    """Draws `first` to `first + count`, each an image and whether it is flipped; a pass depends on its number alone."""
+    """Return draws `first` to `first + count`: pairs of an image id and whether it is flipped.
+
+    The draws of a pass depend on the seed and the number of the pass alone.
+    """
     draws: list[tuple[int, bool]] = []
     start = first // len(images)
     for number in range(start, (first + count - 1) // len(images) + 1):
@@ -188,7 +199,7 @@ def _draws(images: list[int], seed: int, first: int, count: int) -> list[tuple[i
 
 @dataclass(frozen=True)
 class _Examples(Dataset):
-    """What a network learns from, by its draw."""
+    """Training examples by draw."""
 
     scenes: SceneSet
 
@@ -198,7 +209,7 @@ class _Examples(Dataset):
 
 @dataclass(frozen=True)
 class _Pictures(Dataset):
-    """What a network looks at, by the image's id."""
+    """Pictures to detect objects in, by image id."""
 
     scenes: SceneSet
 
@@ -211,12 +222,12 @@ def _split(keys: Sequence[Any], batch_size: int) -> list[Sequence[Any]]:
 
 
 def _load(dataset: Dataset, batches: list[Sequence[Any]], device: torch.device) -> Iterator[list[Any]]:
-    """Lists of items; beside a GPU worker processes read ahead, on a CPU they would only take the network's cores."""
+    """Load batches as lists of items; workers read ahead only beside a GPU, as they would slow a network on a CPU."""
     loader = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=torch.get_num_threads() if device.type == "cuda" else 0,
         collate_fn=list,
-        generator=torch.Generator(),  # else it would draw from the default one, which belongs to the network
+        generator=torch.Generator(),  # not torch's default one, from which the network draws
     )
     return in_one_line(loader)

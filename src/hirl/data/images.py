@@ -1,4 +1,4 @@
-"""Images of any source, prepared once for every job: decoded in memory, or as paths to read at each step.
+"""Prepare the images of a source once for all jobs: decoded pixels, or paths to read at each step.
 
 N images, S pixels a side, L levels of classes, finest first.
 """
@@ -25,18 +25,26 @@ from hirl.data.image_files import check_header
 from hirl.data.sources import Split, open_source
 from hirl.files import atomic_path, read_json, sha256, write_json
 
-BLOCK = 1024  # images handed to the threads at a time
+BLOCK = 1024  # images that are submitted to the threads at a time
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One split of prepared data; an image's position is its stable index."""
+    """One split of prepared data; an image's position is its stable index.
 
-    images: Tensor | None  # uint8 [N, 3, S, S]; None where paths are held
+    Attributes:
+        images: uint8 [N, 3, S, S], or None if `paths` are held.
+        paths: image files, or None if `images` are held.
+        labels: int64 [N, L], finest first.
+        class_names: the names of each level's classes.
+        parents: for each level except the coarsest, every class's parent: a class one level up.
+    """
+
+    images: Tensor | None
     paths: list[Path] | None
-    labels: Tensor  # int64 [N, L], finest first
-    class_names: list[list[str]]  # of each level
-    parents: list[list[int]]  # of each level but the coarsest: a class's class one level up
+    labels: Tensor
+    class_names: list[list[str]]
+    parents: list[list[int]]
     image_size: int
 
     def __len__(self) -> int:
@@ -44,16 +52,15 @@ class ImageSet:
 
 
 def prepare(config: DataConfig, root: str | Path | None, out: str | Path) -> None:
-    """Chooses, checks and (storage "memory") decodes a data set's images, for every job of a study to read.
+    """Choose, check and (storage "memory") decode a data set's images, for every job of a study to read.
 
     Args:
-        config: which images.
-        root: where they lie, or are downloaded to; None is the repository's own for the taxonomy, and a folder of the
-            user's cache for torchvision's data sets.
-        out: gets manifest.json and, for both splits, a safetensors file (storage "memory") or a CSV file ("files").
+        config: the data set, its size and storage.
+        root: where the images are, or are downloaded to; None takes the source's default root.
+        out: receives manifest.json and, for both splits, a safetensors file (storage "memory") or a CSV file ("files").
 
     Raises:
-        ValueError: the source is unknown, missing or broken, its classes form no tree, or more is asked than it holds.
+        ValueError: the source is unknown, missing or broken, its classes form no tree, or it has too few images.
     """
     out = Path(out)
     source = open_source(config, root)
@@ -65,7 +72,9 @@ def prepare(config: DataConfig, root: str | Path | None, out: str | Path) -> Non
     images = {name: _read(split, chosen[name], config) for name, split in source.splits.items()}
 
     manifest = out / "manifest.json"
-    manifest.unlink(missing_ok=True)  # it says that the rest is whole: first to go, last to come
+    manifest.unlink(
+        missing_ok=True
+    )  # removed first and written last: its presence says that the other files are complete
     files = [
         _write_split(out / name, images[name], split, chosen[name], tree, source.root)
         for name, split in source.splits.items()
@@ -85,7 +94,7 @@ def prepare(config: DataConfig, root: str | Path | None, out: str | Path) -> Non
 
 
 def _read(split: Split, index: np.ndarray, config: DataConfig) -> Tensor | None:
-    """Decodes the chosen images, or only looks at their heads where they stay in files: a million take minutes."""
+    """Decode the chosen images. With storage "files" only check their headers: a million of them take minutes."""
     if config.storage == "memory":
         return decode(split, index, config.image_size)
     if split.paths is None:
@@ -97,7 +106,7 @@ def _read(split: Split, index: np.ndarray, config: DataConfig) -> Tensor | None:
 def _write_split(
     stem: Path, images: Tensor | None, split: Split, index: np.ndarray, tree: ClassTree, root: Path
 ) -> Path:
-    """Writes one split: pixels and labels where images were decoded, else paths and finest labels."""
+    """Write one split: pixels and all labels of decoded images, otherwise paths and finest labels."""
     fine = split.labels[index]
     if images is not None:
         with atomic_path(stem.with_suffix(".safetensors")) as path:
@@ -111,7 +120,7 @@ def _write_split(
 
 
 def load_images(folder: str | Path, split: str) -> ImageSet:
-    """A split, "train" or "validation", of prepared data.
+    """Load a split, "train" or "validation", of prepared data.
 
     Raises:
         ValueError: the folder holds no prepared data.
@@ -130,23 +139,23 @@ def load_images(folder: str | Path, split: str) -> ImageSet:
 
 
 def choose(labels: np.ndarray, count: int | None, split: str) -> np.ndarray:
-    """Indices of `count` images, the classes in balance, shuffled; always the same. None chooses all.
+    """Choose `count` images, balanced over the classes, or all for None: indices in a fixed random order.
 
     Raises:
-        ValueError: more are asked than there are.
+        ValueError: there are fewer images than asked for.
     """
     if count is not None and count > len(labels):
         raise ValueError(f"data.{split}_images is {count}, but there are {len(labels)}: ask for at most as many")
     order = np.random.default_rng(0).permutation(len(labels))
-    turn = np.empty(len(labels), np.int64)  # an image's place among those of its class
+    position = np.empty(len(labels), np.int64)  # of an image within its class
     for label in np.unique(labels):
         of_class = order[labels[order] == label]
-        turn[of_class] = np.arange(len(of_class))
-    return order[np.argsort(turn[order], kind="stable")][:count]
+        position[of_class] = np.arange(len(of_class))
+    return order[np.argsort(position[order], kind="stable")][:count]
 
 
 def decode(split: Split, index: np.ndarray, size: int) -> Tensor:
-    """Images as uint8 [N, 3, size, size]: the shorter side resized to `size`, then the central square.
+    """Decode images to uint8 [N, 3, size, size]: the shorter side resized to `size`, then the central square.
 
     Raises:
         ValueError: an image cannot be read.
@@ -167,7 +176,7 @@ def _in_threads(work: Callable[[int], None], count: int) -> None:
 
 
 def square(image: Image.Image, shorter_side: int, size: int) -> Image.Image:
-    """The central square of an image in RGB, after its shorter side is resized, bicubic."""
+    """Return the central square of an image in RGB, after a bicubic resize of its shorter side."""
     image, scale = image.convert("RGB"), shorter_side / min(image.size)
     if scale != 1:
         image = image.resize([max(shorter_side, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
@@ -176,5 +185,5 @@ def square(image: Image.Image, shorter_side: int, size: int) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """An RGB image as uint8 [3, H, W]."""
+    """Convert an RGB image to uint8 [3, H, W]."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""Which training images have labels, where only some do: drawn, or read from a list."""
+"""Choose the labelled training images of semi-supervised tasks: drawn at random, or read from a list."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from hirl.config import CONFIG_ROOT
 from hirl.data.images import ImageSet, load_images
 from hirl.files import atomic_path
 
-SEED = 0  # of the draw: the same labelled images for every run
+SEED = 0  # one for all runs: they share the labelled images
 COLUMNS = ["index", "label"]
 
 
 def choose_labels(data: Path, percent: int, given: str | None, out: Path) -> None:
-    """Writes the labelled images of the training split: a CSV file of index and finest label.
+    """Choose labelled images of the training split and write their indices and finest labels to a CSV file.
 
     Args:
         data: the prepared data.
-        percent: of the training images; each class has the same number, at least one, or all it has where they are too
-            few. What 1 % draws is among what 10 % draws.
-        given: a file that lists the images instead: on each line a file's name, such as n01440764_10183.JPEG, or the
-            index of an image that is held in memory. A relative path starts at the top of the repository.
+        percent: of the training images. Every class has the same number, at least one; a class with fewer images gives
+            all it has. The images of 1 % are among those of 10 %.
+        given: a file that lists the images instead. Each line is the name of a file, such as n01440764_10183.JPEG, or
+            the index of an image in memory. A relative path starts at the top of the repository.
 
     Raises:
-        ValueError: the list is missing, or names an image twice, or one that the data lack; a class has no image.
+        ValueError: the list is missing, repeats an image or names an unknown one; or a class has no labelled image.
     """
     images = load_images(data, "train")
     fine, names = images.labels[:, 0].numpy(), images.class_names[0]
@@ -42,7 +42,7 @@ def choose_labels(data: Path, percent: int, given: str | None, out: Path) -> Non
 
 
 def load_labelled(data: Path, percent: int) -> ImageSet:
-    """The training images that `labels-{percent}.csv`, beside the prepared data, says are labelled.
+    """Load the training images that `labels-{percent}.csv`, beside the prepared data, lists as labelled.
 
     Raises:
         ValueError: the file is missing or malformed, or was made for other data.

@@ -1,4 +1,4 @@
-"""Batches of prepared images: shuffled views to train on, or every image in order.
+"""Load batches of prepared images: shuffled views to train on, or every image in order.
 
 B images of a batch, S pixels a side.
 """
@@ -28,21 +28,21 @@ from hirl.data.views import Views, crop_boxes, resize_each
 from hirl.distributed.collectives import local_slice, shard_range, world_size
 from hirl.distributed.device import send
 
-SHORTER_SIDE = 256 / 224  # of an evaluated image, over the side of its central square
-PIECE = 128  # images that a worker reads at a time
+SHORTER_SIDE = 256 / 224  # of an evaluated image, relative to the side of its central square
+PIECE = 128  # images that a worker reads for one item of its loader
 
 
 def epoch_batches(
     images: ImageSet, batch_size: int, seed: int, epoch: int, views: Views, device: torch.device
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """One epoch of training batches, this rank's share: indices [B] and views [B, 3, size, size] each, on the device.
+    """Load this rank's slices of one epoch of training batches: indices [B] and views [B, 3, size, size] on the device.
 
-    The order is a permutation fixed by seed and epoch; what does not fill a batch is dropped. Views are drawn as a
-    batch is asked for, from torch's default generator; the crops of files, made ahead by workers, depend on seed, epoch
-    and index alone.
+    The order is a permutation fixed by seed and epoch; an incomplete last batch is dropped. Views are drawn from
+    torch's default generator when a batch is requested. The crops of image files are made ahead by worker processes and
+    depend on seed, epoch and index alone.
 
     Raises:
-        ValueError: there are fewer images than one batch, the ranks cannot share it evenly, or a file cannot be read.
+        ValueError: there are fewer images than one batch, the ranks do not divide it, or a file cannot be read.
     """
     check_shared_evenly(batch_size)
     if len(images) < batch_size:
@@ -51,22 +51,24 @@ def epoch_batches(
     batches = [local_slice(batch) for batch in order.split(batch_size)[: len(images) // batch_size]]
     if images.images is None:
         crops = load_in_workers(Crops(images, views.config, seed, epoch), batches, device)
-        return _coloured(crops, batches, views, device)
+        return _color(crops, batches, views, device)
     return ((send(index, device), views(send(images.images[index], device))) for index in batches)
 
 
 def check_shared_evenly(batch_size: int) -> None:
-    """A batch of training is for all ranks.
+    """Check that the ranks can share a training batch evenly.
 
     Raises:
-        ValueError: they cannot share it evenly.
+        ValueError: they cannot.
     """
     if batch_size % world_size():
-        raise ValueError(f"training.batch_size {batch_size} is no multiple of the {world_size()} ranks: change either")
+        raise ValueError(
+            f"training.batch_size {batch_size} is not a multiple of the {world_size()} ranks: change either"
+        )
 
 
 def ordered_batches(images: ImageSet, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-    """Every image of this rank's shard once, in order of its index: uint8 [B, 3, S, S] on the device.
+    """Load every image of this rank's shard once, in the order of indices: uint8 [B, 3, S, S] on the device.
 
     Raises:
         ValueError: a rank is left without an image, or a file cannot be read.
@@ -81,16 +83,16 @@ def ordered_batches(images: ImageSet, batch_size: int, device: torch.device) -> 
 
 
 class Crops(Dataset):
-    """The random crops of image files, as bytes: between processes a quarter of what floats weigh."""
+    """Random crops of image files, as bytes: a quarter of the memory of floats between processes."""
 
     def __init__(self, images: ImageSet, views: ViewsConfig, seed: int, epoch: int):
         self.images, self.views, self.entropy = images, views, (seed, epoch)
 
     def __getitem__(self, index: int) -> list[Tensor]:
-        """All V crops of a size as one tensor [V, 3, size, size]: global ones, then local ones."""
+        """Return the V crops of each size as one tensor [V, 3, size, size]: global crops, then local crops."""
         v, image = self.views, read_pixels(self.images.paths[index])
         seed = np.random.SeedSequence((*self.entropy, index)).generate_state(1, np.uint64)
-        torch.default_generator.manual_seed(int(seed[0]))  # a worker's; torch.manual_seed takes as long as a crop
+        torch.default_generator.manual_seed(int(seed[0]))  # torch.manual_seed takes as long as a crop
         kinds = [(v.global_crops, v.global_size, v.global_scale), (v.local_crops, v.local_size, v.local_scale)]
         return [self._crops(image, *kind) for kind in kinds if kind[0]]
 
@@ -100,7 +102,7 @@ class Crops(Dataset):
 
 
 class Squares(Dataset):
-    """Image files as they are evaluated, resized to be a little larger than the central square that is kept."""
+    """Image files for evaluation: resized to a little more than the central square that is kept."""
 
     def __init__(self, images: ImageSet):
         self.images = images
@@ -116,23 +118,23 @@ class Squares(Dataset):
 
 
 def read_pixels(path: Path) -> Tensor:
-    """The RGB pixels of an image file, uint8 [3, H, W].
+    """Read the RGB pixels of an image file, uint8 [3, H, W].
 
-    torchvision decodes the usual JPEGs, Pillow all else: both by libjpeg-turbo, but torchvision without a copy.
+    torchvision decodes gray and RGB JPEGs, Pillow everything else. Both use libjpeg-turbo; torchvision saves a copy.
 
     Raises:
-        ValueError: the file is missing, broken or no image.
+        ValueError: the file is missing, broken or not an image.
     """
     with name_unreadable(path):
         content = np.fromfile(path, np.uint8)
         with Image.open(BytesIO(content)) as image:
             if image.format == "JPEG" and image.mode in ("L", "RGB"):
-                with suppress(RuntimeError):  # Pillow has the last word on what is broken
+                with suppress(RuntimeError):  # a file is broken only if Pillow, below, cannot read it either
                     return decode_jpeg(torch.from_numpy(content), ImageReadMode.RGB)
             return to_tensor(image.convert("RGB"))
 
 
-def _coloured(
+def _color(
     loaded: Iterator[list[Tensor]], batches: Sequence[Tensor], views: Views, device: torch.device
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
     for index, sizes in zip(batches, loaded, strict=True):
@@ -141,10 +143,10 @@ def _coloured(
 
 
 def load_in_workers(dataset: Dataset, batches: Sequence[Tensor], device: torch.device) -> Iterator[list[Tensor]]:
-    """What worker processes, as many as torch has threads, make of each batch's files; on the device.
+    """Load batches in as many worker processes as torch has threads, and send them to the device.
 
-    Each makes a piece of a batch at a time: the first batch is soon there, and what waits in shared memory is small,
-    however large a batch.
+    A worker makes a piece of a batch at a time, so that the first batch arrives soon and little waits in shared memory,
+    however large a batch is.
     """
     pieces = [piece.tolist() for batch in batches for piece in batch.split(PIECE)]
     loader = DataLoader(
@@ -152,15 +154,16 @@ def load_in_workers(dataset: Dataset, batches: Sequence[Tensor], device: torch.d
         batch_sampler=pieces,
         num_workers=torch.get_num_threads(),
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # else it would draw from the default one, which belongs to the views
+        generator=torch.Generator(),  # not torch's default one, from which the views are drawn
     )
-    made = ([part.to(device, non_blocking=True) for part in piece] for piece in in_one_line(loader))
+    loaded = ([part.to(device, non_blocking=True) for part in piece] for piece in in_one_line(loader))
     for batch in batches:
-        yield [torch.cat(parts) for parts in zip(*islice(made, -(-len(batch) // PIECE)), strict=True)]
+        batch_pieces = islice(loaded, math.ceil(len(batch) / PIECE))
+        yield [torch.cat(parts) for parts in zip(*batch_pieces, strict=True)]
 
 
 def in_one_line(loader: DataLoader) -> Iterator[Any]:
-    """What a loader gives; a user's mistake that a worker met is said in its own words, without its traceback.
+    """Iterate over a loader; a worker's ValueError is raised again as its one line, without the worker's traceback.
 
     Raises:
         ValueError: a file cannot be read.

@@ -1,4 +1,4 @@
-"""Block masks of patches, for masked image modelling."""
+"""Draw block masks of patches for masked image modelling."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ BLOCK_ATTEMPTS = 10
 
 
 def block_masks(num_images: int, grid: int, config: MaskConfig) -> Tensor:
-    """True where a patch is masked: bool [N, grid, grid], in main memory.
+    """Draw masks, True where a patch is masked: bool [N, grid, grid], on the CPU.
 
-    An image is masked at all with `mask_probability`; the wanted share is uniform in `mask_ratio`. Blocks are placed
-    until no more patches are wanted or none of ten fits, so that never more than wanted are masked.
+    An image is masked with `mask_probability`; its target ratio is uniform in `mask_ratio`. Blocks are placed until the
+    target is reached or none of ten candidates fits, so that an image never has more masked patches than its target.
 
     The authors' loops over images, blocks and attempts (also lightly's random_block_mask) are one loop over blocks
-    here, for all images at once. It runs on the CPU, with its generator, as every block depends on those before.
+    here, for all images at once. It draws from the CPU's generator, as every block depends on those before.
 
     Source: iBOT (arXiv 2111.07832, section 3.2) and its loader.py, after BEiT (arXiv 2106.08254, algorithm 1).
     """
@@ -40,9 +40,9 @@ def block_masks(num_images: int, grid: int, config: MaskConfig) -> Tensor:
 
 
 def _draw_blocks(missing: Tensor, grid: int, aspect: float) -> Tensor:
-    """1 in the rows, then in the columns of a random block per number of missing patches [N, A]: [2, N, A, grid].
+    """Draw a block for each number of missing patches [N, A]: 1 in its rows, then in its columns, [2, N, A, grid].
 
-    A block has the area of a third of the grid's sides, to all that is missing; one not smaller than the grid is empty.
+    A block's area lies between (grid / 3)^2 and the number of missing patches; one as large as the grid is left empty.
     """
     smallest = torch.full_like(missing, (grid // 3) ** 2)
     area = torch.lerp(smallest, missing.clamp(min=0), torch.rand(missing.shape))

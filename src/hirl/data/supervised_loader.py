@@ -1,6 +1,6 @@
-"""Batches of augmented views with their classes, to train a classifier on.
+"""Load batches of augmented views with their class probabilities, to train a classifier on.
 
-B images of a rank's share of a batch, S pixels a side, C classes of the finest level.
+B images of a rank's slice of a batch, S pixels a side, C classes of the finest level.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ from hirl.data.views import crop_boxes, evaluation_view, normalize, resize_each,
 from hirl.distributed.collectives import local_slice, world_size
 from hirl.distributed.device import send
 
-FLIP = 0.5
+FLIP = 0.5  # probability of a horizontal flip
 
 
 class LabelledBatches:
-    """The training batches of any epoch, this rank's share: views [B, 3, S, S] and class probabilities [B, C].
+    """This rank's slices of the training batches of any epoch: views [B, 3, S, S] and class probabilities [B, C].
 
-    An epoch's order is a permutation fixed by seed and epoch; what does not fill a batch is dropped, and a set that is
-    smaller than a batch is one, less what the ranks cannot share evenly. Pictures in memory that are only cropped and
-    flipped are so all at once; files are cropped by worker processes, and what is more than that goes through timm's
-    transform one by one, there too, with random numbers that depend on seed, epoch and index alone. The rest is drawn
-    as a batch is asked for, from torch's default generator, for the batch of all ranks.
+    An epoch's order is a permutation fixed by seed and epoch. An incomplete last batch is dropped; a set smaller than a
+    batch becomes one batch, without the images that the ranks cannot share evenly.
+
+    Images in memory that are only cropped and flipped are processed as a batch. Image files, and any stronger
+    augmentation (timm's transforms, image by image), are processed by worker processes with random numbers that depend
+    on seed, epoch and index alone. All other random numbers come from torch's default generator when a batch is
+    requested, and are drawn for the batch of all ranks.
 
     Source: Mixup (arXiv 1710.09412), CutMix (arXiv 1905.04899), RandAugment (arXiv 1909.13719), as BEiT fine-tunes.
     """
@@ -48,27 +50,27 @@ class LabelledBatches:
         self.batch_size = min(batch_size, len(images)) // smallest * smallest
         if not self.batch_size:
             raise ValueError(
-                f"there are {len(images)} images to learn from, but a step takes {smallest} at least, two a rank for "
+                f"there are {len(images)} images to train on, but a step needs at least {smallest}, two per rank for "
                 "mixup and cutmix: label more, or set both to 0"
             )
 
     def __len__(self) -> int:
-        """The batches of an epoch."""
+        """Return the number of batches of an epoch."""
         return len(self.images) // self.batch_size
 
     def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """An epoch's batches.
+        """Load an epoch's batches.
 
         Raises:
             ValueError: a file cannot be read.
         """
         order = torch.from_numpy(np.random.default_rng((self.seed, epoch)).permutation(len(self.images)))
-        batches = [self._share(batch) for batch in order.split(self.batch_size)[: len(self)]]
+        batches = [self._local_rows(batch) for batch in order.split(self.batch_size)[: len(self)]]
         for index, views in zip(batches, self._views(batches, epoch), strict=True):
             yield self._mixed(views, send(self.targets[index], self.device))
 
-    def _share(self, rows: Tensor) -> Tensor:
-        """This rank's rows of a batch; where images are mixed, both of a pair: timm mixes row i with row -1 - i."""
+    def _local_rows(self, rows: Tensor) -> Tensor:
+        """Return this rank's rows of a batch; with mixing, both of every pair: timm mixes rows i and -1 - i."""
         if self.mixup is None:
             return local_slice(rows)
         first, second = rows.chunk(2)
@@ -83,14 +85,14 @@ class LabelledBatches:
             one = ViewsConfig(global_crops=1, global_size=images.image_size, global_scale=c.crop_scale, flip=FLIP)
             loaded = load_in_workers(Crops(images, one, self.seed, epoch), batches, self.device)
             return (evaluation_view(crops.squeeze(1)) for (crops,) in loaded)
-        loaded = load_in_workers(_Augmented(images, c, self.seed, epoch), batches, self.device)
+        loaded = load_in_workers(Augmented(images, c, self.seed, epoch), batches, self.device)
         return (views for (views,) in loaded)
 
     def _crops(self, index: Tensor) -> Tensor:
         pixels = send(self.images.images[index], self.device).float().div_(255)
         boxes = crop_boxes(self.batch_size, *pixels.shape[2:], self.augmentation.crop_scale, self.device)
         flipped = (torch.rand(self.batch_size, device=self.device) < FLIP).float()
-        boxes, flipped = self._share(boxes), self._share(flipped)
+        boxes, flipped = self._local_rows(boxes), self._local_rows(flipped)
         return normalize(resized_crop(pixels, boxes, flipped, self.images.image_size, "bilinear"))
 
     def _mixed(self, views: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,10 +109,10 @@ def _mixup(augmentation: AugmentationConfig, classes: int) -> Mixup | None:
     return Mixup(augmentation.mixup, augmentation.cutmix, label_smoothing=smoothing, num_classes=classes)
 
 
-class _Augmented(Dataset):
-    """Images under timm's transform for training; beside RandAugment it is bicubic, else bilinear, as in the release.
+class Augmented(Dataset):
+    """Images under timm's training transform, bicubic with RandAugment and bilinear without, as in BEiT's release.
 
-    The release's colour jitter is not here: timm leaves it out beside RandAugment.
+    The release's colour jitter is missing here, as timm drops it when there is RandAugment.
     """
 
     def __init__(self, images: ImageSet, augmentation: AugmentationConfig, seed: int, epoch: int):
@@ -130,13 +132,13 @@ class _Augmented(Dataset):
 
     def __getitem__(self, index: int) -> list[Tensor]:
         self._seed(index)
-        view = self._cropped(index)
+        view = self._crop(index)
         for change in self.changes:
             view = change(view)
         return [view]
 
-    def _cropped(self, index: int) -> Image.Image:
-        """A file's bytes are cropped by the same draws in a quarter of the time that Pillow takes."""
+    def _crop(self, index: int) -> Image.Image:
+        """Crop and flip an image; files by the draws of timm's transform, but four times as fast as Pillow."""
         if self.images.images is not None:
             return self.crop(_picture(self.images.images[index]))
         (crop, flip), image = self.crop.transforms, read_pixels(self.images.paths[index])
@@ -145,11 +147,11 @@ class _Augmented(Dataset):
         return _picture(resize_each(image[None], box, flipped, self.images.image_size, crop.interpolation.value)[0])
 
     def _seed(self, index: int) -> None:
-        """Seeds the three generators that timm's transforms draw from; the process is a worker's, not the trainer's."""
-        words = np.random.SeedSequence((*self.entropy, index)).generate_state(3)
-        seeds = (random.seed, np.random.seed, torch.default_generator.manual_seed)
-        for seed, word in zip(seeds, words.tolist(), strict=True):
-            seed(word)
+        """Seed the three generators that timm's transforms draw from; this runs in a worker, not in the trainer."""
+        python, numpy, torchs = np.random.SeedSequence((*self.entropy, index)).generate_state(3).tolist()
+        random.seed(python)
+        np.random.seed(numpy)
+        torch.default_generator.manual_seed(torchs)
 
 
 def _picture(image: Tensor) -> Image.Image:
@@ -157,7 +159,7 @@ def _picture(image: Tensor) -> Image.Image:
 
 
 def _posterize(image: Image.Image, bits: int, **_: float) -> Image.Image:
-    """timm's, which asks for 0 bits where a magnitude is drawn as 10: black, but Pillow 13 refuses."""
+    """Posterize as timm does; magnitude 10 means 0 bits, a black image, which Pillow 13 refuses to make."""
     return auto_augment.posterize(image, bits) if bits else Image.new(image.mode, image.size)
 
 

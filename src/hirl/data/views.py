@@ -1,9 +1,9 @@
-"""Random views of a batch of images: torchvision's transforms, with parameters of its own for every image.
+"""Draw random views of a batch of images: torchvision's transforms, each image with its own parameters.
 
-Every operation is one expression over the whole batch, on the batch's device and without waiting for it: crops and
-blurs are two small matrix products per image, blends and grey an affine map of its colours. Random numbers come from
-the default generator of that device, for the batch of all ranks. Call it outside autocast, which would round pixels to
-bfloat16.
+Every operation is one expression over the whole batch, on the batch's device and without synchronising with it: crops
+and blurs are two small matrix products per image, blends and grayscale an affine map of its colours. Random numbers
+come from the default generator of that device and are drawn for the batch of all ranks. Call it outside autocast, which
+would round pixels to bfloat16.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from hirl.config import ViewsConfig
 from hirl.distributed.collectives import local_slice, world_size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
-GREY = (0.2989, 0.587, 0.114)
-ASPECT = (3 / 4, 4 / 3)  # width over height of a crop
+GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
+ASPECT = (3 / 4, 4 / 3)  # range of a crop's width over its height
 CROP_ATTEMPTS = 10
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-LARGE = 64  # pixels: beyond it a CPU resizes image by image, as the dense products cost more
+LOCAL = 2  # the place of local views in the configuration's triples
+LARGE = 64  # pixels; a CPU resizes larger images one by one, as the dense products would cost more
 
 
 class Views:
-    """Draws the views of a batch: one or two global ones, then the local ones.
+    """Draw the views of a batch: one or two global views, then the local views.
 
     Source: MoCo v2 (arXiv 2003.04297, section 3), multi-crop of SwAV (arXiv 2006.09882, section 3.2), solarising of
     BYOL (arXiv 2006.07733, appendix B).
@@ -37,12 +38,12 @@ class Views:
         self.config = config
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """All views of uint8 images [N, 3, H, W], normalised: float [N, 3, size, size] each."""
+        """Return all views of uint8 images [N, 3, H, W], normalised: float [N, 3, size, size] each."""
         return self.color(self.crop(images))
 
     @torch.no_grad()
     def crop(self, images: Tensor) -> list[Tensor]:
-        """Random resized and flipped crops, float in [0, 1], of uint8 images [N, 3, H, W]."""
+        """Return random resized and flipped crops, float in [0, 1], of uint8 images [N, 3, H, W]."""
         c = self.config
         pixels = images.float().div_(255)
         kinds = [(c.global_size, c.global_scale)] * c.global_crops + [(c.local_size, c.local_scale)] * c.local_crops
@@ -56,8 +57,8 @@ class Views:
 
     @torch.no_grad()
     def color(self, crops: list[Tensor]) -> list[Tensor]:
-        """Jittered, greyed, blurred, solarised and normalised copies of all crops [N, 3, size, size] of a batch."""
-        kinds = [*range(self.config.global_crops), *[2] * self.config.local_crops]
+        """Return copies of a batch's crops [N, 3, size, size]: jittered, grayscaled, blurred, solarised, normalised."""
+        kinds = [*range(self.config.global_crops), *[LOCAL] * self.config.local_crops]
         return [self._color(crop, kind) for crop, kind in zip(crops, kinds, strict=True)]
 
     def _color(self, images: Tensor, kind: int) -> Tensor:
@@ -65,7 +66,7 @@ class Views:
         if c.jitter.probability:
             images = jitter(images, *map(local_slice, self._draw_jitter(n, device)))
         if c.grayscale:
-            images = grey(images, local_slice(_chosen(n, c.grayscale, device)))
+            images = grayscale(images, local_slice(_chosen(n, c.grayscale, device)))
         if c.blur[kind]:
             sigma = torch.empty(n, device=device).uniform_(*c.blur_sigma)
             images = blur(images, local_slice(sigma * _chosen(n, c.blur[kind], device)), c.blur_sigma[1])
@@ -74,7 +75,7 @@ class Views:
         return normalize(images)
 
     def _draw_jitter(self, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Order [N, 4] and blend factors [N, 3] of the operations, and turns of hue [N]; neutral where not chosen."""
+        """Draw the operations' order [N, 4], factors [N, 3] and hue turns [N]; neutral without jitter."""
         c = self.config.jitter
         order = torch.rand(n, 4, device=device).argsort(1)
         chosen = _chosen(n, c.probability, device)
@@ -85,18 +86,18 @@ class Views:
 
 
 def evaluation_view(images: Tensor) -> Tensor:
-    """Uint8 images [N, 3, H, W] as they are, normalised."""
+    """Return uint8 images [N, 3, H, W] unchanged but normalised."""
     return normalize(images.float().div_(255))
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Images in [0, 1], less ImageNet's mean, over its standard deviation."""
+    """Subtract ImageNet's mean from images in [0, 1] and divide by its standard deviation."""
     mean, std = (_constant(v, images.device).view(3, 1, 1) for v in (MEAN, STD))
     return (images - mean).div_(std)
 
 
 def denormalize(views: Tensor) -> Tensor:
-    """The pixels of normalised views, in [0, 1]."""
+    """Return the pixels of normalised views, in [0, 1]."""
     mean, std = (_constant(v, views.device).view(3, 1, 1) for v in (MEAN, STD))
     return (views * std + mean).clamp_(0, 1)
 
@@ -107,10 +108,10 @@ def denormalize(views: Tensor) -> Tensor:
 def crop_boxes(
     n: int, height: int, width: int, scale: tuple[float, float], device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Random boxes in an image of height x width: int64 [N, 4], rows (top, left, height, width).
+    """Draw boxes in an image of height x width: int64 [N, 4], rows (top, left, height, width).
 
-    As torchvision's RandomResizedCrop: area uniform in scale, aspect ratio log-uniform in 3/4..4/3, the first of ten
-    draws that fits, and the largest central box of an allowed ratio where none does.
+    As torchvision's RandomResizedCrop: the area is uniform in scale, the aspect ratio log-uniform in 3/4..4/3. The
+    first of ten draws that fits is taken, or the largest central box of an allowed ratio if none does.
     """
     area = height * width * torch.empty(n, CROP_ATTEMPTS, device=device).uniform_(*scale)
     ratio = torch.empty(n, CROP_ATTEMPTS, device=device).uniform_(*map(math.log, ASPECT)).exp_()
@@ -126,13 +127,13 @@ def crop_boxes(
 
 
 def central_box(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """The largest central box whose aspect ratio is allowed: [4]."""
+    """Return the largest central box with an allowed aspect ratio: [4]."""
     h, w = min(height, round(width / ASPECT[0])), min(width, round(height * ASPECT[1]))
     return _constant(((height - h) // 2, (width - w) // 2, h, w), torch.device(device))
 
 
 def resized_crop(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, interpolation: str) -> Tensor:
-    """The boxes [N, 4] of images [N, 3, H, W] in [0, 1], resized with antialiasing; mirrored where flipped [N] is 1."""
+    """Resize boxes [N, 4] of images [N, 3, H, W] in [0, 1] with antialiasing; flip those whose flipped [N] is 1."""
     if not images.is_cuda and max(images.shape[2:]) > LARGE:
         return resize_each(images, boxes, flipped, size, interpolation).clamp_(0, 1)
     top, left, height, width = boxes.unbind(1)
@@ -143,7 +144,7 @@ def resized_crop(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, inte
 
 
 def resize_each(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, interpolation: str) -> Tensor:
-    """As `resized_crop`, image by image on a CPU; bytes stay bytes, floats are not clamped."""
+    """Do the same image by image on a CPU; bytes stay bytes, floats are not clamped."""
     crops = torch.empty(len(images), 3, size, size, dtype=images.dtype)
     for crop, image, (top, left, height, width), flip in zip(crops, images, boxes.tolist(), flipped, strict=True):
         box = image[None, :, top : top + height, left : left + width]
@@ -153,32 +154,32 @@ def resize_each(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, inter
 
 
 def resize_weights(start: Tensor, length: Tensor, full: int, size: int, interpolation: str) -> Tensor:
-    """What each of `full` pixels gives to each of `size`, when [start, start + length) is resized: [N, size, full].
+    """Return the weights [N, size, full] that resize the pixels [start, start + length) of `full` to `size`.
 
-    The antialiased triangle (bilinear) or Keys' cubic with a = -1/2 (bicubic), widened by the shrinkage.
+    The filter is a triangle (bilinear) or Keys' cubic with a = -1/2 (bicubic), widened by the scale when shrinking.
     """
     pixel = torch.arange(full, device=start.device) + 0.5 - start[:, None, None]
     scale = length[:, None, None] / size
-    centre = (torch.arange(size, device=start.device)[:, None] + 0.5) * scale
-    distance = (pixel - centre).div_(scale.clamp(min=1)).abs_()
+    center = (torch.arange(size, device=start.device)[:, None] + 0.5) * scale
+    distance = (pixel - center).div_(scale.clamp(min=1)).abs_()
     weights = triangle(distance) if interpolation == "bilinear" else cubic(distance)
     weights *= (pixel > 0) & (pixel < length[:, None, None])
     return weights.div_(weights.sum(2, keepdim=True))
 
 
 def triangle(distance: Tensor) -> Tensor:
-    """1 - distance, down to 0."""
+    """Return 1 - distance, but at least 0."""
     return (1 - distance).clamp_(min=0)
 
 
 def cubic(distance: Tensor) -> Tensor:
-    """Keys' cubic with a = -1/2: its inner piece ends at 0 in 1, its outer piece is 0 in 1 and 2."""
+    """Return Keys' cubic with a = -1/2: the sum of a piece over [0, 1], 0 beyond, and one over [1, 2]."""
     inner, outer = distance.clamp(max=1), distance.clamp(1, 2)
     return (1.5 * inner - 2.5) * inner**2 + 1 - 0.5 * (((outer - 5) * outer + 8) * outer - 4)
 
 
 def _separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Rows [N, h, H] and columns [N, w, W] applied to all channels of images [N, 3, H, W]."""
+    """Apply rows [N, h, H] and columns [N, w, W] to all channels of images [N, 3, H, W]."""
     across = torch.bmm(images.flatten(1, 2), columns.mT)  # the three channels in one product
     return rows[:, None] @ across.unflatten(1, images.shape[1:3])
 
@@ -187,9 +188,9 @@ def _separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def jitter(images: Tensor, order: Tensor, factors: Tensor, turns: Tensor) -> Tensor:
-    """Brightness, contrast, saturation (blend factors [N, 3]) and hue (turns [N]), in each image's own order [N, 4].
+    """Change brightness, contrast, saturation (factors [N, 3]) and hue (turns [N]) in each image's own order [N, 4].
 
-    Hue costs most, so it runs once for all images, between the blends that come before it and those that come after.
+    Hue costs most, so it runs once for all images, between the blends before it and the blends after it.
     """
     hue_stage = (order == HUE).byte().argmax(1)
     factors = torch.cat([factors, torch.ones_like(turns)[:, None]], dim=1).gather(1, order)
@@ -202,8 +203,8 @@ def jitter(images: Tensor, order: Tensor, factors: Tensor, turns: Tensor) -> Ten
 
 
 def _blend(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
-    """`factor` of the image, the rest black (brightness), its mean grey (contrast) or its grey (saturation)."""
-    weights = _constant(GREY, images.device)
+    """Blend images by `factor` with black (brightness), their mean gray (contrast) or their grayscale (saturation)."""
+    weights = _constant(GRAY_WEIGHTS, images.device)
     matrix = factor[:, None, None] * torch.eye(3, device=images.device)
     matrix += ((1 - factor) * (operation == SATURATION))[:, None, None] * weights
     constant = (1 - factor) * (operation == CONTRAST) * (images.mean((2, 3)) @ weights)
@@ -211,7 +212,7 @@ def _blend(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
 
 
 def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Images [N, 3, H, W] in [0, 1] with their hue turned by so many full turns [N].
+    """Turn the hue of images [N, 3, H, W] in [0, 1] by so many full turns [N].
 
     In HSV, channel n of (5, 3, 1) is value - chroma * clamp(2 - d, 0, 1), where d is the distance of hue + n from 2 on
     a circle of six.
@@ -223,27 +224,29 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
     green_or_blue = torch.lerp((blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4), not_green)
     hue = torch.lerp(green - blue, green_or_blue, not_red).div_(chroma.clamp(min=1e-12).mul_(6))
     hue += turns[:, None, None]
-    offset = _constant((2, 5 / 3, 4 / 3), images.device).view(3, 1, 1)  # (n - 2) / 6 and 1.5: frac wants > 0
+    offset = _constant((2, 5 / 3, 4 / 3), images.device).view(
+        3, 1, 1
+    )  # (n - 2) / 6 + 1.5, as frac needs a positive argument
     distance = (hue[:, None] + offset).frac_().sub_(0.5).abs_()
     weight = torch.rsub(distance, 2, alpha=6).clamp_(0, 1)
     return torch.addcmul(value[:, None], weight, chroma[:, None], value=-1)
 
 
-def grey(images: Tensor, chosen: Tensor) -> Tensor:
-    """Images [N, 3, H, W], grey where chosen [N] is 1."""
-    weights = _constant(GREY, images.device).expand(3, 3)
+def grayscale(images: Tensor, chosen: Tensor) -> Tensor:
+    """Return images [N, 3, H, W], in grayscale where chosen [N] is 1."""
+    weights = _constant(GRAY_WEIGHTS, images.device).expand(3, 3)
     matrix = torch.lerp(torch.eye(3, device=images.device), weights, chosen[:, None, None])
     return torch.bmm(matrix, images.flatten(2)).view_as(images)
 
 
 def blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    """Images [N, 3, S, S] under Gaussians of sigma [N] <= largest pixels, mirrored at the edge; 0 changes nothing."""
+    """Blur images [N, 3, S, S] with Gaussians of sigma [N] <= largest pixels, mirrored at the edge; 0 does nothing."""
     weights = blur_weights(sigma, largest, images.shape[3])
     return _separable(images, weights, weights)
 
 
 def blur_weights(sigma: Tensor, largest: float, size: int) -> Tensor:
-    """What each of `size` pixels gives to each other: [N, size, size], cut at four times the largest sigma."""
+    """Return the weights of Gaussian blurs, [N, size, size], cut off at four times the largest sigma."""
     radius = min(math.ceil(4 * largest), size - 1)
     taps = torch.arange(-radius, radius + 1, device=sigma.device)
     kernel = torch.softmax(-0.5 * (taps / sigma.clamp(min=1e-6)[:, None]) ** 2, dim=1)
@@ -254,16 +257,16 @@ def blur_weights(sigma: Tensor, largest: float, size: int) -> Tensor:
 
 
 def solarize(images: Tensor, chosen: Tensor) -> Tensor:
-    """Images in [0, 1], their values from 1/2 on inverted where chosen [N] is 1."""
+    """Invert the values above 1/2 of images in [0, 1] where chosen [N] is 1."""
     return images - (2 * images - 1).clamp_(min=0).mul_(chosen[:, None, None, None])
 
 
 def _chosen(n: int, probability: float, device: torch.device) -> Tensor:
-    """1 with the probability, else 0: [N]."""
+    """Draw 1 with the probability, otherwise 0: float [N]."""
     return (torch.rand(n, device=device) < probability).float()
 
 
 @lru_cache
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Numbers on a device, copied there once: each copy would wait for it."""
+    """Return numbers on a device, cached: every copy to a device waits for it."""
     return torch.tensor(values, dtype=torch.float32, device=device)

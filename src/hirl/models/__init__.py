@@ -1,1 +1,1 @@
-"""Networks and their weights: backbones, detectors, tokenizers, import and export."""
+"""Networks and their weights: backbones, detectors, tokenizers, published weights."""

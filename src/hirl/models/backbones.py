@@ -1,13 +1,12 @@
-"""Backbones by name: images [B, 3, H, W] -> features [B, num_features].
+"""Build backbones by name: images [B, 3, H, W] -> features [B, num_features].
 
-Networks and their blocks are timm's; what is ours is the choice of sizes, the masked forward that iBOT and BEiT need,
-and the positions of the papers.
+Networks and their blocks are timm's. Added here are the sizes, the masked forward pass that iBOT and BEiT need, and the
+papers' position embeddings.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
@@ -26,9 +25,9 @@ from hirl.config import BackboneConfig
 RESNETS = {
     "resnet50": {"block": Bottleneck, "layers": (3, 4, 6, 3)},
     "resnet18": {"block": BasicBlock, "layers": (2, 2, 2, 2)},
-    # pictures of 32 pixels: a 3x3 stem that keeps their size
+    # for images of 32 pixels: a 3x3 stem that keeps their size
     "resnet18_small_images": {"block": BasicBlock, "layers": (2, 2, 2, 2), "small_stem": 1},
-    # three stages that end on a 4x4 map: learns within minutes on a CPU
+    # three stages that end in a 4x4 map: trains within minutes on a CPU
     "resnet8": {"block": BasicBlock, "layers": (1, 1, 1), "channels": (32, 64, 128), "small_stem": 2},
 }
 VITS = {
@@ -36,14 +35,14 @@ VITS = {
     "vit_small_patch16": {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6},
     "vit_small_patch4": {"patch_size": 4, "embed_dim": 384, "depth": 7, "num_heads": 6},
     "vit_narrow_patch8": {"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3},
-    # a convolutional stem (Xiao et al., arXiv 2106.14881): a ViT, too, learns within minutes on a CPU
+    # a convolutional stem (Xiao et al., arXiv 2106.14881) lets a ViT train within minutes on a CPU
     "vitc_narrow_patch4": {"patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 2, "conv_stem": True},
 }
 NAMES = (*RESNETS, *VITS)
 
 
 def build_backbone(config: BackboneConfig, image_size: int) -> ResNet | ViT:
-    """A freshly initialised backbone.
+    """Build a freshly initialised backbone.
 
     Args:
         image_size: side of the global views in pixels; sets the grid of a ViT's position embedding.
@@ -60,15 +59,15 @@ def build_backbone(config: BackboneConfig, image_size: int) -> ResNet | ViT:
 
 
 def _resnet(block: type, layers: tuple[int, ...], small_stem: int = 0, **options: Any) -> ResNet:
-    """A ResNet without classifier; `small_stem` is the stride of a 3x3 stem without pooling, 0 keeps ImageNet's."""
+    """Build a ResNet without classifier; `small_stem` is the stride of a 3x3 stem, 0 keeps ImageNet's stem."""
     if not small_stem:
         return ResNet(block, layers, num_classes=0, **options)
     channels = options.pop("channels", (64, 128, 256, 512))
     three_stages = len(layers) == 3
-    if three_stages:  # timm builds four, over which the drop rate rises: the last is replaced below
+    if three_stages:  # timm builds four stages, over which the drop rate rises; the last is removed below
         layers, channels = (*layers, 1), (*channels, channels[-1])
         options["drop_path_rate"] *= (sum(layers) - 1) / (sum(layers) - 2)
-    # timm sizes the stem's norm by stem_width only for deep stems, whose convolutions are replaced here by one
+    # timm sizes the stem's norm by stem_width only for deep stems, whose convolutions are replaced by one below
     stem = {"stem_type": "deep", "stem_width": channels[0] // 2}
     network = ResNet(block, layers, num_classes=0, channels=channels, **stem, **options)
     network.conv1 = nn.Conv2d(3, channels[0], 3, stride=small_stem, padding=1, bias=False)
@@ -80,7 +79,7 @@ def _resnet(block: type, layers: tuple[int, ...], small_stem: int = 0, **options
 
 
 def _conv_stem(patch_size: int, dim: int) -> nn.Sequential:
-    """3x3 convolutions of stride 2 down to one vector per patch, instead of one large convolution."""
+    """Build 3x3 convolutions of stride 2 down to one vector per patch, instead of one large convolution."""
     layers: list[nn.Module] = []
     stages = int(math.log2(patch_size))
     for before, after in pairwise([3, *(dim >> (stages - stage) for stage in range(1, stages + 1))]):
@@ -92,8 +91,8 @@ class ViT(VisionTransformer):
     """timm's VisionTransformer for any image size, with a forward over partly masked patches.
 
     Position embeddings of another grid are interpolated bicubically with DINO's scale factor, (side + 0.1) / trained
-    side. `sincos` is MoCo v3's fixed embedding and initialisation, `relative` BEiT's: no embedding, but a bias that all
-    blocks add to their attention, one for each offset between patches.
+    side. `sincos` is MoCo v3's fixed embedding and initialisation. `relative` is BEiT's: no embedding, but a bias for
+    each offset between patches that all blocks add to their attention.
     """
 
     def __init__(self, config: BackboneConfig, image_size: int, patch_size: int, conv_stem: bool = False, **sizes: int):
@@ -113,16 +112,16 @@ class ViT(VisionTransformer):
             **sizes,
         )
         if sincos:
-            self._as_mocov3()
+            self._initialize_as_mocov3()
         if relative:
-            self._as_beit()
+            self._initialize_as_beit()
         if conv_stem:
             self.patch_embed.proj = _conv_stem(patch_size, self.embed_dim)
-        for block in self.blocks:  # on a CPU in bf16, torch's fused attention takes twice as long as its two products
+        for block in self.blocks:  # on a CPU in bf16, torch's fused attention takes twice as long as two plain products
             block.attn.fused_attn = torch.cuda.is_available()
 
-    def _as_mocov3(self) -> None:
-        """Fixed sin-cos positions and Xavier-uniform patches (moco-v3, vits.py)."""
+    def _initialize_as_mocov3(self) -> None:
+        """Set fixed sin-cos positions and a Xavier-uniform patch projection (moco-v3, vits.py)."""
         positions = build_sincos2d_pos_embed(list(self.patch_embed.grid_size), self.embed_dim)
         self.pos_embed = nn.Parameter(F.pad(positions, (0, 0, 1, 0))[None], requires_grad=False)
         nn.init.normal_(self.cls_token, std=1e-6)
@@ -131,39 +130,43 @@ class ViT(VisionTransformer):
         nn.init.uniform_(projection.weight, -bound, bound)
         nn.init.zeros_(projection.bias)
 
-    def _as_beit(self) -> None:
-        """A bias per offset and head, three more to, from and at the class token (BEiT, modeling_pretrain.py)."""
+    def _initialize_as_beit(self) -> None:
+        """Add a bias per offset and head, and three for the class token (BEiT, modeling_pretrain.py)."""
         rows, columns = self.patch_embed.grid_size
         offsets = (2 * rows - 1) * (2 * columns - 1) + 3
         self.position_bias = nn.Parameter(torch.zeros(offsets, self.blocks[0].attn.num_heads))
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The class token after the last norm, [B, D]."""
+        """Return the class token after the last norm, [B, D]."""
         return self.tokens(images)[:, 0]
 
     def tokens(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        """All tokens after the last norm, class token first, [B, 1 + P, D].
+        """Return all tokens after the last norm, class token first, [B, 1 + P, D].
 
         Args:
             mask: bool [B, H/p, W/p], True where a patch is replaced by mask_token.
             mask_token: [D].
         """
-        (tokens,) = deque(self.each_block(images, mask, mask_token), maxlen=1)
-        return self.norm(tokens)
+        for tokens in self.each_block(images, mask, mask_token):
+            last = tokens
+        return self.norm(last)
 
     def class_tokens(self, images: Tensor, last_blocks: int) -> Tensor:
-        """The class token of each of the last blocks, after the last norm, joined: [B, last_blocks * D].
+        """Return the class tokens of the last blocks, each after the last norm, concatenated: [B, last_blocks * D].
 
         Source: DINO (arXiv 2104.14294), appendix F.2.
         """
-        kept = deque((tokens[:, 0] for tokens in self.each_block(images)), maxlen=last_blocks)
-        return self.norm(torch.stack(tuple(kept), dim=1)).flatten(1)
+        kept = []
+        for number, tokens in enumerate(self.each_block(images)):
+            if number >= len(self.blocks) - last_blocks:
+                kept.append(tokens[:, 0])
+        return self.norm(torch.stack(kept, dim=1)).flatten(1)
 
     def each_block(
         self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
     ) -> Iterator[Tensor]:
-        """All tokens after each block, before the last norm, as `tokens` has them."""
+        """Iterate over all tokens after each block, before the last norm; arguments as for `tokens`."""
         patches = self.patch_embed(images)  # [B, H/p, W/p, D]
         if mask is not None:
             patches = torch.where(mask.unsqueeze(-1), mask_token.to(patches.dtype), patches)
@@ -182,7 +185,7 @@ class ViT(VisionTransformer):
         return interpolate_positions(self.pos_embed, self.patch_embed.grid_size, (height, width))
 
     def _bias(self, height: int, width: int) -> Tensor | None:
-        """What every block adds to its attention, [heads, 1 + P, 1 + P]; another grid's offsets are interpolated."""
+        """Return what every block adds to its attention, [heads, 1 + P, 1 + P]; another grid's is interpolated."""
         if self.pos_embed is not None:
             return None
         shape = ((2 * height - 1) * (2 * width - 1) + 3, self.position_bias.shape[1])
@@ -191,9 +194,9 @@ class ViT(VisionTransformer):
 
 
 def interpolate_positions(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Position embeddings of another grid, [1, 1 + rows * columns, D]; the class token's, the first, stays.
+    """Interpolate position embeddings to another grid, [1, 1 + rows * columns, D]; the class token's, first, is kept.
 
-    Bicubic, with DINO's scale factor (side + 0.1) / old side taken as given.
+    Bicubic with DINO's scale factor (side + 0.1) / old side, which torch must not recompute.
     """
     if new_grid == grid:
         return positions
@@ -207,5 +210,5 @@ def interpolate_positions(positions: Tensor, grid: tuple[int, int], new_grid: tu
 
 @lru_cache(maxsize=4)
 def _offsets(height: int, width: int, device: torch.device) -> Tensor:
-    """The row of the bias that each pair of tokens takes, [1 + P, 1 + P]."""
+    """Return the row of the bias table for each pair of tokens, [1 + P, 1 + P]."""
     return gen_relative_position_index((height, width), class_token=True, device=device)

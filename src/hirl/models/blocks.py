@@ -1,6 +1,6 @@
-"""How a network's repeated blocks are run: compiled, or computed again in the backward pass to save memory.
+"""Switch how a network's repeated blocks run: compiled, or with activation checkpointing to save memory.
 
-What they compute stays the same, but for rounding, and so do the names of parameters and buffers.
+Results stay the same except for rounding; names of parameters and buffers do not change.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch.utils.checkpoint import checkpoint
 
 from hirl.config import TrainingConfig
 
-GRAPHS = 256  # that torch may compile of one block's code: per width, stride and size of image; with gradient, without
+COMPILED_GRAPHS = 256  # limit for one block's code: a graph per width, stride and image size, with and without gradient
 
 
 def set_up_blocks(network: nn.Module, config: TrainingConfig) -> None:
-    """Compiles the blocks and has them computed again in the backward pass, as a training's settings ask.
+    """Compile and checkpoint the blocks as a training's settings ask.
 
     Raises:
-        ValueError: a setting is on, but the network has no blocks.
+        ValueError: a setting is on but the network has no blocks.
     """
     for setting, set_up in (("compile", compile_blocks), ("checkpoint_activations", checkpoint_blocks)):
         if getattr(config, setting):
@@ -35,27 +35,27 @@ def set_up_blocks(network: nn.Module, config: TrainingConfig) -> None:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """Timm's blocks in a network, those of its momentum or teacher network among them."""
+    """Return timm's blocks in a network, including those of its momentum or teacher network."""
     return [module for module in network.modules() if isinstance(module, Block | BasicBlock | Bottleneck)]
 
 
 def compile_blocks(network: nn.Module) -> None:
-    """torch.compile of every block, in place: blocks of one shape share a graph, so it takes as long as a few of them.
+    """Compile every block in place; blocks of one shape share a graph, so it takes as long as compiling a few.
 
-    A graph is made at the first step that needs it. The second size of image gets one for any size.
+    A graph is made at the first step that needs it; the second image size gets one graph for all further sizes.
     """
-    torch._dynamo.config.recompile_limit = GRAPHS  # its 8 are too few for a ResNet; beyond, blocks would run uncompiled
+    torch._dynamo.config.recompile_limit = COMPILED_GRAPHS  # beyond torch's 8, a ResNet's blocks would run uncompiled
     for block in blocks(network):
         for layer in block.modules():
-            if isinstance(layer, DropPath):  # each has a rate, for which it would need a graph, and draws of its own
+            if isinstance(layer, DropPath):  # its rate would need a graph of its own
                 layer.forward = torch.compiler.disable(layer.forward)
         block.forward = torch.compile(block.forward)
 
 
 def checkpoint_blocks(network: nn.Module) -> None:
-    """Keeps the input of every block alone, in place; the rest is computed again when its gradient is.
+    """Keep only the input of every block, in place, and recompute the rest in the backward pass.
 
-    Random numbers are drawn as they were, and running statistics move once. A compiled block is to be compiled before.
+    The recomputation repeats the same random numbers and leaves running statistics alone. Compile blocks before this.
 
     Source: Chen et al., Training Deep Nets with Sublinear Memory Cost (arXiv 1604.06174).
     """
@@ -65,13 +65,13 @@ def checkpoint_blocks(network: nn.Module) -> None:
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Those of the first time a block is computed, and of the second."""
+    """Return the contexts of a block's forward pass and of its recomputation."""
     return nullcontext(), _copied_buffers(block)
 
 
 @contextmanager
 def _copied_buffers(block: nn.Module) -> Iterator[None]:
-    """Running statistics move in copies, which are thrown away."""
+    """Let a block update copies of its running statistics, which are thrown away."""
     buffers = [(layer, *named) for layer in block.modules() for named in layer.named_buffers(recurse=False)]
     for layer, name, buffer in buffers:
         setattr(layer, name, buffer.clone())

@@ -1,4 +1,4 @@
-"""The encoder of OpenAI's DALL-E, whose tokens BEiT's authors predict, and how its published file is read."""
+"""The encoder of OpenAI's DALL-E, whose tokens BEiT's authors predict, and a safe reader of its published file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 
 class Encoder(nn.Module):
-    """The encoder of DALL-E's discrete VAE: four groups of bottlenecks, maxima pooled between them, f = 8.
+    """The encoder of DALL-E's discrete VAE: four groups of bottlenecks with max pooling between them, f = 8.
 
-    Published: 8192 tokens, width 256, two blocks to a group. Names are those of its state.
+    The published one has 8192 tokens, width 256 and two blocks per group. Parameters keep their published names.
 
     Source: arXiv 2102.12092, appendix A.1, and openai/DALL-E, dall_e/encoder.py.
     """
@@ -41,12 +41,12 @@ class Encoder(nn.Module):
         self.blocks = nn.Sequential(groups)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores [B, V, H/8, W/8] of images in [0, 1], which are squeezed into [0.1, 0.9]."""
+        """Return logits [B, V, H/8, W/8] of images in [0, 1], which are mapped to [0.1, 0.9]."""
         return self.blocks(0.8 * images + 0.1)
 
 
 class _Bottleneck(nn.Module):
-    """Its residual path is divided by the square of the network's number of blocks."""
+    """A bottleneck whose residual path is divided by the square of the network's number of blocks."""
 
     def __init__(self, before: int, after: int, network_blocks: int):
         super().__init__()
@@ -76,23 +76,23 @@ class _Conv(nn.Module):
 
 
 def sizes(state: dict[str, Tensor]) -> tuple[int, int, int]:
-    """Vocabulary, width and blocks to a group of a state; 0 for what it lacks."""
+    """Return the vocabulary, width and blocks per group of a state; 0 if they are missing."""
     vocabulary = len(state.get("blocks.output.conv.b", ()))
     blocks = {key.split(".")[2] for key in state if key.startswith("blocks.group_1.block_")}
     return vocabulary, len(state["blocks.input.w"]), len(blocks)
 
 
-# --- its file ---------------------------------------------------------------------------------------------------------
+# --- the file ---------------------------------------------------------------------------------------------------------
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors, by name, of a state or of a pickled module; nothing in the file is run.
+    """Read the tensors of a state or of a pickled module by name, without running code from the file.
 
     Raises:
-        ValueError: it is neither of them.
+        ValueError: the file is neither.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_TENSORS_ALONE)
+        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_TENSORS_ONLY)
     except (OSError, EOFError, RuntimeError, AttributeError, ValueError, TypeError, pickle.UnpicklingError) as error:
         line = " ".join(str(error).split())
         raise ValueError(f"{path} is no readable tokenizer ({line}): give DALL-E's encoder.pkl or its state") from error
@@ -104,9 +104,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 class _Inert:
-    """Stands for any class in a pickle: keeps the state that it is given, does nothing."""
+    """A stand-in for any class in a pickle: it keeps its state and does nothing."""
 
-    dump_patches = False  # torch asks modules in files from before 1.6
+    dump_patches = False  # torch reads it for modules in files from before 1.6
 
     def __new__(cls, *_args: Any, **_options: Any) -> _Inert:
         return super().__new__(cls)
@@ -120,7 +120,7 @@ class _Inert:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Rebuilds tensors; everything else in the file is inert."""
+    """An unpickler that rebuilds tensors and makes everything else inert."""
 
     REBUILT = (
         ("collections", "OrderedDict"),
@@ -132,13 +132,13 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name) if (module, name) in self.REBUILT else _Inert
 
 
-_TENSORS_ALONE = SimpleNamespace(
+_TENSORS_ONLY = SimpleNamespace(
     __name__="tensors", Unpickler=_Unpickler, load=lambda file, **options: _Unpickler(file, **options).load()
 )
 
 
 def _tensors(module: _Inert, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of all parameters of what was a module."""
+    """Iterate over (name, tensor) of all parameters of a pickled module."""
     state = vars(module)
     for name, value in state.get("_parameters", {}).items():
         if value is not None:

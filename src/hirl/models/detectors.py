@@ -1,7 +1,7 @@
-"""Mask R-CNN on the backbones: torchvision's parts, and what joins them to a ResNet or a plain ViT.
+"""Build Mask R-CNN on a ResNet or a plain ViT from torchvision's parts.
 
 Detectors take lists of images in [0, 1], [3, H, W] of any size, and of targets: boxes [N, 4], labels [N] from 1 on and
-masks [N, H, W]. In training they give a dictionary of losses, else each image's boxes, labels, scores and masks.
+masks [N, H, W]. In training they return a dictionary of losses, otherwise each image's boxes, labels, scores and masks.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from hirl.config import DetectionConfig
 from hirl.data.views import MEAN, STD
 from hirl.models.backbones import ViT
 
-ASPECTS = (0.5, 1.0, 2.0)  # of anchors: height over width
-C4_SIZES = 5  # of anchors on the one map of a C4, each double the one before
+ASPECTS = (0.5, 1.0, 2.0)  # height over width of anchors
+C4_SIZES = 5  # anchor sizes on the single feature map of C4, each twice the one before
 
 
 def build_detector(
     backbone: ResNet | ViT, config: DetectionConfig, categories: int, image_size: int
 ) -> GeneralizedRCNN:
-    """Mask R-CNN on a backbone, which becomes part of it: its weights are the detector's start.
+    """Build Mask R-CNN on a backbone, which becomes part of it with its present weights.
 
     Args:
-        categories: to tell apart, the background not among them.
-        image_size: side of the pictures the backbone learnt from; a box of this size is looked at on the map a
-            classifier would look at, of the last stage but one of a ResNet, of the patches of a ViT.
+        categories: the number of classes without the background.
+        image_size: side of the images of pretraining. A box of this size is pooled from the map of a ResNet's last
+            stage but one, or of a ViT's patches.
 
     Raises:
-        ValueError: the configuration asks for C4 where there is no fourth stage.
+        ValueError: the configuration asks for C4 but the network has no fourth stage.
 
     Source: Mask R-CNN (arXiv 1703.06870); FPN (arXiv 1612.03144, equation 1); ViTDet (arXiv 2203.16527)
     """
@@ -62,11 +62,11 @@ def build_detector(
     return GeneralizedRCNN(trunk, rpn, heads, resize)
 
 
-# --- trunks: images [B, 3, H, W] -> maps by name, finest first; boxes are pooled from those that `strides` tells of ---
+# --- trunks: images [B, 3, H, W] -> maps by name, finest first; boxes are pooled from those listed in `strides` -------
 
 
 class ResNetPyramid(nn.Module):
-    """A feature pyramid on all stages of a ResNet; the coarsest map, for proposals only, is subsampled."""
+    """A feature pyramid on all stages of a ResNet, and a subsampled map for proposals only."""
 
     def __init__(self, backbone: ResNet, channels: int):
         super().__init__()
@@ -77,12 +77,12 @@ class ResNetPyramid(nn.Module):
         self.fpn = FeaturePyramidNetwork(stages, channels, LastLevelMaxPool())
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The maps of every level."""
+        """Return the maps of every level."""
         return self.fpn(self.body(images))
 
 
 class C4Head(nn.Module):
-    """A ResNet up to its last stage but one, of stride 16 and detectron2's fourth; the last belongs to the heads.
+    """A ResNet up to its last stage but one, of stride 16 (res4); the last stage (res5) belongs to the heads.
 
     Raises:
         ValueError: the network has three stages.
@@ -97,15 +97,15 @@ class C4Head(nn.Module):
         self.body = IntermediateLayerGetter(backbone, {"layer3": "0"})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The one map."""
+        """Return the single map of stride 16, named "0"."""
         return self.body(images)
 
 
 class SimplePyramid(nn.Module):
-    """Maps of 1/4 to 2 times the patch's stride, all from the last block's, and a subsampled one for proposals.
+    """Maps of 1/4 to 2 times the patch stride, all made from the last block's, and a subsampled one for proposals.
 
-    The maps come before the ViT's last norm, as in the paper: each level has norms of its own. Strides below 2, of
-    small patches, are left out: a ResNet's first map is no finer.
+    They are taken before the ViT's last norm, as in the paper, as each level has its own norms. Strides below 2, which
+    small patches would give, are left out: a ResNet's first map is not finer either.
 
     Source: ViTDet (arXiv 2203.16527, section 3)
     """
@@ -121,7 +121,7 @@ class SimplePyramid(nn.Module):
         self.out_channels = channels
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The maps of every level."""
+        """Return the maps of every level."""
         sides = [side // self.body.patch_embed.patch_size[0] for side in images.shape[2:]]
         patches = self.body.tokens(images)[:, 1:].transpose(1, 2).unflatten(2, sides)
         maps = OrderedDict((str(number), level(patches)) for number, level in enumerate(self.levels))
@@ -129,7 +129,7 @@ class SimplePyramid(nn.Module):
 
 
 def _pyramid_level(dim: int, scale: float, channels: int) -> nn.Sequential:
-    """From the patches' map to one of `scale` times its resolution."""
+    """Build the layers from the patches' map to one of `scale` times its resolution."""
     layers: list[nn.Module] = []
     if scale == 4:
         layers += [nn.ConvTranspose2d(dim, dim // 2, 2, stride=2), LayerNorm2d(dim // 2), nn.GELU()]
@@ -144,7 +144,7 @@ def _pyramid_level(dim: int, scale: float, channels: int) -> nn.Sequential:
 
 
 def _stages(backbone: ResNet) -> list[int]:
-    """The channels of each stage."""
+    """Return the channels of each stage."""
     stages = [getattr(backbone, info["module"]) for info in backbone.feature_info if "layer" in info["module"]]
     channels = [info["num_chs"] for info in backbone.feature_info if "layer" in info["module"]]
     return [width for width, stage in zip(channels, stages, strict=True) if not isinstance(stage, nn.Identity)]
@@ -158,7 +158,7 @@ def _stem_stride(backbone: ResNet) -> int:
 
 
 def _region_proposals(channels: int, sizes: list[tuple[int, ...]], config: DetectionConfig) -> RegionProposalNetwork:
-    """Proposals from all maps of a trunk, `sizes` the sides of each map's anchors."""
+    """Build the proposal network on all maps of a trunk; `sizes` are the sides of each map's anchors."""
     anchors = AnchorGenerator(sizes, (ASPECTS,) * len(sizes))
     return RegionProposalNetwork(
         anchors,
@@ -174,7 +174,7 @@ def _region_proposals(channels: int, sizes: list[tuple[int, ...]], config: Detec
 
 
 def _region_heads(heads: type[RoIHeads], config: DetectionConfig, **parts: Any) -> RoIHeads:
-    """Box and mask heads with the thresholds of the paper."""
+    """Build box and mask heads with the thresholds of the paper."""
     return heads(
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
@@ -189,7 +189,7 @@ def _region_heads(heads: type[RoIHeads], config: DetectionConfig, **parts: Any) 
 
 
 def _pyramid_heads(strides: list[int], config: DetectionConfig, categories: int, image_size: int) -> RoIHeads:
-    """Two hidden layers for boxes, four convolutions for masks."""
+    """Build heads with two hidden layers for boxes and four convolutions for masks."""
     levels = [str(level) for level in range(len(strides))]
     level = int(log2(strides[-2]))
     pool = partial(MultiScaleRoIAlign, levels, sampling_ratio=2, canonical_scale=image_size, canonical_level=level)
@@ -207,7 +207,7 @@ def _pyramid_heads(strides: list[int], config: DetectionConfig, categories: int,
 
 
 def _c4_heads(backbone: ResNet, config: DetectionConfig, categories: int) -> RoIHeads:
-    """The last stage and a norm of its own, shared by boxes and masks."""
+    """Build heads of the last stage and an extra norm, shared by boxes and masks."""
     width = backbone.num_features
     return _region_heads(
         C4Heads,
@@ -220,7 +220,7 @@ def _c4_heads(backbone: ResNet, config: DetectionConfig, categories: int) -> RoI
 
 
 class C4Heads(RoIHeads):
-    """Boxes and masks from the same maps of a region, computed once; boxes from their mean.
+    """Heads that predict boxes and masks from the same maps of a region; boxes from the mean over each map.
 
     Source: Mask R-CNN (arXiv 1703.06870, figure 4, left), with the extra norm of MoCo (arXiv 1911.05722, appendix)
     """
@@ -232,7 +232,7 @@ class C4Heads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """As torchvision's: what is found in each image, or the losses."""
+        """Return, as torchvision's heads, the detections of each image and the losses; one of them is empty."""
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets)
         logits, offsets = self.box_predictor(self._maps(features, proposals, image_shapes).mean(dim=(2, 3)))

@@ -1,7 +1,7 @@
-"""Visual tokens: what BEiT predicts. A tokenizer is a frozen network from images to ids of a vocabulary.
+"""Tokenizers: frozen networks from images to visual tokens, which BEiT predicts.
 
-There are two: the encoder of OpenAI's DALL-E, which BEiT's authors use, from a file of yours; and a small discrete VAE
-that is trained here where no file is given. B images, V tokens in the vocabulary, f pixels a side to each token.
+There are two: the encoder of OpenAI's DALL-E, which BEiT's authors use, read from the user's file; and a small discrete
+VAE, trained here if no file is given. B images, V tokens in the vocabulary, f pixels a side of a token.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from hirl.distributed.parallel import global_mean
 from hirl.files import atomic_path
 from hirl.models import dall_e
 
-SHARPNESS = 5  # of the discrete VAE's scores: at 1 the Gumbel noise drowns them for epochs
+LOGIT_SCALE = 5  # of the discrete VAE: at 1, Gumbel noise dominates the logits for epochs
 
 
 class Tokenizer:
-    """A frozen network that gives every square of `patch_size` pixels one of `vocabulary` tokens.
+    """A frozen network that maps every square of `patch_size` pixels to one of `vocabulary` tokens.
 
-    It is no module of the method that holds it: it takes no gradients, and checkpoints are without it.
+    It is not a submodule of the method that holds it: it gets no gradients and is not part of checkpoints.
     """
 
     def __init__(self, network: DiscreteVAE | dall_e.Encoder):
@@ -36,17 +36,17 @@ class Tokenizer:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """The most likely tokens, int64 [B, H/f, W/f], of images [B, 3, H, W] in [0, 1]."""
+        """Return the most likely tokens, int64 [B, H/f, W/f], of images [B, 3, H, W] in [0, 1]."""
         return self.network.to(images.device)(images).argmax(dim=1)
 
 
 def load_tokenizer(path: Path | None) -> Tokenizer:
-    """A tokenizer from a file: one that was trained here, or DALL-E's encoder as .safetensors, .pt, .pth or .pkl.
+    """Load a tokenizer that was trained here, or DALL-E's encoder as .safetensors, .pt, .pth or .pkl.
 
-    DALL-E's encoder.pkl is a pickled module; its tensors are read, nothing in it is run.
+    DALL-E's encoder.pkl is a pickled module: only its tensors are read, no code in it runs.
 
     Raises:
-        ValueError: there is no file, or it holds neither of the two whole.
+        ValueError: there is no file, or it does not hold one of the two completely.
     """
     if path is None or not path.is_file():
         raise ValueError(
@@ -75,14 +75,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} is no readable tokenizer ({error}): make it again, or give another") from error
 
 
-# --- a discrete VAE of our own ----------------------------------------------------------------------------------------
+# --- the discrete VAE trained here ------------------------------------------------------------------------------------
 
 
 class DiscreteVAE(nn.Module):
-    """Images to scores of tokens; tokens, through a codebook, to images again.
+    """A discrete VAE: an encoder from images to token logits, a codebook, and a decoder back to images.
 
-    Source: DALL-E (arXiv 2102.12092, section 2.1): a Gumbel softmax relaxes the choice of a token while it is learnt.
-    The error is squared, where DALL-E has a logit-Laplace likelihood.
+    Source: DALL-E (arXiv 2102.12092, section 2.1): in training, a Gumbel softmax relaxes the choice of a token.
+    Deviation: the reconstruction error is squared, where DALL-E has a logit-Laplace likelihood.
     """
 
     def __init__(self, vocabulary: int, width: int, patch_size: int):
@@ -96,29 +96,29 @@ class DiscreteVAE(nn.Module):
         self.decoder = nn.Sequential(_Residual(width), *up, nn.Conv2d(width, 3, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores [B, V, H/f, W/f] of images in [0, 1]."""
-        return SHARPNESS * self.encoder(2 * images - 1).float()
+        """Return logits [B, V, H/f, W/f] of images in [0, 1]."""
+        return LOGIT_SCALE * self.encoder(2 * images - 1).float()
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Images in [0, 1], about, of distributions over the vocabulary, [B, V, H/f, W/f]."""
+        """Decode distributions over the vocabulary, [B, V, H/f, W/f], to images in about [0, 1]."""
         return (self.decoder(torch.einsum("bvhw,vd->bdhw", tokens, self.codebook.weight)) + 1) / 2
 
     def loss(self, images: Tensor, temperature: float, kl_weight: float) -> Tensor:
-        """The squared error of what relaxed tokens decode to, and how far the batch is from using all tokens alike.
+        """Return the squared reconstruction error of relaxed tokens, plus a weighted KL divergence in nats.
 
-        That is the divergence of its mean distribution from the uniform one, in nats. DALL-E has that of each token's
-        distribution, which works against the choice of one.
+        The divergence is that of the batch's mean token distribution from the uniform one: it favours the use of all
+        tokens. Deviation: DALL-E takes that of each single token's distribution, which discourages confident choices.
         """
-        scores = self(images)
-        relaxed = F.softmax((scores + _gumbel_noise(scores)) / temperature, dim=1)
+        logits = self(images)
+        relaxed = F.softmax((logits + _gumbel_noise(logits)) / temperature, dim=1)
         error = F.mse_loss(self.decode(relaxed), images)
-        mean = global_mean(F.softmax(scores, dim=1).mean(dim=(0, 2, 3)))
+        mean = global_mean(F.softmax(logits, dim=1).mean(dim=(0, 2, 3)))
         return error + kl_weight * (math.log(self.vocabulary) - torch.special.entr(mean).sum())
 
 
-def _gumbel_noise(scores: Tensor) -> Tensor:
-    """As torch's `gumbel_softmax` draws it, this rank's share of what is drawn for all."""
-    drawn = scores.new_empty(world_size() * len(scores), *scores.shape[1:]).exponential_()
+def _gumbel_noise(logits: Tensor) -> Tensor:
+    """Draw noise as torch's `gumbel_softmax` does, for all ranks, and return this rank's slice."""
+    drawn = logits.new_empty(world_size() * len(logits), *logits.shape[1:]).exponential_()
     return -local_slice(drawn).log()
 
 
@@ -138,7 +138,7 @@ class _Residual(nn.Module):
 
 
 def save_tokenizer(network: DiscreteVAE, path: Path) -> None:
-    """Writes a discrete VAE, with its sizes as metadata."""
+    """Write a discrete VAE, with its sizes as metadata."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     sizes = {key: str(getattr(network, key)) for key in ("vocabulary", "width", "patch_size")}
     with atomic_path(path) as temporary:

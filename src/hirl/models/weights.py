@@ -43,17 +43,17 @@ SAFE += [(np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for cor
 
 
 def save_weights(backbone: nn.Module, config: BackboneConfig, path: str | Path, **origin: str) -> None:
-    """Writes a backbone's state; metadata are its name and what else is told of where it comes from."""
+    """Write a backbone's state; the metadata are its name and `origin`: where the weights come from."""
     state = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata={"backbone": config.name} | origin)
 
 
 def load_weights(backbone: nn.Module, config: BackboneConfig, path: str | Path) -> None:
-    """Fills a backbone, strictly; half precision is widened, position embeddings of another grid are interpolated.
+    """Load a backbone strictly; half precision is widened, position embeddings of another grid are interpolated.
 
     Raises:
-        ValueError: the file is missing or damaged, or belongs to another backbone.
+        ValueError: the file is missing, damaged or of another backbone.
     """
     stored = describe_weights(path).get("backbone", "unknown")
     if stored != config.name:
@@ -64,7 +64,7 @@ def load_weights(backbone: nn.Module, config: BackboneConfig, path: str | Path) 
 
 
 def describe_weights(path: str | Path) -> dict[str, str]:
-    """What a file says it holds: its backbone and, where known, method, variant, source and the source's sha256.
+    """Return a file's metadata: its backbone and, if known, method, variant, source and the source's sha256.
 
     Raises:
         ValueError: the file is missing or damaged.
@@ -79,16 +79,16 @@ def describe_weights(path: str | Path) -> dict[str, str]:
 
 
 def import_weights(file: str | Path, out: str | Path, config: RunConfig) -> None:
-    """Makes a weights file of one of the authors' checkpoints, full or of the backbone alone.
+    """Convert one of the authors' checkpoints, full or of the backbone alone, to a weights file.
 
-    Projection heads and a full checkpoint's other networks are dropped; every other key must have its place.
+    Projection heads and other networks of a full checkpoint are dropped; every other key must fit the backbone.
 
     Args:
-        file: a .pth, read without running any code it might hold.
-        config: of the method, variant, backbone and image size the checkpoint is of.
+        file: a .pth, read without running any code in it.
+        config: the method, variant, backbone and image size of the checkpoint.
 
     Raises:
-        ValueError: the file is no checkpoint, is of the other variant, or does not fit the backbone key by key.
+        ValueError: the file is not a checkpoint, is of the other variant, or does not fit the backbone key by key.
     """
     backbone = build_backbone(config.backbone, config.views.global_size)
     _fill(backbone, config.backbone, _backbone_state(_read_checkpoint(file), config, file), file)
@@ -97,7 +97,7 @@ def import_weights(file: str | Path, out: str | Path, config: RunConfig) -> None
 
 
 def _read_checkpoint(file: str | Path) -> State:
-    """The state dictionary in a .pth, without the prefix that DistributedDataParallel gives every key."""
+    """Read the state dictionary in a .pth, without the prefix that DistributedDataParallel gives every key."""
     try:
         with torch.serialization.safe_globals(SAFE):
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -122,7 +122,7 @@ def _read_checkpoint(file: str | Path) -> State:
 
 
 def _backbone_state(state: State, config: RunConfig, file: str | Path) -> State:
-    """The backbone within the authors' network, without projection heads; bare keys are the backbone's own."""
+    """Return the backbone in the authors' network, without projection heads; bare keys are the backbone's own."""
     found = [variant for variant, prefix in BACKBONES.items() if any(key.startswith(prefix) for key in state)]
     if found and config.variant not in found:
         raise ValueError(
@@ -145,8 +145,8 @@ def _our_name(key: str) -> str:
 
 
 def _fill(backbone: nn.Module, config: BackboneConfig, state: State, path: str | Path) -> None:
-    """Loads a state that fits key by key, but for positions of another square grid."""
-    expected, state = backbone.state_dict(), _on_grid(state, backbone)
+    """Load a state that must fit key by key, except that positions of another square grid are interpolated."""
+    expected, state = backbone.state_dict(), _interpolate_to_grid(state, backbone)
     problems = [f"no place for {key}" for key in state if key not in expected]
     problems += [f"no {key}" for key in expected if key not in state]
     for key in expected.keys() & state.keys():
@@ -158,8 +158,8 @@ def _fill(backbone: nn.Module, config: BackboneConfig, state: State, path: str |
     backbone.load_state_dict(state)  # copies into the backbone's own dtypes
 
 
-def _on_grid(state: State, backbone: nn.Module) -> State:
-    """The state, its positions on the backbone's grid; those of no square grid stay, for their shape to be named."""
+def _interpolate_to_grid(state: State, backbone: nn.Module) -> State:
+    """Interpolate a state's positions to the backbone's grid; those of no square grid are left for the shape check."""
     own, positions = backbone.state_dict(), {}
     if "pos_embed" in own.keys() & state.keys() and (side := _side(state["pos_embed"].shape[1] - 1)):
         embedding, grid = state["pos_embed"].float(), backbone.patch_embed.grid_size
@@ -171,6 +171,6 @@ def _on_grid(state: State, backbone: nn.Module) -> State:
 
 
 def _side(count: int) -> int:
-    """The side of a square of so many; 0 where there is none."""
+    """Return the side of a square of `count` patches, 0 if they form none."""
     side = math.isqrt(max(count, 0))
     return side if side**2 == count else 0

@@ -1,4 +1,4 @@
-"""The authors' published weights: which there are, and their download."""
+"""List and download the authors' published weights."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hirl.config import CONFIG_ROOT, Count, Section, Variant, read_yaml
 from hirl.files import make_folder, sha256
 
 MANIFEST = CONFIG_ROOT / "weights.yaml"
-WAITS = (1, 4, 16)  # seconds before a broken download goes on
-SILENCE = 60  # seconds without a byte, after which a connection counts as broken
+WAITS = (1, 4, 16)  # seconds before a broken download is resumed
+TIMEOUT = 60  # seconds without data after which a connection counts as broken
 CHUNK = 2**20  # bytes
 
 
 class PublishedWeights(Section):
-    """One file of the authors' model zoo; size (bytes) and sha256 are None until somebody has looked."""
+    """One file of the authors' model zoo; size (bytes) and sha256 are None if they are not known yet."""
 
     method: str
     variant: Variant
@@ -37,7 +37,7 @@ class PublishedWeights(Section):
 
     @property
     def name(self) -> str:
-        """What the file is asked for by."""
+        """The name by which `hirl weights fetch` knows it."""
         return f"{self.method}-{self.variant}"
 
     @property
@@ -47,16 +47,16 @@ class PublishedWeights(Section):
 
 
 class Manifest(Section):
-    """config/weights.yaml."""
+    """The content of config/weights.yaml."""
 
     files: tuple[PublishedWeights, ...]
 
 
 def published_weights() -> dict[str, PublishedWeights]:
-    """The authors' files by name, in the order of their table.
+    """Return the authors' files by name, in the order of their table.
 
     Raises:
-        ValueError: config/weights.yaml is not as it should be.
+        ValueError: config/weights.yaml is malformed.
     """
     try:
         files = Manifest.model_validate(read_yaml(MANIFEST)).files
@@ -67,14 +67,14 @@ def published_weights() -> dict[str, PublishedWeights]:
 
 
 def recognise(file: str | Path) -> PublishedWeights | None:
-    """Which of the authors' files this is, going by its name."""
+    """Return which of the authors' files this is by its name, or None."""
     return next((weights for weights in published_weights().values() if weights.file == Path(file).name), None)
 
 
 def fetch_weights(name: str, folder: str | Path) -> Path:
-    """Downloads one of the authors' files into a folder; one that is there already is only checked.
+    """Download one of the authors' files into a folder; an existing file is only checked.
 
-    A broken download leaves a .part file, from which the next call goes on.
+    A broken download leaves a .part file, from which the next call resumes.
 
     Raises:
         ValueError: the name is unknown, the server cannot be reached or has no such file, or the file is not the
@@ -106,7 +106,10 @@ def _check(path: Path, weights: PublishedWeights) -> None:
 
 
 def _download(weights: PublishedWeights, target: Path) -> None:
-    """Fills target's .part, and renames it once it is what was published."""
+    """Download to target's .part file, and rename it once it matches the published size and digest.
+
+    Written here because pooch starts a broken download again from its first byte.
+    """
     part = target.with_name(f"{target.name}.part")
     with open(part, "ab") as sink:
         try:
@@ -125,7 +128,7 @@ def _download(weights: PublishedWeights, target: Path) -> None:
 
 
 def _receive_all(url: str, sink: BinaryIO) -> None:
-    """Fills sink over as many connections as it takes."""
+    """Receive a whole file into sink, reconnecting after each wait of WAITS."""
     for wait in (*WAITS, None):
         try:
             return _receive(url, sink)
@@ -140,21 +143,21 @@ def _receive_all(url: str, sink: BinaryIO) -> None:
 
 
 def _receive(url: str, sink: BinaryIO) -> None:
-    """Appends the rest of a file, or all of it where the server cannot start in the middle.
+    """Append the rest of a file to sink, or all of it if the server does not support ranges.
 
     Raises:
-        OSError, HTTPException: the connection broke; what came until then is kept.
+        OSError, HTTPException: the connection broke; the bytes received so far are kept.
     """
     done = sink.tell()
     try:
-        response = urlopen(Request(url, headers={"Range": f"bytes={done}-"}), timeout=SILENCE)
+        response = urlopen(Request(url, headers={"Range": f"bytes={done}-"}), timeout=TIMEOUT)
     except HTTPError as error:
         if error.code != 416:
             raise
         if error.headers["Content-Range"] == f"bytes */{done}":
-            return  # nothing is left
+            return  # the file was complete
         _empty(sink)
-        raise ConnectionError(f"the file is shorter than the {done} bytes that were kept") from error
+        raise ConnectionError(f"the file is shorter than the {done} bytes already received") from error
     with response:
         if response.status != 206:
             _empty(sink)

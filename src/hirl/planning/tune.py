@@ -1,37 +1,39 @@
-"""What a run's settings of speed are worth on this machine: a few real steps with each, taking turns."""
+"""Measure a run's speed settings (precision, compile, checkpoint_activations) on this machine with real steps."""
 
 from __future__ import annotations
 
 import math
 import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from statistics import median
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from hirl.config import RunConfig
 from hirl.distributed.device import choose_device, choose_precision
 from hirl.planning.cost import hirl_operations
 from hirl.planning.count import count
 from hirl.planning.machine import matmul_precision
-from hirl.planning.step_benchmark import StepBenchmark, measure_matmul_flops
+from hirl.planning.step_benchmark import StepBenchmark, measure_matmul_flops, with_training
 
-ROUNDS, STEPS = 5, 3  # turns, and steps in each
-WORTH = 1.05  # a setting is advised from this gain on
-COLUMNS = ("precision", "run", "images/s", "ratio", "memory", "of peak", "start", "pays after", "")
+ROUNDS, STEPS = 5, 3  # rounds over the candidates, and steps of each in a round
+TOLERANCE = 1.05  # the plainest candidate within this factor of the fastest is recommended
+TABLE_WIDTH = 120  # characters, also where output goes to a file
+COLUMNS = ("precision", "mode", "images/s", "speed-up", "memory", "MFU", "start", "pays off after", "")
 
 
 @dataclass
 class Candidate:
-    """A way to run the steps, and what it took. A step that does not fit into memory has no times.
+    """A combination of speed settings, and what was measured with it; no `seconds` if a step does not fit into memory.
 
     Attributes:
-        start: seconds of the first two steps, compiling included, beyond those of two usual ones.
-        memory: peak bytes of the device, of this candidate alone; 0 on a CPU, where it is not measured.
-        seconds: of a step, one per turn.
+        start: seconds that the first two steps, compiling included, take longer than two later ones.
+        memory: peak bytes on the device, of this candidate alone; 0 on a CPU, where it is not measured.
+        seconds: of a step, one value per round.
     """
 
     precision: str
@@ -43,59 +45,83 @@ class Candidate:
 
     @property
     def step(self) -> float:
-        """Seconds of a step: the median over the turns."""
+        """Seconds of a step: the median over the rounds."""
         return median(self.seconds) if self.seconds else math.inf
 
     @property
     def settings(self) -> dict[str, str | bool]:
-        """The keys of `training` that ask for it."""
-        return {key: getattr(self, key) for key in ("precision", "compile", "checkpoint_activations")}
+        """The keys of `training` and their values."""
+        return {
+            "precision": self.precision,
+            "compile": self.compile,
+            "checkpoint_activations": self.checkpoint_activations,
+        }
 
     @property
     def arguments(self) -> str:
-        """The same, as the command line takes it."""
+        """The settings as options of the command line."""
         return " ".join(f"--set training.{key}={str(value).lower()}" for key, value in self.settings.items())
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What `tune` found.
+
+    Attributes:
+        candidates: all combinations, the plainest first.
+        operations: floating-point operations of a step.
+        matmul_flops: FLOP/s of large matrix products on this machine, by precision.
+    """
+
+    candidates: list[Candidate]
+    operations: float
+    matmul_flops: dict[str, float]
+
+
 def tune(config: RunConfig, plugins: tuple[str, ...] = ()) -> None:
-    """Measures a run's steps with every setting that makes sense here, and prints a table and what to set."""
+    """Measure a run's steps with every speed setting that applies here, and print a table and a recommendation."""
     device = choose_device()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # nothing compiled before: a start is a first start
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # an empty cache: each compilation is a first one
         candidates = measure(config, device, plugins)
         operations = count_operations(config, plugins)
-    rates = {name: measure_matmul_flops(matmul_precision(name, config), device) for name in ("fp32", "bf16")}
-    for line in report(config, candidates, operations, rates):
-        print(line)
+    flops = {name: measure_matmul_flops(matmul_precision(name, config), device) for name in ("fp32", "bf16")}
+    print_report(config, Measurement(candidates, operations, flops))
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
 def measure(config: RunConfig, device: torch.device, plugins: tuple[str, ...] = ()) -> list[Candidate]:
-    """All candidates: on a GPU one after the other, which has all its memory; on a CPU, which is shared, by turns.
+    """Measure all candidates: on a GPU one after the other, each with all the memory; on a CPU in alternating rounds.
 
-    A CPU has memory enough to keep activations.
+    Alternating keeps a CPU's other load from favouring one candidate. Checkpointing is only tried on a GPU.
     """
     on_gpu = device.type == "cuda"
-    again = (False, True) if on_gpu else (False,)
-    candidates = [Candidate(*way) for way in product(("fp32", "bf16"), (False, True), again)]
-    for together in [[candidate] for candidate in candidates] if on_gpu else [candidates]:
-        _take_turns(together, config, device, plugins)
+    checkpointing = (False, True) if on_gpu else (False,)
+    candidates = [Candidate(*settings) for settings in product(("fp32", "bf16"), (False, True), checkpointing)]
+    groups = [[candidate] for candidate in candidates] if on_gpu else [candidates]
+    for group in groups:
+        _measure_group(group, config, device, plugins)
     return candidates
 
 
-def _take_turns(candidates: list[Candidate], config: RunConfig, device: torch.device, plugins: tuple[str, ...]) -> None:
-    before = _memory(device)
+def _measure_group(
+    candidates: list[Candidate], config: RunConfig, device: torch.device, plugins: tuple[str, ...]
+) -> None:
+    """Fill in the measurements of candidates that take turns; out of memory, a group of one stays without."""
+    before = _reset_peak_memory(device)
     try:
-        benchmarks = [StepBenchmark(_with(config, candidate), device, plugins) for candidate in candidates]
+        benchmarks = [
+            StepBenchmark(with_training(config, **candidate.settings), device, plugins) for candidate in candidates
+        ]
         for candidate, benchmark in zip(candidates, benchmarks, strict=True):
             candidate.start = benchmark.seconds(2)
         for _ in range(ROUNDS):
             for candidate, benchmark in zip(candidates, benchmarks, strict=True):
                 candidate.seconds.append(benchmark.seconds(STEPS) / STEPS)
     except torch.OutOfMemoryError:
-        candidates[0].seconds = []  # on a GPU there is but one
+        candidates[0].seconds = []
         return
     for candidate in candidates:
         candidate.start = max(0.0, candidate.start - 2 * candidate.step)
@@ -103,92 +129,98 @@ def _take_turns(candidates: list[Candidate], config: RunConfig, device: torch.de
 
 
 def count_operations(config: RunConfig, plugins: tuple[str, ...] = ()) -> float:
-    """Floating-point operations of a step's products and convolutions, forward and backward, as a plan counts them."""
+    """Return the floating-point operations of a step, forward and backward, as `hirl plan` counts them."""
     counts = count(config.model_copy(update={"hierarchy": None}), plugins)
     return config.training.batch_size * (counts.step + hirl_operations(config, counts.embedding_dim))
 
 
-def _with(config: RunConfig, candidate: Candidate) -> RunConfig:
-    return config.model_copy(update={"training": config.training.model_copy(update=candidate.settings)})
-
-
-def _memory(device: torch.device) -> int:
-    """Bytes in use; the peak is counted from here."""
+def _reset_peak_memory(device: torch.device) -> int:
+    """Restart the count of a GPU's peak memory, and return the bytes in use; 0 on a CPU."""
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)
 
 
-# --- telling ----------------------------------------------------------------------------------------------------------
+# --- reporting --------------------------------------------------------------------------------------------------------
 
 
-def report(config: RunConfig, candidates: list[Candidate], operations: float, rates: dict[str, float]) -> Iterator[str]:
-    """The lines of the table, and what to set. Ratios are to the settings that the run has now."""
-    device, training = choose_device(), config.training
+def print_report(config: RunConfig, measured: Measurement) -> None:
+    """Print the machine, a row for each candidate, and the recommended settings.
+
+    Raises:
+        ValueError: no candidate fits into memory.
+    """
+    device, batch_size = choose_device(), config.training.batch_size
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    yield f"{config.name}  batches of {training.batch_size}  {operations / 1e9:.4g} GFLOP a step  {name}"
-    now = current(config, candidates)
-    rows = [
-        COLUMNS,
-        *(_row(candidate, now, candidates, training.batch_size, operations, rates) for candidate in candidates),
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-    yield f"use {advice(candidates).arguments}"
+    table, best = candidates_table(config, measured), recommended(measured.candidates)
+    print(f"{config.name}  batches of {batch_size}  {measured.operations / 1e9:.4g} GFLOP a step  {name}")
+    Console(width=TABLE_WIDTH).print(table)
+    print(f"use {best.arguments}")
+
+
+def candidates_table(config: RunConfig, measured: Measurement) -> Table:
+    """Return a table of all candidates; speed-ups are over the run's present settings."""
+    present = current(config, measured.candidates)
+    table = Table(box=None, pad_edge=False)
+    for column in COLUMNS:
+        table.add_column(column, no_wrap=True)
+    for candidate in measured.candidates:
+        table.add_row(*_row(candidate, present, config.training.batch_size, measured))
+    return table
 
 
 def current(config: RunConfig, candidates: list[Candidate]) -> Candidate:
-    """The candidate that is the run's own settings; a CPU keeps activations whatever they say."""
+    """Return the candidate with the run's own settings; on a CPU the one without checkpointing."""
     dtype = choose_precision(config.training.precision, choose_device())
     precision = "bf16" if dtype == torch.bfloat16 else "fp32"
     wanted = (precision, config.training.compile, config.training.checkpoint_activations)
-    known = {(way.precision, way.compile, way.checkpoint_activations): way for way in candidates}
+    known = {(each.precision, each.compile, each.checkpoint_activations): each for each in candidates}
     return known.get(wanted) or known[(*wanted[:2], False)]
 
 
-def advice(candidates: list[Candidate]) -> Candidate:
-    """The first that the fastest gains next to nothing on: they come plainest first.
+def recommended(candidates: list[Candidate]) -> Candidate:
+    """Return the plainest candidate that is almost as fast as the fastest.
 
     Raises:
-        ValueError: none fits into memory.
+        ValueError: no candidate fits into memory.
     """
-    fastest = min(way.step for way in candidates)
+    fastest = min(each.step for each in candidates)
     if math.isinf(fastest):
         raise ValueError("no setting fits into this GPU's memory: lower training.batch_size")
-    return next(way for way in candidates if way.step <= WORTH * fastest)
+    return next(each for each in candidates if each.step <= TOLERANCE * fastest)
 
 
-def pays_after(candidate: Candidate, candidates: list[Candidate]) -> float:
-    """Steps until the seconds that compiling took at the start are gained back; infinite where they never are."""
-    plain = next(way for way in candidates if way.settings == candidate.settings | {"compile": False})
+def pays_off_after(candidate: Candidate, candidates: list[Candidate]) -> float:
+    """Return the steps after which faster steps make up for the time of compiling; infinite if they never do."""
+    plain = next(each for each in candidates if each.settings == candidate.settings | {"compile": False})
     gain = plain.step - candidate.step
     return max(0.0, candidate.start - plain.start) / gain if gain > 0 else math.inf
 
 
-def _row(
-    candidate: Candidate,
-    now: Candidate,
-    candidates: list[Candidate],
-    batch_size: int,
-    operations: float,
-    rates: dict[str, float],
-) -> tuple[str, ...]:
-    way = "compiled" if candidate.compile else "as it is"
-    way += ", computed again" if candidate.checkpoint_activations else ""
-    told = "now" if candidate is now else ""
+def _row(candidate: Candidate, present: Candidate, batch_size: int, measured: Measurement) -> list[str]:
+    mode = "compiled" if candidate.compile else "eager"
+    if candidate.checkpoint_activations:
+        mode += ", checkpointed"
+    mark = "now" if candidate is present else ""
     if not candidate.seconds:
-        return candidate.precision, way, "out of memory", *[""] * (len(COLUMNS) - 4), told
-    after = pays_after(candidate, candidates)
-    return (
+        return [candidate.precision, mode, "out of memory", *[""] * (len(COLUMNS) - 4), mark]
+    mfu = measured.operations / candidate.step / measured.matmul_flops[candidate.precision]
+    return [
         candidate.precision,
-        way,
+        mode,
         f"{batch_size / candidate.step:.4g}",
-        f"{now.step / candidate.step:.2f}" if now.seconds else "",
+        f"{present.step / candidate.step:.2f}" if present.seconds else "",
         f"{candidate.memory / 2**30:.1f} GiB" if candidate.memory else "",
-        f"{operations / candidate.step / rates[candidate.precision]:.0%}",
+        f"{mfu:.0%}",
         f"{candidate.start:.1f} s",
-        "" if not candidate.compile else "never" if math.isinf(after) else f"{math.ceil(after)} steps",
-        told,
-    )
+        _pays_off(candidate, measured.candidates),
+        mark,
+    ]
+
+
+def _pays_off(candidate: Candidate, candidates: list[Candidate]) -> str:
+    if not candidate.compile:
+        return ""
+    steps = pays_off_after(candidate, candidates)
+    return "never" if math.isinf(steps) else f"{math.ceil(steps)} steps"

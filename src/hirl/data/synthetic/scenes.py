@@ -1,4 +1,4 @@
-"""Scenes to detect objects in: drawn from the taxonomy, or a user's folder in COCO's layout.
+"""Prepare scenes for detection: drawn from the taxonomy's objects, or a user's folder in COCO's layout.
 
 S pixels a side, M objects of a scene.
 """
@@ -16,57 +16,71 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 from hirl.config import ScenesConfig
-from hirl.data.synthetic.taxonomy import NUM_CLASSES, PLANS, Chance, backdrop, coordinates, lit, paint, quantised, turn
+from hirl.data.synthetic.taxonomy import NUM_CLASSES, PLANS, Chance, backdrop, coordinates, lit, paint, quantized, turn
 from hirl.files import make_folder, read_json, sha256, write_json, write_text
 
 FOLDERS = {"train": "train2017", "validation": "val2017"}  # COCO's names of the splits
-SEEDS = {"train": 3, "validation": 4}  # none that another drawn data set has
-OBJECTS = (2, 3, 4)  # of a drawn scene
-RADII = (0.25, 0.6)  # of an object's frame, over half the scene's side
-OVERLAP = 0.1  # of two frames' circles, in halves of the scene's side, while there is room
-SMALLEST = 32  # pixels a side: smaller objects show no texture
-ENTRIES = {  # of COCO's JSON
+SEEDS = {"train": 3, "validation": 4}  # other drawn data sets use other seeds
+OBJECTS = (2, 3, 4)  # how many a drawn scene may have
+RADII = (0.25, 0.6)  # range of an object's frame, in halves of the scene's side
+OVERLAP = 0.1  # allowed overlap of two frames' circles, in halves of the scene's side
+SMALLEST = 32  # pixels a side: in smaller scenes objects show no texture
+ENTRIES = {  # the keys that COCO's JSON needs
     "images": {"id", "file_name", "height", "width"},
     "annotations": {"id", "image_id", "category_id", "bbox", "segmentation"},
     "categories": {"id", "name"},
 }
 CLASSES_PER_PLAN = NUM_CLASSES // len(PLANS)
-KEYS = 8  # of random numbers for a scene: its own, and one for each object
+KEYS = 8  # reserved for the random numbers of a scene: its own, and one for each object
 
 
 class Split(NamedTuple):
-    """What is annotated of one split, and its images: drawn, or a user's folder."""
+    """The annotations and images of one split.
 
-    content: dict[str, Any]  # COCO's JSON
-    images: list[np.ndarray] | Path  # uint8 [3, S, S] each
-    annotations: Path | None = None  # where the content lies already
+    Attributes:
+        content: COCO's JSON.
+        images: drawn ones, uint8 [3, S, S] each, or a user's folder.
+        annotations: the user's file that holds `content`, if there is one.
+    """
+
+    content: dict[str, Any]
+    images: list[np.ndarray] | Path
+    annotations: Path | None = None
 
 
 class Scene(NamedTuple):
-    """A picture and its objects, of which some may lie before others."""
+    """A picture and its objects, which may hide each other.
 
-    image: np.ndarray  # uint8 [3, S, S]
-    labels: np.ndarray  # [M], of the taxonomy's classes
-    masks: np.ndarray  # bool [M, S, S]: where each is seen
+    Attributes:
+        image: uint8 [3, S, S].
+        labels: [M], of the taxonomy's classes.
+        masks: bool [M, S, S], the visible part of each object.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
 
 
 def prepare_scenes(config: ScenesConfig, root: str | Path | None, out: str | Path) -> None:
-    """Draws scenes, or checks a user's, and writes manifest.json, which names both splits' annotations and images.
+    """Draw scenes, or check a user's, and write manifest.json with the annotations and images of both splits.
 
     Args:
-        config: which scenes, and how many.
-        root: of name "coco": a folder with annotations/instances_{train,val}2017.json, train2017/ and val2017/.
-        out: gets manifest.json; drawn scenes in COCO's layout too, or the annotations of the first so many. Paths in
-            the manifest are relative to it, or absolute where they are the user's.
+        config: the kind, size and number of scenes.
+        root: for the name "coco", a folder with annotations/instances_{train,val}2017.json, train2017/ and val2017/.
+        out: receives manifest.json, and drawn scenes in COCO's layout or the annotations of a user's first images.
+            Paths in the manifest are relative to it, those of the user's files absolute.
 
     Raises:
-        ValueError: no number of scenes to draw, or annotations or images are missing, broken or fewer than asked for.
+        ValueError: the number of scenes to draw is not set, or annotations or images are missing, broken or too few.
     """
     out = Path(out)
     asked = {"train": config.train_images, "validation": config.validation_images}
     splits = find_scenes(root, asked) if config.name == "coco" else draw_scenes(config.image_size, asked)
     manifest = out / "manifest.json"
-    manifest.unlink(missing_ok=True)  # it says that the rest is whole: first to go, last to come
+    manifest.unlink(
+        missing_ok=True
+    )  # removed first and written last: its presence says that the other files are complete
     facts: dict[str, Any] = {"name": config.name}
     digest = hashlib.sha256()
     for split, found in splits.items():
@@ -80,7 +94,7 @@ def prepare_scenes(config: ScenesConfig, root: str | Path | None, out: str | Pat
 
 
 def _write_split(found: Split, out: Path, name: str) -> tuple[Path, Path]:
-    """Writes what is not a user's, and tells where annotations and images are: absolute, or relative to `out`."""
+    """Write what is not a user's file, and return the paths of annotations and images as the manifest has them."""
     annotations, images = found.annotations, found.images
     if annotations is None:
         annotations = Path("annotations", f"instances_{name}.json")
@@ -97,10 +111,10 @@ def _write_split(found: Split, out: Path, name: str) -> tuple[Path, Path]:
 
 
 def draw_scenes(size: int, asked: dict[str, int | None]) -> dict[str, Split]:
-    """Splits of so many drawn scenes; their categories are the body plans.
+    """Draw the scenes of both splits; their categories are the body plans.
 
     Raises:
-        ValueError: a split has no number, or scenes would be too small.
+        ValueError: the number of scenes is not set, or scenes would be too small.
     """
     for split, count in asked.items():
         if count is None:
@@ -112,7 +126,7 @@ def draw_scenes(size: int, asked: dict[str, int | None]) -> dict[str, Split]:
 
 
 def _annotate(scenes: list[Scene]) -> dict[str, Any]:
-    """COCO's JSON of scenes."""
+    """Return COCO's JSON of scenes."""
     images, annotations = [], []
     for image, scene in enumerate(scenes, 1):
         height, width = scene.masks.shape[1:]
@@ -135,7 +149,7 @@ def _annotate(scenes: list[Scene]) -> dict[str, Any]:
 
 
 def draw_scene(number: int, size: int, seed: int) -> Scene:
-    """A scene of a few of the taxonomy's objects, which its number and the seed fix."""
+    """Draw a scene of a few of the taxonomy's objects; its number and the seed fix it."""
     key = number * KEYS
     chance = Chance(np.array([key]), size, seed)
     x, y = coordinates(chance.noise.shape)
@@ -146,20 +160,20 @@ def draw_scene(number: int, size: int, seed: int) -> Scene:
         u, v = turn(x - left, y - up, np.radians(own.uniform(-28, 28)))
         u, v = u * np.where(own.uniform(0, 1) < 0.5, -1, 1) / radius, v * own.uniform(0.9, 1.1) / radius
         image, cover = paint(image, u, v, 2 / (size * radius), int(label), own)
-        seen = [*(share * (1 - cover[0]) for share in seen), cover[0]]
+        seen = [*(visible * (1 - cover[0]) for visible in seen), cover[0]]
     image = lit(image, x, y, chance) + chance.noise[:, None] * chance.uniform(0, 0.02)[:, None]
-    return Scene(quantised(image)[0], labels, np.stack(seen) > 0.5)
+    return Scene(quantized(image)[0], labels, np.stack(seen) > 0.5)
 
 
 def arrange(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Classes [M] and frames [M, 3] (x, y, radius) of a scene's objects, the largest first and hindmost."""
+    """Draw classes [M] and frames [M, 3] (x, y, radius) of a scene's objects: the largest first, behind the others."""
     radii = np.sort(generator.uniform(*RADII, generator.choice(OBJECTS)))[::-1]
     frames = np.empty((0, 3))
     for radius in radii:
         places = generator.uniform(0.8 * radius - 1, 1 - 0.8 * radius, (50, 2))  # up to a tenth may be cut off
         apart = np.hypot(*(places[:, None] - frames[:, :2]).transpose(2, 0, 1)) - frames[:, 2] - radius
         room = apart.min(1, initial=np.inf)
-        chosen = places[np.argmax(np.minimum(room, -OVERLAP))]  # the first with room enough, else that with most
+        chosen = places[np.argmax(np.minimum(room, -OVERLAP))]  # the first with enough room, or the one with the most
         frames = np.vstack([frames, [*chosen, radius]])
     return generator.integers(NUM_CLASSES, size=len(radii)), frames
 
@@ -168,14 +182,14 @@ def arrange(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_scenes(root: str | Path | None, asked: dict[str, int | None]) -> dict[str, Split]:
-    """The splits of a folder in COCO's layout, or their first so many images by id.
+    """Find the splits of a folder in COCO's layout, cut to the first images by id if a number is asked for.
 
     Raises:
-        ValueError: there is no folder; annotations or images are missing, broken or fewer than asked for; the splits
-            differ in their categories.
+        ValueError: no folder is given; annotations or images are missing, broken or too few; the splits differ in their
+            categories.
     """
     if root is None:
-        raise ValueError("scenes.name is coco: say which folder, with --data-root FOLDER")
+        raise ValueError("scenes.name is coco: give its folder with --data-root FOLDER")
     splits = {split: _find_split(Path(root).resolve(), split, count) for split, count in asked.items()}
     train, validation = (found.content["categories"] for found in splits.values())
     if train != validation:
@@ -213,7 +227,7 @@ def _check_form(content: Any, path: Path) -> None:
 
 
 def _first(content: dict[str, Any], count: int, split: str) -> dict[str, Any]:
-    """What is annotated of the first images by id."""
+    """Return the annotations of the first `count` images by id."""
     images = sorted(content["images"], key=lambda image: image["id"])[:count]
     if len(images) < count:
         raise ValueError(f"scenes.{split}_images is {count}, but there are {len(images)}: ask for at most as many")

@@ -1,7 +1,7 @@
-"""The taxonomy drawn in ink: the same shapes and textures, of no colour that tells a class.
+"""Draw the taxonomy in ink: the same shapes and textures, in colours that are independent of the class.
 
-Ink, paper, pose, stroke and coffee stains are drawn anew for every picture: what was learnt of hues says nothing here,
-what was learnt of shapes does. N pictures, S pixels a side.
+Ink, paper, pose, stroke and coffee stains are random in every picture, so that features of colour do not transfer from
+the taxonomy and features of shape do. N pictures, S pixels a side.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ NUM_IMAGES = (1800, 720)  # training and validation, if the configuration asks f
 
 
 def sketch_paths() -> list[tuple[str, str, str]]:
-    """Every class's name, kind and body plan, in the order of the taxonomy's labels."""
+    """Return every class's name, kind and body plan, in the order of the taxonomy's labels."""
     return [(f"{DENSITIES[c % 3]} {kind}", kind, plan) for c, (_, kind, plan) in enumerate(class_paths())]
 
 
 def draw_sketches(split: str, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A split's first so many pictures, uint8 [N, 3, size, size], and their labels [N]; classes take turns."""
+    """Draw the first `count` pictures of a split, uint8 [N, 3, size, size], and their labels [N], class after class."""
     keys = np.arange(count)
     labels = keys % NUM_CLASSES
     return draw(labels, keys, size, SEEDS[split], sketch).images, labels
 
 
 def sketch(x: Field, y: Field, label: int, chance: Chance) -> Drawing:
-    """Ink drawings of a class."""
+    """Draw pictures of a class in ink."""
     ink = rgb(chance.uniform(0, 1), chance.uniform(0.2, 0.9), chance.uniform(0.1, 0.35))
     paper = rgb(chance.uniform(0, 1), chance.uniform(0.05, 0.3), chance.uniform(0.75, 0.98))
     image, seen = inked(sheet(x, y, paper, chance), x, y, ink, paper, label, chance)
@@ -55,19 +55,19 @@ def sketch(x: Field, y: Field, label: int, chance: Chance) -> Drawing:
 
 
 def sheet(x: Field, y: Field, paper: np.ndarray, chance: Chance) -> np.ndarray:
-    """Paper that darkens to one side, every second sheet ruled: [N, 3, S, S]."""
+    """Draw paper that darkens to one side, ruled in half of the pictures: [N, 3, S, S]."""
     along, across = turn(x, y, chance.uniform(0, 2 * np.pi))
     image = paper * (1 - chance.uniform(0, 0.2) * (0.5 + 0.5 * along))[:, None]
     spacing = chance.uniform(0.2, 0.5)
     rule = np.abs((across / spacing + chance.uniform(0, 1)) % 1 - 0.5) * spacing - 0.006
     ruled = np.clip(0.5 - rule * image.shape[-1] / 2, 0, 1) * (chance.uniform(0, 1) < 0.5)
-    return mixed(image, paper * chance.colour(0.3, 0.9), 0.5 * ruled)
+    return mixed(image, paper * chance.color(0.3, 0.9), 0.5 * ruled)
 
 
 def inked(
     image: np.ndarray, x: Field, y: Field, ink: np.ndarray, paper: np.ndarray, label: int, chance: Chance
 ) -> tuple[np.ndarray, Field]:
-    """Draws an object of a class, in a pose of its own, and tells which share of each pixel it covers."""
+    """Draw an object of a class in a random pose; return the pictures and the part of each pixel that it covers."""
     u, v, scale = posed(x, y, chance)
     pixel = 2 / (image.shape[-1] * scale)
     u, v = trembling(u, v, chance)
@@ -90,14 +90,14 @@ def inked(
 
 
 def trembling(u: Field, v: Field, chance: Chance) -> tuple[Field, Field]:
-    """Coordinates as an unsteady hand moves."""
+    """Return coordinates that are distorted as by an unsteady hand."""
     strength = chance.uniform(0, 0.04)
     swing = [np.sin(chance.uniform(3, 9) * w + chance.uniform(0, 2 * np.pi)) for w in (v, u)]
     return u + strength * swing[0], v + strength * swing[1]
 
 
 def stained(image: np.ndarray, x: Field, y: Field, chance: Chance) -> np.ndarray:
-    """Sets a cup on every second sheet, and leaves its ring."""
+    """Draw the ring of a coffee cup on half of the pictures."""
     u, v = turn(x, y, chance.uniform(0, 2 * np.pi))
     radius = np.hypot(u - chance.uniform(0.4, 1.1), v) - chance.uniform(0.4, 0.8)
     ring = np.exp(-((radius / chance.uniform(0.03, 0.07)) ** 2)) * (chance.uniform(0, 1) < 0.5)

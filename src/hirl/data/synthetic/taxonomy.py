@@ -1,8 +1,8 @@
-"""Pictures drawn from a known tree: 4 body plans > 12 kinds > 36 classes.
+"""Draw pictures of a known class tree: 4 body plans > 12 kinds > 36 classes.
 
-A body plan is a silhouette, a kind its parts and the texture on them, a class the texture's count and a pair of hues.
-Pose, light, backdrop, occlusion and noise are drawn anew for every picture and tell nothing of its class. Shapes are
-signed distances in an object's own frame: x and y in about [-1, 1], y upwards, negative inside.
+A body plan fixes the silhouette, a kind the parts and the type of texture, a class the texture's frequency and a pair
+of hues. Pose, light, backdrop, occlusion and noise are random in every picture and independent of its class. Shapes
+are signed distances in an object's own frame: x and y in about [-1, 1], y upwards, negative inside.
 
 Shapes of arrays: N pictures, S pixels a side.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from hirl.files import atomic_path
 
-Field = np.ndarray  # [N, S, S]: a coordinate, a distance or a share per pixel
+Field = np.ndarray  # [N, S, S]: a coordinate, a distance or a fraction per pixel
 Ink = int
 BODY, ACCENT, DARK, PALE = range(4)
 Parts = list[tuple[Field, Ink]]  # painted in this order
@@ -26,14 +26,14 @@ Parts = list[tuple[Field, Ink]]  # painted in this order
 
 
 def ellipse(x: Field, y: Field, cx: float, cy: float, rx: float, ry: float, degrees: float = 0) -> Field:
-    """Distance to an ellipse, to first order."""
+    """Return the distance to an ellipse, to first order."""
     x, y = turn(x - cx, y - cy, -np.radians(degrees))
     unit, slope = np.hypot(x / rx, y / ry), np.hypot(x / rx**2, y / ry**2)
     return unit * (unit - 1) / np.maximum(slope, 1e-6)
 
 
 def polygon(x: Field, y: Field, *corners: tuple[float, float]) -> Field:
-    """Distance to a closed polygon."""
+    """Return the distance to a closed polygon."""
     distance, inside = np.inf, np.zeros(x.shape, bool)
     for (ax, ay), (bx, by) in zip(corners, (*corners[1:], corners[0]), strict=True):
         distance = np.minimum(distance, segment(x, y, ax, ay, bx, by))
@@ -43,43 +43,43 @@ def polygon(x: Field, y: Field, *corners: tuple[float, float]) -> Field:
 
 
 def segment(x: Field, y: Field, ax: float, ay: float, bx: float, by: float, radius: float = 0) -> Field:
-    """Distance to a line with round ends."""
+    """Return the distance to a line with round ends."""
     dx, dy = bx - ax, by - ay
     along = np.clip(((x - ax) * dx + (y - ay) * dy) / (dx**2 + dy**2), 0, 1)
     return np.hypot(x - ax - along * dx, y - ay - along * dy) - radius
 
 
 def stripes(u: Field, per_unit: float) -> Field:
-    """Distance to parallel bands, as wide as the gaps between them, one centred on 0."""
+    """Return the distance to parallel bands, as wide as the gaps between them, one centred on 0."""
     return (np.abs((u * per_unit + 0.5) % 1 - 0.5) - 0.25) / per_unit
 
 
 def spots(x: Field, y: Field, per_unit: float) -> Field:
-    """Distance to discs on a grid, every second row shifted by half a step."""
+    """Return the distance to discs on a grid, every second row shifted by half a step."""
     row = np.floor(y * per_unit)
     u, v = (x * per_unit + row % 2 / 2) % 1 - 0.5, y * per_unit - row - 0.5
     return (np.hypot(u, v) - 0.32) / per_unit
 
 
 def around(x: Field, y: Field, count: int) -> tuple[Field, Field]:
-    """Coordinates folded into one of `count` equal sectors, x along its middle."""
+    """Fold coordinates into one of `count` equal sectors, x along its middle."""
     radius, angle, sector = np.hypot(x, y), np.arctan2(y, x), 2 * np.pi / count
     angle = (angle + sector / 2) % sector - sector / 2
     return radius * np.cos(angle), radius * np.sin(angle)
 
 
 def turn(x: Field, y: Field, angle: Field | float) -> tuple[Field, Field]:
-    """Coordinates turned by an angle in radians."""
+    """Turn coordinates by an angle in radians."""
     return x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
 
 
 def union(*distances: Field) -> Field:
-    """What lies in any of the shapes."""
+    """Return the union of the shapes."""
     return np.minimum.reduce(distances)
 
 
 def within(shape: Field, *pattern: Field) -> Field:
-    """What of a pattern lies in the shape."""
+    """Return the intersection of a shape with patterns."""
     return np.maximum.reduce([shape, *pattern])
 
 
@@ -87,7 +87,7 @@ def within(shape: Field, *pattern: Field) -> Field:
 
 
 def perch(x: Field, y: Field, n: int) -> Parts:
-    """A fish with a forked tail and upright bands."""
+    """Draw a fish with a forked tail and upright bands."""
     body = ellipse(x, y, 0.14, 0, 0.76, 0.46)
     tail = polygon(x, y, (-0.4, 0), (-1, 0.6), (-0.8, 0), (-1, -0.6))
     fin = polygon(x, y, (-0.3, 0.3), (-0.2, 0.72), (0.4, 0.36))
@@ -100,26 +100,26 @@ def perch(x: Field, y: Field, n: int) -> Parts:
 
 
 def puffer(x: Field, y: Field, n: int) -> Parts:
-    """A round fish with a fan tail and spots."""
+    """Draw a round fish with a fan tail and spots."""
     body = ellipse(x, y, 0.16, 0, 0.74, 0.7)
     tail = ellipse(x, y, -0.72, 0, 0.26, 0.36)
     return [(tail, ACCENT), (body, BODY), (within(body, spots(x, y, (1.7, 2.4, 3.4)[n])), ACCENT), *eye(x, y, 0.6, 0.2)]
 
 
 def pike(x: Field, y: Field, n: int) -> Parts:
-    """A slim fish with a pointed tail and lines along its flank."""
+    """Draw a slim fish with a pointed tail and lines along its flank."""
     body = ellipse(x, y, 0.12, 0, 0.92, 0.38)
     tail = polygon(x, y, (-0.55, 0), (-0.85, 0.4), (-1.05, 0), (-0.85, -0.4))
     return [(tail, BODY), (body, BODY), (within(body, stripes(y, (1.8, 2.8, 4.0)[n])), ACCENT), *eye(x, y, 0.72, 0.08)]
 
 
 def eye(x: Field, y: Field, cx: float, cy: float) -> Parts:
-    """A pale eye with a dark pupil."""
+    """Draw a pale eye with a dark pupil."""
     return [(ellipse(x, y, cx, cy, 0.13, 0.13), PALE), (ellipse(x, y, cx, cy, 0.07, 0.07), DARK)]
 
 
 def monarch(x: Field, y: Field, n: int) -> Parts:
-    """A butterfly with round wings, a rim and veins."""
+    """Draw a butterfly with round wings, a rim and veins."""
     wings = round_wings(x, y)
     rim = within(wings, -wings - (0.1, 0.15, 0.2)[n])
     _, across = around(np.abs(x), y, (8, 12, 18)[n])
@@ -127,7 +127,7 @@ def monarch(x: Field, y: Field, n: int) -> Parts:
 
 
 def peacock(x: Field, y: Field, n: int) -> Parts:
-    """A butterfly with round wings and eye-spots."""
+    """Draw a butterfly with round wings and eye-spots."""
     wings, side = round_wings(x, y), np.abs(x)
     centres = ([(0.58, 0.4)], [(0.58, 0.4), (0.44, -0.46)], [(0.74, 0.5), (0.34, 0.26), (0.44, -0.5)])[n]
     radius = (0.3, 0.24, 0.18)[n]
@@ -142,7 +142,7 @@ def peacock(x: Field, y: Field, n: int) -> Parts:
 
 
 def swallowtail(x: Field, y: Field, n: int) -> Parts:
-    """A butterfly with pointed, tailed wings and slanting bars."""
+    """Draw a butterfly with pointed, tailed wings and slanting bars."""
     side = np.abs(x)
     upper = polygon(side, y, (0, 0.1), (0.62, 0.92), (1, 0.74), (0.66, -0.12), (0, -0.1))
     lower = polygon(side, y, (0, 0), (0.66, -0.1), (0.6, -0.5), (0.62, -1), (0.42, -0.62), (0, -0.5))
@@ -155,18 +155,18 @@ def swallowtail(x: Field, y: Field, n: int) -> Parts:
 
 
 def round_wings(x: Field, y: Field) -> Field:
-    """Two pairs of round wings."""
+    """Return the distance to two pairs of round wings."""
     side = np.abs(x)
     return union(ellipse(side, y, 0.5, 0.38, 0.54, 0.42, 35), ellipse(side, y, 0.42, -0.46, 0.42, 0.4, -40))
 
 
 def thorax(x: Field, y: Field) -> Parts:
-    """A butterfly's body and feelers."""
+    """Draw a butterfly's body and feelers."""
     return [(union(segment(x, y, 0, -0.55, 0, 0.45, 0.09), segment(np.abs(x), y, 0, 0.45, 0.25, 0.9, 0.03)), DARK)]
 
 
 def daisy(x: Field, y: Field, n: int) -> Parts:
-    """A flower of many narrow petals around a large heart."""
+    """Draw a flower of many narrow petals around a large heart."""
     count = (8, 11, 15)[n]
     petals = ellipse(*around(x, y, count), 0.6, 0, 0.42, 1.5 / count)
     heart, radius = np.hypot(x, y), (0.44, 0.34, 0.26)[n]
@@ -174,7 +174,7 @@ def daisy(x: Field, y: Field, n: int) -> Parts:
 
 
 def pansy(x: Field, y: Field, n: int) -> Parts:
-    """A flower of few broad petals with blotches."""
+    """Draw a flower of few broad petals with blotches."""
     count = (3, 4, 5)[n]
     u, v = around(x, y, count)
     petals = ellipse(u, v, 0.5, 0, 0.52, 1.9 / count)
@@ -184,7 +184,7 @@ def pansy(x: Field, y: Field, n: int) -> Parts:
 
 
 def lily(x: Field, y: Field, n: int) -> Parts:
-    """A flower of pointed petals with a line along each."""
+    """Draw a flower of pointed petals with a line along each."""
     count = (5, 6, 8)[n]
     u, v = around(x, y, count)
     petals = union(polygon(u, v, (0, 0), (0.45, 1.5 / count), (1.05, 0), (0.45, -1.5 / count)), np.hypot(x, y) - 0.2)
@@ -192,21 +192,21 @@ def lily(x: Field, y: Field, n: int) -> Parts:
 
 
 def toadstool(x: Field, y: Field, n: int) -> Parts:
-    """A mushroom with a domed, spotted cap."""
+    """Draw a mushroom with a domed, spotted cap."""
     cap = within(ellipse(x, y, 0, 0, 0.95, 0.9), -0.02 - y)
     stem = polygon(x, y, (-0.24, 0.1), (0.24, 0.1), (0.34, -0.95), (-0.34, -0.95))
     return [(stem, PALE), (cap, BODY), (within(cap, spots(x, y - 0.1, (1.6, 2.4, 3.4)[n])), ACCENT)]
 
 
 def inkcap(x: Field, y: Field, n: int) -> Parts:
-    """A mushroom with a tall, ribbed cap."""
+    """Draw a mushroom with a tall, ribbed cap."""
     cap = within(ellipse(x, y, 0, -0.45, 0.62, 1.42), -0.45 - y)
     stem = segment(x, y, 0, -0.3, 0, -0.95, 0.13)
     return [(stem, PALE), (cap, BODY), (within(cap, stripes(x, (1.9, 2.8, 4.0)[n])), ACCENT)]
 
 
 def parasol(x: Field, y: Field, n: int) -> Parts:
-    """A mushroom with a flat cap and a ringed stem."""
+    """Draw a mushroom with a flat cap and a ringed stem."""
     cap = within(ellipse(x, y, 0, 0.3, 1.02, 0.56), 0.25 - y)
     stem = segment(x, y, 0, 0.3, 0, -0.95, 0.14)
     return [
@@ -231,12 +231,12 @@ HUES = ("red", "orange", "yellow", "lime", "green", "mint", "teal", "sky", "blue
 
 
 def body_hue(label: int) -> float:
-    """A class's hue in [0, 1): golden steps, so that siblings lie far apart and no hue marks a branch of the tree."""
+    """Return a class's hue in [0, 1): golden steps, so that siblings differ and no hue marks a branch of the tree."""
     return label * 0.618034 % 1
 
 
 def class_paths() -> list[tuple[str, str, str]]:
-    """Every class's name, kind and body plan, in the order of the labels."""
+    """Return every class's name, kind and body plan, in the order of the labels."""
     plans = [plan for plan, kinds in PLANS.items() for _ in kinds]
     hue = [HUES[int(body_hue(label) * len(HUES) + 0.5) % len(HUES)] for label in range(NUM_CLASSES)]
     return [(f"{hue[c]} {KINDS[c // 3].__name__}", KINDS[c // 3].__name__, plans[c // 3]) for c in range(NUM_CLASSES)]
@@ -246,14 +246,14 @@ def class_paths() -> list[tuple[str, str, str]]:
 
 
 class Drawing(NamedTuple):
-    """Pictures, and where their object is seen."""
+    """Pictures and the masks of their objects."""
 
     images: np.ndarray  # uint8 [N, 3, S, S]
     masks: np.ndarray  # bool [N, S, S]
 
 
 class Chance:
-    """Each picture's own random numbers, drawn in a fixed order."""
+    """The random numbers of pictures, used in a fixed order; a key and the seed fix those of one picture."""
 
     def __init__(self, keys: np.ndarray, size: int, seed: int):
         generators = [np.random.default_rng((seed, key)) for key in keys]
@@ -261,28 +261,28 @@ class Chance:
         self.noise = np.stack([generator.standard_normal((size, size)) for generator in generators])
 
     def uniform(self, low: float, high: float) -> np.ndarray:
-        """A number per picture, [N, 1, 1]."""
+        """Return a number per picture, [N, 1, 1]."""
         return low + (high - low) * next(self._numbers)[:, None, None]
 
-    def colour(self, low: float, high: float) -> np.ndarray:
-        """A colour per picture, [N, 3, 1, 1]."""
+    def color(self, low: float, high: float) -> np.ndarray:
+        """Return a color per picture, [N, 3, 1, 1]."""
         return np.stack([self.uniform(low, high) for _ in "rgb"], axis=1)
 
 
-Look = Callable[[Field, Field, int, Chance], Drawing]  # how pictures of one class are made, in coordinates x and y
+Style = Callable[[Field, Field, int, Chance], Drawing]  # draws pictures of one class, in coordinates x and y
 
 
 def painting(x: Field, y: Field, label: int, chance: Chance) -> Drawing:
-    """Pictures of a class in its colours."""
+    """Draw pictures of a class in its colours."""
     image = backdrop(x, y, chance)
     image, seen = object_on(image, x, y, label, chance)
     image, hidden = occluder_on(image, x, y, chance)
     image = lit(image, x, y, chance) + chance.noise[:, None] * chance.uniform(0, 0.02)[:, None]
-    return Drawing(quantised(image), (seen * (1 - hidden)) > 0.5)
+    return Drawing(quantized(image), (seen * (1 - hidden)) > 0.5)
 
 
-def draw(labels: np.ndarray, keys: np.ndarray, size: int, seed: int = 0, look: Look = painting) -> Drawing:
-    """One picture for each class label [N]. Its key [N] and the seed fix its chance: the batch plays no part."""
+def draw(labels: np.ndarray, keys: np.ndarray, size: int, seed: int = 0, style: Style = painting) -> Drawing:
+    """Draw a picture for each label [N]; its key [N] and the seed fix its random numbers, whatever the batch."""
     labels, keys = np.asarray(labels), np.asarray(keys)
     assert labels.shape == keys.shape
     assert np.isin(labels, range(NUM_CLASSES)).all()
@@ -291,35 +291,35 @@ def draw(labels: np.ndarray, keys: np.ndarray, size: int, seed: int = 0, look: L
         rows = np.flatnonzero(labels == label)
         for block in np.split(rows, range(64, len(rows), 64)):
             chance = Chance(keys[block], size, seed)
-            drawing.images[block], drawing.masks[block] = look(*coordinates(chance.noise.shape), int(label), chance)
+            drawing.images[block], drawing.masks[block] = style(*coordinates(chance.noise.shape), int(label), chance)
     return drawing
 
 
 def coordinates(shape: tuple[int, ...]) -> tuple[Field, Field]:
-    """X and y of the pixels' centres, in [-1, 1]."""
+    """Return x and y of the pixels' centres, in [-1, 1]."""
     y, x = np.meshgrid(*[(np.arange(size) + 0.5) * 2 / size - 1 for size in shape[1:]], indexing="ij")
     return np.broadcast_to(x, shape), np.broadcast_to(-y, shape)
 
 
 def backdrop(x: Field, y: Field, chance: Chance) -> np.ndarray:
-    """Colours that run into each other along a line, crossed by waves: [N, 3, S, S]."""
+    """Draw a gradient of two colours, crossed by waves of others: [N, 3, S, S]."""
     along, _ = turn(x, y, chance.uniform(0, 2 * np.pi))
-    image = mixed(chance.colour(0, 1), chance.colour(0, 1), 0.5 + 0.5 * along)
+    image = mixed(chance.color(0, 1), chance.color(0, 1), 0.5 + 0.5 * along)
     for _ in range(2):
         u, v = turn(x, y, chance.uniform(0, 2 * np.pi))
         wave = np.sin(chance.uniform(2, 12) * u + chance.uniform(0, 2 * np.pi)) * np.cos(chance.uniform(0, 6) * v)
-        image = mixed(image, chance.colour(0, 1), chance.uniform(0.2, 1) * (0.5 + 0.5 * wave))
+        image = mixed(image, chance.color(0, 1), chance.uniform(0.2, 1) * (0.5 + 0.5 * wave))
     return image
 
 
 def object_on(image: np.ndarray, x: Field, y: Field, label: int, chance: Chance) -> tuple[np.ndarray, Field]:
-    """Paints an object of a class, in a pose of its own, and tells which share of each pixel it covers."""
+    """Paint an object of a class in a random pose; return the pictures and the part of each pixel that it covers."""
     u, v, scale = posed(x, y, chance)
     return paint(image, u, v, 2 / (image.shape[-1] * scale), label, chance)
 
 
 def posed(x: Field, y: Field, chance: Chance) -> tuple[Field, Field, np.ndarray]:
-    """Coordinates in the frame of an object in some pose, and the object's scale."""
+    """Return coordinates in the frame of an object in a random pose, and the object's scale."""
     scale, angle = chance.uniform(0.7, 1.05), np.radians(chance.uniform(-28, 28))
     mirror = np.where(chance.uniform(0, 1) < 0.5, -1, 1)
     room = 1.25 - scale
@@ -330,7 +330,7 @@ def posed(x: Field, y: Field, chance: Chance) -> tuple[Field, Field, np.ndarray]
 def paint(
     image: np.ndarray, u: Field, v: Field, pixel: np.ndarray | float, label: int, chance: Chance
 ) -> tuple[np.ndarray, Field]:
-    """Paints an object of a class in its own frame, where a pixel is so wide."""
+    """Paint an object in its own frame, where `pixel` is the width of a pixel; return as `object_on`."""
     inks = _inks(label, chance)
     sheen = 1 + chance.uniform(0, 0.25) * turn(u, v, chance.uniform(0, 2 * np.pi))[0]
     seen = np.zeros(u.shape)
@@ -343,7 +343,7 @@ def paint(
 
 
 def _inks(label: int, chance: Chance) -> list[np.ndarray]:
-    """The four inks, each [N, 3, 1, 1]: a class fixes two hues and which of them is the lighter."""
+    """Return the four inks, each [N, 3, 1, 1]; a class fixes two hues and which of them is lighter."""
     hue = body_hue(label) + chance.uniform(-0.06, 0.06)
     light, dark = chance.uniform(0.75, 1), chance.uniform(0.3, 0.5)
     body, accent = (light, dark) if label % 2 else (dark + 0.1, light)
@@ -357,33 +357,33 @@ def _inks(label: int, chance: Chance) -> list[np.ndarray]:
 
 
 def occluder_on(image: np.ndarray, x: Field, y: Field, chance: Chance) -> tuple[np.ndarray, Field]:
-    """Paints a disc over the edge of every second picture, and tells which share of each pixel it covers."""
+    """Paint a disc over the edge of half of the pictures; return them and the part of each pixel that it covers."""
     u, v = turn(x, y, chance.uniform(0, 2 * np.pi))
     disc = np.hypot(u - chance.uniform(0.8, 1.2), v) - chance.uniform(0.2, 0.6)
     cover = np.clip(0.5 - disc * image.shape[-1] / 2, 0, 1) * (chance.uniform(0, 1) < 0.5)
-    return mixed(image, chance.colour(0, 1), cover), cover
+    return mixed(image, chance.color(0, 1), cover), cover
 
 
 def lit(image: np.ndarray, x: Field, y: Field, chance: Chance) -> np.ndarray:
-    """The picture under a light of some strength and tint, from some side."""
+    """Light the pictures with a random strength and tint, from a random side."""
     along, _ = turn(x, y, chance.uniform(0, 2 * np.pi))
     strength = chance.uniform(0.65, 1.15) * (1 + chance.uniform(0, 0.35) * along)
-    return image * strength[:, None] * chance.colour(0.75, 1.15)
+    return image * strength[:, None] * chance.color(0.75, 1.15)
 
 
-def mixed(under: np.ndarray, over: np.ndarray, share: Field) -> np.ndarray:
-    """`share` [N, S, S] of one colour, the rest of the other."""
-    return under + (over - under) * np.clip(share, 0, 1)[:, None]
+def mixed(under: np.ndarray, over: np.ndarray, opacity: Field) -> np.ndarray:
+    """Blend one colour over another with an opacity [N, S, S]."""
+    return under + (over - under) * np.clip(opacity, 0, 1)[:, None]
 
 
 def rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """HSV in [0, 1] as RGB [N, 3, 1, 1]."""
+    """Convert HSV in [0, 1] to RGB [N, 3, 1, 1]."""
     sector = (np.stack([hue * 6 + n for n in (5, 3, 1)], axis=1)) % 6
     return value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(sector, 4 - sector), 0, 1))
 
 
-def quantised(image: np.ndarray) -> np.ndarray:
-    """[0, 1] as bytes of 40 steps: alike to the eye, and half the size once packed."""
+def quantized(image: np.ndarray) -> np.ndarray:
+    """Quantize [0, 1] to 40 levels of a byte: the eye sees no difference, and the packed file is half as large."""
     return np.rint(np.rint(np.clip(image, 0, 1) * 39) * (255 / 39)).astype(np.uint8)
 
 
@@ -393,9 +393,10 @@ def quantised(image: np.ndarray) -> np.ndarray:
 def write_taxonomy(
     out: Path, train: int = NUM_IMAGES[0], validation: int = NUM_IMAGES[1], size: int = 32, seed: int = 0
 ) -> None:
-    """Draws both splits and packs them as `train.npz` and `validation.npz`; classes take turns, keys never repeat.
+    """Draw both splits and pack them as `train.npz` and `validation.npz`.
 
-    A file holds images uint8 [N, 3, size, size], labels int64 [N] and classes [C, 3]: every class's name, kind, plan.
+    Labels are 0, 1, 2, and so on, and both splits have keys of their own. A file holds images uint8
+    [N, 3, size, size], labels int64 [N] and classes [C, 3]: every class's name, kind and body plan.
 
     Raises:
         ValueError: a split has fewer pictures than classes, or the folder cannot be written.

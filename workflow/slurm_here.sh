@@ -1,8 +1,8 @@
 #!/bin/bash
-# A Slurm of two nodes with two GPUs each, all of them this machine and none of the GPUs there: to try the slurm profile.
+# Start a Slurm on this machine to try the slurm profile: two nodes with two GPUs each, none of them real.
 #   workflow/slurm_here.sh start | stop
-# As root, with Debian's packages slurmctld slurmd slurm-client munge. It writes /etc/slurm/slurm.conf and gres.conf (other
-# places do not reach into jobs) and refuses where another Slurm is configured. Logs and state: /tmp/slurm-here.
+# Run it as root, with Debian's packages slurmctld slurmd slurm-client munge. It writes /etc/slurm/slurm.conf and gres.conf
+# (jobs read no other place) and refuses if another Slurm is configured. Logs and state are in /tmp/slurm-here.
 set -euo pipefail
 
 HOME_HERE=/tmp/slurm-here
@@ -26,13 +26,13 @@ stop() {
 start() {
     for conf in "$CONF" "$GRES"; do
         if [[ -e $conf ]] && ! grep -qx "$MARK" "$conf"; then
-            echo "$conf belongs to another Slurm: this one would replace it" >&2
+            echo "$conf belongs to another Slurm: remove it first, this script would replace it" >&2
             exit 2
         fi
     done
     stop
     mkdir -p "$HOME_HERE"/state
-    touch "$HOME_HERE"/gpu{0..3} # what Slurm counts as GPUs
+    touch "$HOME_HERE"/gpu{0..3} # the files that Slurm counts as GPUs
     install -d -o munge -g munge /run/munge "$HOME_HERE"/munge
     munge --no-input --output /dev/null 2>/dev/null ||
         runuser -u munge -- munged --pid-file "$HOME_HERE"/munge/munged.pid
@@ -76,7 +76,7 @@ END
         [[ $(sinfo --noheader --format %T) == idle ]] && exit
         sleep 0.1
     done
-    echo "the nodes do not come up: see $HOME_HERE/*.log" >&2
+    echo "the nodes did not start: see $HOME_HERE/*.log" >&2
     exit 1
 }
 

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+from hirl.config import CONTROL
 from tests.workflow.conftest import Project, own_profile
 
 PATH_WITH_DVC = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -36,15 +37,12 @@ def edit(project: Project, old: str, new: str) -> None:
     study.write_text(study.read_text().replace(old, new))
 
 
-COLUMNS = ["study", "dataset", "method", "variant", "backbone", "seed", "task", "metric", "value"]
-
-
 def test_one_command_leaves_every_number_the_pictures_and_the_report(finished):
     results = finished.folder / "results" / "tiny"
     summary = pd.read_csv(results / "summary.csv")
-    assert list(summary) == COLUMNS
-    which = summary.variant.where(summary.variant != "control", summary.backbone)
-    found = set(summary.method + "-" + which + "-s" + summary.seed.astype(str) + " " + summary.task)
+    assert list(summary) == ["study", "dataset", "method", "variant", "backbone", "seed", "task", "metric", "value"]
+    kinds = summary.variant.where(summary.variant != CONTROL, summary.backbone)
+    found = set(summary.method + "-" + kinds + "-s" + summary.seed.astype(str) + " " + summary.task)
     expected = {f"{run} knn" for run in RUNS + CONTROLS} | {f"{run} hierarchy" for run in RUNS if "hirl" in run}
     assert found == expected
     assert {path.name for path in results.glob("figures/*")} == {

@@ -110,7 +110,8 @@ def weights(wildcards):
 
 def network(wildcards):
     """Return the network to evaluate, as options of `hirl`."""
-    return " ".join([coordinates(wildcards), *(["--weights", path] if (path := weights(wildcards)) else [])])
+    path = weights(wildcards)
+    return f"{coordinates(wildcards)} --weights {path}" if path else coordinates(wildcards)
 
 
 def network_hash(wildcards):
@@ -138,7 +139,8 @@ def tokenizer(wildcards):
 
 def with_tokenizer(wildcards):
     """Return the run to train, as options of `hirl`."""
-    return " ".join([coordinates(wildcards), *(["--tokenizer", path] if (path := tokenizer(wildcards)) else [])])
+    path = tokenizer(wildcards)
+    return f"{coordinates(wildcards)} --tokenizer {path}" if path else coordinates(wildcards)
 
 
 def extra_inputs(tasks):

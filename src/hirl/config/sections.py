@@ -87,7 +87,7 @@ class ScenesConfig(Section):
 
 
 class JitterConfig(Section):
-    """Color jitter: factors drawn from [1 - strength, 1 + strength] (hue: [-hue, hue]), all with one probability."""
+    """Colour jitter: factors drawn from [1 - strength, 1 + strength] (hue: [-hue, hue]), all with one probability."""
 
     brightness: NonNegative = 0.4
     contrast: NonNegative = 0.4

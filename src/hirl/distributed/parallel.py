@@ -61,7 +61,9 @@ class _SyncBatchNorm(_BatchNorm):
     def forward(self, values: Tensor) -> Tensor:
         if not self.training:
             return super().forward(values)
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
         assert self.momentum is not None
         self.num_batches_tracked.add_(1)
         dims = [0, *range(2, values.ndim)]

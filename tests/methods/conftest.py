@@ -15,8 +15,8 @@ BATCH, IMAGES = 8, 40
 
 
 @pytest.fixture
-def make(tiny_run: Callable[..., Any], tiny_tokenizer: Path) -> Callable[..., Method]:
-    """Tiny methods from a fixed seed: make("dino", "hirl", model={"momentum": 0.5}); no drop path unless asked."""
+def make_method(tiny_run: Callable[..., Any], tiny_tokenizer: Path) -> Callable[..., Method]:
+    """Tiny methods from a fixed seed: make_method("dino", "hirl", model={"momentum": 0.5}); no drop path by default."""
 
     def build(name: str, variant: str = "baseline", **overrides: Any) -> Method:
         config = tiny_run(name, variant, **({"backbone": {"drop_path": 0.0}} | overrides))
@@ -26,7 +26,7 @@ def make(tiny_run: Callable[..., Any], tiny_tokenizer: Path) -> Callable[..., Me
 
 
 @pytest.fixture
-def views() -> Callable[..., list[Tensor]]:
+def draw_views() -> Callable[..., list[Tensor]]:
     """Two global views of a batch, and any number of local ones."""
 
     def draw(local: int = 0, seed: int = 1) -> list[Tensor]:
@@ -38,7 +38,7 @@ def views() -> Callable[..., list[Tensor]]:
 
 
 @pytest.fixture
-def at() -> Callable[..., Step]:
+def step_at() -> Callable[..., Step]:
     """Step `number` of 3 epochs x 5 steps."""
 
     def step(number: int = 0) -> Step:

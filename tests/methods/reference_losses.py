@@ -18,16 +18,16 @@ def unit(vector: Array) -> Array:
     return vector / np.sqrt(np.sum(vector**2))
 
 
-def softmax(scores: Array) -> Array:
-    powers = np.exp(scores - scores.max())
+def softmax(logits: Array) -> Array:
+    powers = np.exp(logits - logits.max())
     return powers / powers.sum()
 
 
-def log_softmax(scores: Array) -> Array:
-    shifted = scores - scores.max()
+def log_softmax(logits: Array) -> Array:
+    shifted = logits - logits.max()
     return shifted - np.log(np.exp(shifted).sum())
 
 
-def cross_entropy(target: Array, scores: Array) -> float:
-    """Of one image: a distribution [K] against raw scores [K]."""
-    return float(-sum(p * log_p for p, log_p in zip(target, log_softmax(scores), strict=True)))
+def cross_entropy(target: Array, logits: Array) -> float:
+    """Of one image: a distribution [K] against logits [K]."""
+    return float(-sum(p * log_p for p, log_p in zip(target, log_softmax(logits), strict=True)))

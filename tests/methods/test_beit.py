@@ -27,14 +27,14 @@ def random_mask(images: int = 8) -> Tensor:
     return mask
 
 
-def slow_token_loss(scores: Array, tokens: Array, mask: Array) -> float:
-    """[B, P, V] scores, [B, P] tokens and mask: the mean over all masked patches of the batch."""
+def slow_token_loss(logits: Array, tokens: Array, mask: Array) -> float:
+    """[B, P, V] logits, [B, P] tokens and mask: the mean over all masked patches of the batch."""
     losses = []
-    for image_scores, image_tokens, image_mask in zip(scores, tokens, mask, strict=True):
-        for patch_scores, token, masked in zip(image_scores, image_tokens, image_mask, strict=True):
+    for image_logits, image_tokens, image_mask in zip(logits, tokens, mask, strict=True):
+        for patch_logits, token, masked in zip(image_logits, image_tokens, image_mask, strict=True):
             if masked:
-                target = [float(id == token) for id in range(len(patch_scores))]
-                losses.append(cross_entropy(target, patch_scores))
+                target = [float(id == token) for id in range(len(patch_logits))]
+                losses.append(cross_entropy(target, patch_logits))
     return sum(losses) / len(losses)
 
 
@@ -43,26 +43,26 @@ def slow_token_loss(scores: Array, tokens: Array, mask: Array) -> float:
 
 def test_loss_is_the_formula() -> None:
     torch.manual_seed(0)
-    scores, tokens, mask = torch.randn(8, 16, 5), torch.randint(5, (8, 16)), random_mask().flatten(1)
-    expected = slow_token_loss(numbers(scores), tokens.numpy(), mask.numpy())
-    assert masked_token_loss(scores[mask], tokens[mask]).item() == pytest.approx(expected, rel=SINGLE)
-    assert masked_token_loss(scores[:0, 0], tokens[:0, 0]) == 0  # no patch is masked
+    logits, tokens, mask = torch.randn(8, 16, 5), torch.randint(5, (8, 16)), random_mask().flatten(1)
+    expected = slow_token_loss(numbers(logits), tokens.numpy(), mask.numpy())
+    assert masked_token_loss(logits[mask], tokens[mask]).item() == pytest.approx(expected, rel=SINGLE)
+    assert masked_token_loss(logits[:0, 0], tokens[:0, 0]) == 0  # no patch is masked
 
 
-def test_step_predicts_the_whole_views_tokens_at_masked_patches(make, views, at, set_mask) -> None:
-    method, (view, *_), mask = make("beit").train(), views(), random_mask()
+def test_step_predicts_the_whole_views_tokens_at_masked_patches(make_method, draw_views, step_at, set_mask) -> None:
+    method, (view, *_), mask = make_method("beit").train(), draw_views(), random_mask()
     set_mask(mask)
     every_patch = method.token_head(method.backbone.tokens(view, mask, method.mask_token)[:, 1:])
     tokens = method._visual_tokens(view, 4).flatten(1)
-    output = method([view], at())
+    output = method([view], step_at())
     expected = slow_token_loss(numbers(every_patch), tokens.numpy(), mask.flatten(1).numpy())
     assert output.loss.item() == pytest.approx(expected, rel=SINGLE)
     hit = (every_patch.argmax(dim=2) == tokens)[mask.flatten(1)].double().mean().item()
     assert output.metrics["token_accuracy"].item() == pytest.approx(hit)
 
 
-def test_no_gradient_comes_from_patches_in_sight(make, views, at, set_mask) -> None:
-    method, mask, scored = make("beit").train(), random_mask(), []
+def test_no_gradient_comes_from_patches_in_sight(make_method, draw_views, step_at, set_mask) -> None:
+    method, mask, scored = make_method("beit").train(), random_mask(), []
     set_mask(mask)
     tokens_of = method.backbone.tokens
 
@@ -72,24 +72,24 @@ def test_no_gradient_comes_from_patches_in_sight(make, views, at, set_mask) -> N
         return scored[0]
 
     method.backbone.tokens = watched
-    method(views(), at()).loss.backward()
+    method(draw_views(), step_at()).loss.backward()
     gradient = scored[0].grad
     assert not gradient[:, 0].any()  # of the class token's output
     assert not gradient[:, 1:][~mask.flatten(1)].any()
     assert gradient[:, 1:][mask.flatten(1)].any(dim=1).all()
 
 
-def test_what_a_masked_patch_showed_decides_its_token_alone(make, views, at, set_mask) -> None:
-    """The scores do not see it, the tokenizer does."""
-    method, (view, *_) = make("beit").eval(), views()
+def test_what_a_masked_patch_showed_decides_its_token_alone(make_method, draw_views, step_at, set_mask) -> None:
+    """The logits do not see it, the tokenizer does."""
+    method, (view, *_) = make_method("beit").eval(), draw_views()
     mask = torch.zeros(8, 4, 4, dtype=torch.bool)
     mask[:, 1, 2] = True
     set_mask(mask)
     changed = view.clone()
     changed[:, :, 8:16, 16:24] = -view[:, :, 8:16, 16:24]
-    scores = [method.token_head(method.backbone.tokens(v, mask, method.mask_token)) for v in (view, changed)]
-    assert torch.equal(*scores)
-    assert torch.equal(method([view], at()).embedding, method([changed], at()).embedding)
+    logits = [method.token_head(method.backbone.tokens(v, mask, method.mask_token)) for v in (view, changed)]
+    assert torch.equal(*logits)
+    assert torch.equal(method([view], step_at()).embedding, method([changed], step_at()).embedding)
 
 
 # --- its parts --------------------------------------------------------------------------------------------------------
@@ -129,18 +129,18 @@ def test_there_is_one_token_for_every_patch_of_the_views_pixels(patch: int, side
         assert (tokens - levels).abs().max() <= 1
 
 
-def test_the_embedding_is_the_class_token_of_the_masked_view(make, views, at, set_mask) -> None:
-    method, (view, *_), mask = make("beit").eval(), views(), random_mask()
+def test_the_embedding_is_the_class_token_of_the_masked_view(make_method, draw_views, step_at, set_mask) -> None:
+    method, (view, *_), mask = make_method("beit").eval(), draw_views(), random_mask()
     set_mask(mask)
-    embedding = method([view], at()).embedding
+    embedding = method([view], step_at()).embedding
     assert torch.equal(embedding, method.backbone.tokens(view, mask, method.mask_token)[:, 0])
     assert torch.equal(method.embed(view), method.backbone(view))
     assert not torch.equal(embedding[1:], method.embed(view)[1:])
 
 
-def test_weight_decay_is_the_authors(make) -> None:
+def test_weight_decay_is_the_authors(make_method) -> None:
     """None on vectors and the class token; the mask token and the position bias have it (hirl/utils/misc.py)."""
-    method = make("beit")
+    method = make_method("beit")
     names = {id(parameter): name for name, parameter in method.named_parameters()}
     decayed, free = ({names[id(p)] for p in group["params"]} for group in method.parameter_groups())
     assert {"mask_token", "encoder.backbone.position_bias", "token_head.weight"} <= decayed
@@ -148,8 +148,8 @@ def test_weight_decay_is_the_authors(make) -> None:
     assert all(method.get_parameter(name).ndim > 1 for name in decayed)
 
 
-def test_the_tokenizer_is_no_part_of_what_is_trained_or_kept(make) -> None:
-    method = make("beit")
+def test_the_tokenizer_is_no_part_of_what_is_trained_or_kept(make_method) -> None:
+    method = make_method("beit")
     assert not [name for name, _ in method.named_parameters() if "tokenizer" in name]
     assert not [name for name in method.state_dict() if "tokenizer" in name]
     assert not any(parameter.requires_grad for parameter in method.tokenizer.network.parameters())

@@ -48,11 +48,11 @@ def features(dim: int = 16) -> Tensor:
 
 
 @pytest.fixture
-def ready(make: Callable[..., Method]) -> Callable[..., Method]:
+def ready(make_method: Callable[..., Method]) -> Callable[..., Method]:
     """A method in training mode; a hirl one has its tree."""
 
     def build(name: str, variant: str = "baseline", **overrides: Any) -> Method:
-        method = make(name, variant, **overrides).train()
+        method = make_method(name, variant, **overrides).train()
         method.before_epoch(1, lambda: features(method.embedding_dim))
         return method
 
@@ -68,15 +68,15 @@ def forward(method: Method, views: list[Tensor], step: Step) -> MethodOutput:
 
 @every_method
 @every_variant
-def test_a_few_steps_on_one_batch_lower_the_loss(ready, views, at, name: str, variant: str) -> None:
-    method, batch = ready(name, variant), views(local=name in MULTI_CROP)
+def test_a_few_steps_on_one_batch_lower_the_loss(ready, draw_views, step_at, name: str, variant: str) -> None:
+    method, batch = ready(name, variant), draw_views(local=name in MULTI_CROP)
     # one batch over and over would fill MoCo's queue with its own positives: the first queue stays
     queues = {key: value.clone() for key, value in method.named_buffers() if key.endswith(("queue", "oldest"))}
     optimizer = torch.optim.AdamW(method.parameter_groups(), lr=LEARNING_RATE)
     losses = []
     for _ in range(12):
         method.load_state_dict(queues, strict=False)
-        output = forward(method, batch, at(5))
+        output = forward(method, batch, step_at(5))
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()
@@ -86,8 +86,8 @@ def test_a_few_steps_on_one_batch_lower_the_loss(ready, views, at, name: str, va
 
 
 @every_method
-def test_embed_gives_one_row_per_image_of_the_averaged_network(make, views, name: str) -> None:
-    method, images = make(name).eval(), views()[0]
+def test_embed_gives_one_row_per_image_of_the_averaged_network(make_method, draw_views, name: str) -> None:
+    method, images = make_method(name).eval(), draw_views()[0]
     embedded = method.embed(images)
     assert embedded.shape == (BATCH, method.embedding_dim)
     source = averaged(method, name) or online(method, name)
@@ -97,11 +97,13 @@ def test_embed_gives_one_row_per_image_of_the_averaged_network(make, views, name
 
 
 @every_method
-def test_embedding_is_the_online_projection_of_view_0_with_gradient(make, views, at, name: str) -> None:
+def test_embedding_is_the_online_projection_of_view_0_with_gradient(
+    make_method, draw_views, step_at, name: str
+) -> None:
     unmasked = {"model": {"mask_probability": 0.0}} if name in ("ibot", "beit") else {}
-    method = make(name, **unmasked).eval()  # without batch statistics no image depends on another
-    batch = [view.requires_grad_() for view in views(local=name in MULTI_CROP)]
-    output = method(batch, at())
+    method = make_method(name, **unmasked).eval()  # without batch statistics no image depends on another
+    batch = [view.requires_grad_() for view in draw_views(local=name in MULTI_CROP)]
+    output = method(batch, step_at())
     # one call for two views against one for one: float32 sums in another order
     torch.testing.assert_close(output.embedding, online(method, name)(batch[0]), rtol=1e-4, atol=1e-5)
     first, *others = torch.autograd.grad(output.embedding.square().sum(), batch, allow_unused=True)
@@ -114,9 +116,9 @@ def test_embedding_is_the_online_projection_of_view_0_with_gradient(make, views,
 
 @every_method
 @every_variant
-def test_gradient_reaches_the_online_network_alone(ready, views, at, name: str, variant: str) -> None:
+def test_gradient_reaches_the_online_network_alone(ready, draw_views, step_at, name: str, variant: str) -> None:
     method = ready(name, variant)
-    forward(method, views(), at(5)).loss.backward()
+    forward(method, draw_views(), step_at(5)).loss.backward()
     gradients = {key: value.grad for key, value in online(method, name).named_parameters() if value.requires_grad}
     assert not [key for key, gradient in gradients.items() if gradient is None]
     assert any(gradient.abs().max() > 0 for key, gradient in gradients.items() if key.startswith("backbone."))
@@ -125,12 +127,12 @@ def test_gradient_reaches_the_online_network_alone(ready, views, at, name: str, 
 
 
 @pytest.mark.parametrize("name", AVERAGED)
-def test_the_average_moves_before_a_step_by_its_momentum_and_never_else(ready, views, at, name: str) -> None:
-    method, step = ready(name, model={"momentum": 0.9}), at(7)
+def test_the_average_moves_before_a_step_by_its_momentum_and_never_else(ready, draw_views, step_at, name: str) -> None:
+    method, step = ready(name, model={"momentum": 0.9}), step_at(7)
     average = averaged(method, name)
     optimizer = torch.optim.SGD(method.parameter_groups(), lr=0.1)
     before = copy.deepcopy(dict(average.named_parameters()))
-    method(views(), step).loss.backward()
+    method(draw_views(), step).loss.backward()
     optimizer.step()
     method.after_step(step)
     assert all(torch.equal(before[key], value) for key, value in average.named_parameters())
@@ -146,45 +148,45 @@ def test_the_average_moves_before_a_step_by_its_momentum_and_never_else(ready, v
 
 @every_method
 @every_variant
-def test_groups_hold_every_trainable_parameter_once(make, name: str, variant: str) -> None:
-    method = make(name, variant)
+def test_groups_hold_every_trainable_parameter_once(make_method, name: str, variant: str) -> None:
+    method = make_method(name, variant)
     grouped = Counter(id(parameter) for group in method.parameter_groups() for parameter in group["params"])
     assert grouped == Counter(id(parameter) for parameter in method.parameters() if parameter.requires_grad)
 
 
 @every_method
 @every_variant
-def test_state_comes_back_bit_equal(ready, make, views, at, tmp_path, name: str, variant: str) -> None:
+def test_state_comes_back_bit_equal(ready, make_method, draw_views, step_at, tmp_path, name: str, variant: str) -> None:
     method = ready(name, variant)
     for number in (5, 6):
-        forward(method, views(seed=number), at(number))
+        forward(method, draw_views(seed=number), step_at(number))
     torch.save(method.state_dict(), tmp_path / "state.pt")
-    restored = make(name, variant).train()
+    restored = make_method(name, variant).train()
     restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for key, value in method.state_dict().items():
         if isinstance(value, Tensor):
             assert torch.equal(restored.state_dict()[key], value), key
-    assert torch.equal(forward(restored, views(), at(7)).loss, forward(method, views(), at(7)).loss)
+    assert torch.equal(forward(restored, draw_views(), step_at(7)).loss, forward(method, draw_views(), step_at(7)).loss)
 
 
 # --- what HIRL adds ---------------------------------------------------------------------------------------------------
 
 
 @every_method
-def test_image_loss_stands_alone_before_the_first_snapshot(make, views, at, name: str) -> None:
-    wrapped, plain = make(name, "hirl").train(), make(name).train()
+def test_image_loss_stands_alone_before_the_first_snapshot(make_method, draw_views, step_at, name: str) -> None:
+    wrapped, plain = make_method(name, "hirl").train(), make_method(name).train()
     plain.load_state_dict(wrapped.method.state_dict())
     assert wrapped.before_epoch(0, lambda: pytest.fail("nothing is to be embedded yet")) is None
-    output = forward(wrapped, views(), at())
-    assert torch.equal(output.loss, forward(plain, views(), at()).loss)
+    output = forward(wrapped, draw_views(), step_at())
+    assert torch.equal(output.loss, forward(plain, draw_views(), step_at()).loss)
     assert "path_loss" not in output.metrics
 
 
 @every_method
-def test_path_loss_is_added_and_reaches_the_online_network(ready, make, views, at, name: str) -> None:
-    wrapped, plain = ready(name, "hirl"), make(name).train()
+def test_path_loss_is_added_and_reaches_the_online_network(ready, make_method, draw_views, step_at, name: str) -> None:
+    wrapped, plain = ready(name, "hirl"), make_method(name).train()
     plain.load_state_dict(wrapped.method.state_dict())
-    output, image = forward(wrapped, views(), at(5)), forward(plain, views(), at(5))
+    output, image = forward(wrapped, draw_views(), step_at(5)), forward(plain, draw_views(), step_at(5))
     assert torch.equal(output.metrics["image_loss"], image.loss.detach())
     assert torch.equal(output.loss, image.loss + output.metrics["path_loss"])
     output.loss.backward()
@@ -194,37 +196,37 @@ def test_path_loss_is_added_and_reaches_the_online_network(ready, make, views, a
     assert any(p.grad is not None and not torch.equal(p.grad, q.grad) for p, q in pairs)
 
 
-def test_snapshots_follow_their_schedule(make) -> None:
-    wrapped = make("simsiam", "hirl", hierarchy={"start_epoch": 2, "snapshot_epochs": 2})
+def test_snapshots_follow_their_schedule(make_method) -> None:
+    wrapped = make_method("simsiam", "hirl", hierarchy={"start_epoch": 2, "snapshot_epochs": 2})
     taken = [wrapped.before_epoch(epoch, features) is not None for epoch in range(7)]
     assert taken == [False, False, True, False, True, False, True]
     assert wrapped.tree.num_clusters == (6, 3, 2)
     assert len(wrapped.tree.assignments) == IMAGES
 
 
-def test_the_wrapped_methods_own_epochs_begin_too(make) -> None:
-    wrapped, begun = make("simsiam", "hirl", hierarchy={"start_epoch": 1}), []
+def test_the_wrapped_methods_own_epochs_begin_too(make_method) -> None:
+    wrapped, begun = make_method("simsiam", "hirl", hierarchy={"start_epoch": 1}), []
     wrapped.method.before_epoch = lambda epoch, embed_all: begun.append(epoch)
     for epoch in range(3):
         wrapped.before_epoch(epoch, features)
     assert begun == [0, 1, 2]
 
 
-def test_all_paths_can_be_the_negatives(ready, views, at) -> None:
+def test_all_paths_can_be_the_negatives(ready, draw_views, step_at) -> None:
     """With every path there is no sampling: two seeds, one loss."""
     wrapped = ready("simsiam", "hirl", hierarchy={"negatives": "all"}).eval()
     losses = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        losses.append(wrapped(views(), at()).loss)
+        losses.append(wrapped(draw_views(), step_at()).loss)
     assert torch.equal(*losses)
 
 
 @pytest.mark.parametrize("name", ["swav", "dino"])
-def test_reassigning_moves_the_batchs_images_and_no_others(ready, views, at, name: str) -> None:
-    wrapped, step = ready(name, "hirl", hierarchy={"reassign": True}), at(5)
+def test_reassigning_moves_the_batchs_images_and_no_others(ready, draw_views, step_at, name: str) -> None:
+    wrapped, step = ready(name, "hirl", hierarchy={"reassign": True}), step_at(5)
     before = wrapped.tree.assignments.clone()
-    second = forward(wrapped, views(), step).second_embedding
+    second = forward(wrapped, draw_views(), step).second_embedding
     others = torch.ones(IMAGES, dtype=torch.bool)
     others[step.images] = False
     assert torch.equal(wrapped.tree.assignments[others], before[others])
@@ -234,13 +236,13 @@ def test_reassigning_moves_the_batchs_images_and_no_others(ready, views, at, nam
     assert not torch.equal(wrapped.tree.assignments, before)
 
 
-def test_reassigning_needs_a_second_embedding(ready, views, at) -> None:
+def test_reassigning_needs_a_second_embedding(ready, draw_views, step_at) -> None:
     with pytest.raises(ValueError, match=r"hierarchy\.reassign needs a method that embeds view 1 online"):
-        forward(ready("mocov2", "hirl", hierarchy={"reassign": True}), views(), at(5))
+        forward(ready("mocov2", "hirl", hierarchy={"reassign": True}), draw_views(), step_at(5))
 
 
-def test_projections_are_separate_mlps_of_the_embeddings_width(make) -> None:
-    wrapped = make("simsiam", "hirl", hierarchy={"mlp_layers": 3})
+def test_projections_are_separate_mlps_of_the_embeddings_width(make_method) -> None:
+    wrapped = make_method("simsiam", "hirl", hierarchy={"mlp_layers": 3})
     kinds = [type(layer).__name__ for layer in wrapped.projections[0].layers]
     assert kinds == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear"]
     linear = [layer for layer in wrapped.projections[0].layers if isinstance(layer, nn.Linear)]

@@ -28,10 +28,14 @@ def test_loss_is_the_formula() -> None:
     assert info_nce(query, key, queue, 0.2).item() == pytest.approx(expected, rel=EXACT)
 
 
-def test_step_takes_queries_of_view_0_keys_of_view_1_and_the_queue_of_earlier_batches(make, views, at) -> None:
+def test_step_takes_queries_of_view_0_keys_of_view_1_and_the_queue_of_earlier_batches(
+    make_method, draw_views, step_at
+) -> None:
     """In groups of four, which share batch statistics; the keys' are shuffled."""
-    method, batch = make("mocov2").train(), views()
-    alone = make("mocov2", model={"batch_norm_groups": 1}).train()  # the same networks, given one group at a time
+    method, batch = make_method("mocov2").train(), draw_views()
+    alone = make_method(
+        "mocov2", model={"batch_norm_groups": 1}
+    ).train()  # the same networks, given one group at a time
     queue = method.queue.clone()
     queries = torch.cat([alone.query_encoder(half) for half in batch[0].chunk(2)])
     torch.manual_seed(5)
@@ -41,47 +45,47 @@ def test_step_takes_queries_of_view_0_keys_of_view_1_and_the_queue_of_earlier_ba
     keys[order] = shuffled
     expected = slow_info_nce(numbers(queries), numbers(keys), numbers(queue), 0.2)
     torch.manual_seed(5)
-    assert method(batch, at()).loss.item() == pytest.approx(expected, rel=SINGLE)
+    assert method(batch, step_at()).loss.item() == pytest.approx(expected, rel=SINGLE)
     ours, theirs = (dict(encoders.named_buffers()) for encoders in (method, alone))
     norms = [name for name in theirs if "running" in name or "tracked" in name]
     assert norms
     torch.testing.assert_close([ours[name] for name in norms], [theirs[name] for name in norms])
 
 
-def test_groups_know_nothing_of_each_others_images(make, views, at) -> None:
-    method, batch = make("mocov2").train(), views()
-    embedding = method([batch[0].requires_grad_(), batch[1]], at()).embedding
+def test_groups_know_nothing_of_each_others_images(make_method, draw_views, step_at) -> None:
+    method, batch = make_method("mocov2").train(), draw_views()
+    embedding = method([batch[0].requires_grad_(), batch[1]], step_at()).embedding
     (gradient,) = torch.autograd.grad(embedding[:4].square().sum(), batch[0])
     assert gradient[:4].abs().amax(dim=(1, 2, 3)).min() > 0
     assert gradient[4:].abs().max() == 0
 
 
-def test_queue_swaps_its_oldest_keys_for_the_batch_round_and_round(make, views, at) -> None:
-    method = make("mocov2", model={"queue_size": 20}).eval()  # a key without batch statistics is its image's own
+def test_queue_swaps_its_oldest_keys_for_the_batch_round_and_round(make_method, draw_views, step_at) -> None:
+    method = make_method("mocov2", model={"queue_size": 20}).eval()  # a key without batch statistics is its image's own
     expected, oldest = method.queue.clone(), 0
     for seed in range(4):  # 4 batches of 8 go once round a ring of 20 and overlap its start
-        batch = views(seed=seed)
+        batch = draw_views(seed=seed)
         for key in F.normalize(method.key_encoder(batch[1]), dim=1):
             expected[oldest] = key
             oldest = (oldest + 1) % 20
-        method(batch, at())
+        method(batch, step_at())
         torch.testing.assert_close(method.queue, expected, rtol=0, atol=SAME)
 
 
-def test_keys_come_from_the_already_moved_key_encoder(make, views, at) -> None:
-    method, batch = make("mocov2", model={"momentum": 0.5}).eval(), views()
+def test_keys_come_from_the_already_moved_key_encoder(make_method, draw_views, step_at) -> None:
+    method, batch = make_method("mocov2", model={"momentum": 0.5}).eval(), draw_views()
     with torch.no_grad():
         for parameter in method.query_encoder.parameters():
             parameter.add_(0.1)
     before = F.normalize(method.key_encoder(batch[1]), dim=1)
-    method.before_step(at())
+    method.before_step(step_at())
     after = F.normalize(method.key_encoder(batch[1]), dim=1)
-    method(batch, at())
+    method(batch, step_at())
     entered: Tensor = method.queue[: len(after)]
     torch.testing.assert_close(entered, after, rtol=0, atol=SAME)
     assert not torch.allclose(entered, before, rtol=0, atol=1000 * SAME)
 
 
-def test_a_queue_shorter_than_the_batch_is_refused(make, views, at) -> None:
+def test_a_queue_shorter_than_the_batch_is_refused(make_method, draw_views, step_at) -> None:
     with pytest.raises(ValueError, match=r"model\.queue_size 4 is less than a batch of 8"):
-        make("mocov2", model={"queue_size": 4})(views(), at())
+        make_method("mocov2", model={"queue_size": 4})(draw_views(), step_at())

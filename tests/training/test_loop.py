@@ -231,7 +231,7 @@ def test_every_step_has_its_own_random_numbers() -> None:
     assert len({draw(seed, number) for seed in range(4) for number in range(-3, 60)}) == 4 * 63
 
 
-def test_the_collapse_gauge_is_one_for_spread_and_zero_for_collapsed_features() -> None:
+def test_the_collapse_metric_is_one_for_spread_and_zero_for_collapsed_features() -> None:
     torch.manual_seed(0)
     assert feature_std(torch.ones(64, 16)) == 0
     assert feature_std(torch.randn(4096, 16)).item() == pytest.approx(1, abs=0.02)  # of 4096 random directions

@@ -35,26 +35,26 @@ def test_measures_are_counted_by_hand(tiny_data) -> None:
             return level.expand(-1, 3, 32, 32)
 
     split = load_images(tiny_data, "validation")
-    gauges = measure(Brightness(), split, batch_size=24, device=torch.device("cpu"))
+    metrics = measure(Brightness(), split, batch_size=24, device=torch.device("cpu"))
     pixels = split.images.double().numpy() / 255
     levels = np.array([0.45, 0.5, 0.55])
     chosen = np.abs(pixels.mean((1, 2, 3))[:, None] - levels).argmin(1)
     shares = np.bincount(chosen, minlength=3) / 64
     error = np.sqrt(np.mean((pixels - levels[chosen][:, None, None, None]) ** 2))
-    assert gauges["token_perplexity"] == pytest.approx(np.exp(-sum(p * np.log(p) for p in shares if p)), rel=SINGLE)
-    assert gauges["error"] == pytest.approx(error, rel=SINGLE)
+    assert metrics["token_perplexity"] == pytest.approx(np.exp(-sum(p * np.log(p) for p in shares if p)), rel=SINGLE)
+    assert metrics["error"] == pytest.approx(error, rel=SINGLE)
 
 
 def test_a_trained_tokenizer_is_loaded_as_it_was_written(tiny_run, tiny_data, tmp_path, images, capsys) -> None:
     out = tmp_path / "tokenizer.safetensors"
-    gauges = train_tokenizer(tiny_run("beit"), tiny_data, out, tmp_path / "scratch")
-    assert 1 <= gauges["token_perplexity"] <= 16
-    assert f"{gauges['token_perplexity']:.1f} of 16 tokens" in capsys.readouterr().out
+    metrics = train_tokenizer(tiny_run("beit"), tiny_data, out, tmp_path / "scratch")
+    assert 1 <= metrics["token_perplexity"] <= 16
+    assert f"{metrics['token_perplexity']:.1f} of 16 tokens" in capsys.readouterr().out
     loaded = load_tokenizer(out)
     assert (loaded.vocabulary, loaded.patch_size) == (16, 4)
     assert loaded(images).max() < 16
     again = measure(loaded.network, load_images(tiny_data, "validation"), 64, torch.device("cpu"))
-    assert again == pytest.approx(gauges, rel=SINGLE)
+    assert again == pytest.approx(metrics, rel=SINGLE)
 
 
 def test_training_brings_the_error_down(tiny_run, tiny_data, tmp_path) -> None:

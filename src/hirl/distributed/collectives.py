@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -93,7 +93,7 @@ def gather_objects(items: list[T]) -> list[T]:
     """Return the picklable items of all ranks, in the order of the ranks, on rank 0; an empty list on the others."""
     if world_size() == 1:
         return items
-    parts = [None] * world_size() if is_main_process() else None
+    parts: list[Any] | None = [None] * world_size() if is_main_process() else None
     dist.gather_object(items, parts)
     return [item for part in parts or () for item in part]
 
@@ -112,6 +112,6 @@ def broadcast_object(make: Callable[[], T]) -> T:
     """Make a picklable object on rank 0, its tensors in main memory, and return it on all ranks."""
     if world_size() == 1:
         return make()
-    made = [make() if is_main_process() else None]
+    made: list[Any] = [make() if is_main_process() else None]
     dist.broadcast_object_list(made)
     return made[0]

@@ -40,7 +40,7 @@ def synchronise(network: nn.Module) -> nn.Module:
     return network
 
 
-def replace_norms(network: nn.Module, kind: Callable[[int, float, float, bool], _BatchNorm]) -> None:
+def replace_norms(network: nn.Module, kind: Callable[[int, float, float | None, bool], _BatchNorm]) -> None:
     """Replace torch's batch norms in a network by another kind, with the same parameters and buffers; in place."""
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -61,6 +61,10 @@ class _SyncBatchNorm(_BatchNorm):
     def forward(self, values: Tensor) -> Tensor:
         if not self.training:
             return super().forward(values)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
         self.num_batches_tracked.add_(1)
         dims = [0, *range(2, values.ndim)]
         number = _sum(torch.tensor(float(values.numel() // values.shape[1])))  # images of scenes differ in size

@@ -155,6 +155,7 @@ def _torch_centroids(points: Tensor, k: int, config: KMeansConfig, seed: int, st
         centroids, inertia = _lloyd(points, points[drawn], config.iterations)
         if best is None or inertia < best_inertia:
             best, best_inertia = centroids, inertia
+    assert best is not None
     return best
 
 

@@ -123,7 +123,7 @@ class SemanticTree:
         try:
             centroids = [tensors[f"centroids.{level}"] for level in range(levels)]
             parents = [tensors[f"parents.{level}"] for level in range(levels - 1)]
-            return cls(centroids, parents, tensors["assignments"])
+            return cls(tuple(centroids), tuple(parents), tensors["assignments"])
         except KeyError as error:
             raise ValueError(
                 f"{path} has no {error}, so it is no snapshot of a tree: give a file of snapshots/"

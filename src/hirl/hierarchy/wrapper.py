@@ -20,7 +20,7 @@ from hirl.hierarchy.diagnostics import snapshot_metrics
 from hirl.hierarchy.kmeans import hierarchical_kmeans
 from hirl.hierarchy.path_loss import path_loss, sample_negative_paths
 from hirl.hierarchy.tree import SemanticTree
-from hirl.methods.base import Method, MethodOutput, Step, full_precision, split_decay, trainable
+from hirl.methods.base import Backbone, Method, MethodOutput, Step, full_precision, split_decay, trainable
 
 
 class HIRL(Method):
@@ -48,7 +48,7 @@ class HIRL(Method):
         self.tree: SemanticTree | None = None
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Backbone:
         """Return the method's evaluated backbone."""
         return self.method.backbone
 
@@ -68,10 +68,12 @@ class HIRL(Method):
     def _cluster(self, embeddings: Tensor | None) -> SemanticTree:
         """Return a new tree: rank 0, which alone has the embeddings, clusters them and broadcasts it."""
         config, device = self.config, next(self.parameters()).device
-        tree = broadcast_object(
-            lambda: hierarchical_kmeans(embeddings, config.num_clusters, config.kmeans, self.seed, self.tree).to("cpu")
-        )
-        return tree.to(device)
+
+        def cluster() -> SemanticTree:
+            assert embeddings is not None
+            return hierarchical_kmeans(embeddings, config.num_clusters, config.kmeans, self.seed, self.tree).to("cpu")
+
+        return broadcast_object(cluster).to(device)
 
     def before_step(self, step: Step) -> None:
         """Call the method's own."""

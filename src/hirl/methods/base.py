@@ -10,11 +10,18 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
+
+from hirl.models.backbones import ViT
+
+Backbone = ResNet | ViT
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -57,14 +64,18 @@ class MethodOutput:
 class Method(nn.Module):
     """A self-supervised method, built from a backbone and its own typed configuration.
 
-    A subclass sets `embedding_dim`, has a `backbone` (the network that is evaluated), and defines `forward` and
-    `embed`. It draws all random numbers from torch's default generators, which the training seeds for every step. If
-    its configuration has a `tokenizer`, it is built with one, as third argument.
+    A subclass sets `embedding_dim`, and defines `backbone`, `forward` and `embed`. It draws all random numbers from
+    torch's default generators, which the training seeds for every step. If its configuration has a `tokenizer`, it is
+    built with one, as third argument.
     """
 
     embedding_dim: int
-    backbone: nn.Module
     global_crops = 2  # the least that `forward` needs
+
+    @property
+    def backbone(self) -> Backbone:
+        """Return the network that is evaluated."""
+        raise NotImplementedError
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """Return the loss and the embedding of a batch of views, each [B, 3, H, W], global ones first."""
@@ -99,7 +110,9 @@ class Method(nn.Module):
 class Encoder(nn.Module):
     """A backbone and its projector: images [B, 3, H, W] -> embedding [B, D], in float32 even under autocast."""
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module):
+    backbone: Backbone
+
+    def __init__(self, backbone: Backbone, projector: nn.Module):
         super().__init__()
         self.backbone = backbone
         self.projector = projector
@@ -149,6 +162,17 @@ def in_full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return run
 
 
+def require_vit(backbone: Backbone, method: str) -> ViT:
+    """Return a backbone that is a ViT.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(backbone, ViT):
+        raise ValueError(f"{method} masks the patches of a ViT: choose one as backbone.name")
+    return backbone
+
+
 def trainable(module: nn.Module) -> Iterator[nn.Parameter]:
     """Return the parameters that take gradients."""
     return (parameter for parameter in module.parameters() if parameter.requires_grad)
@@ -167,11 +191,11 @@ def split_decay(module: nn.Module, without: Sequence[nn.Parameter] = ()) -> list
     ]
 
 
-def momentum_copy(module: nn.Module) -> nn.Module:
+def momentum_copy(module: M) -> M:
     """Return a copy that takes no gradients and drops no paths: the start of a momentum or teacher network."""
     copied = copy.deepcopy(module).requires_grad_(False)
     for layer in copied.modules():
-        if hasattr(layer, "drop_prob"):
+        if isinstance(layer, DropPath):
             layer.drop_prob = 0.0
     return copied
 

@@ -19,7 +19,7 @@ from hirl.data.views import denormalize
 from hirl.distributed.collectives import local_slice, mean, world_size
 from hirl.distributed.device import send
 from hirl.methods import register
-from hirl.methods.base import Encoder, Method, MethodOutput, Step, in_full_precision, split_decay
+from hirl.methods.base import Backbone, Encoder, Method, MethodOutput, Step, in_full_precision, require_vit, split_decay
 from hirl.models.backbones import ViT
 from hirl.models.tokenizer import Tokenizer
 
@@ -40,10 +40,9 @@ class BEiT(Method):
 
     global_crops = 1
 
-    def __init__(self, backbone: nn.Module, config: BEiTConfig, tokenizer: Tokenizer):
+    def __init__(self, backbone: Backbone, config: BEiTConfig, tokenizer: Tokenizer):
         super().__init__()
-        if not isinstance(backbone, ViT):
-            raise ValueError("BEiT masks the patches of a ViT: choose one as backbone.name")
+        backbone = require_vit(backbone, "BEiT")
         patch = backbone.patch_embed.patch_size[0]
         if tokenizer.patch_size > patch:
             raise ValueError(
@@ -59,9 +58,9 @@ class BEiT(Method):
         nn.init.zeros_(self.token_head.bias)
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> ViT:
         """Return the only backbone."""
-        return self.encoder.backbone
+        return require_vit(self.encoder.backbone, "BEiT")
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """Return the loss over the masked patches of view 0; its class token sees the visible patches only."""
@@ -81,7 +80,9 @@ class BEiT(Method):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Exclude biases, norms and the class token from weight decay; the mask token and the position bias have it."""
-        return split_decay(self, without=[self.backbone.cls_token])
+        class_token = self.backbone.cls_token
+        assert class_token is not None
+        return split_decay(self, without=[class_token])
 
     @torch.no_grad()
     def _visual_tokens(self, views: Tensor, grid: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hirl.config import DINOConfig
 from hirl.methods import register
 from hirl.methods.base import (
+    Backbone,
     Encoder,
     Method,
     MethodOutput,
@@ -37,7 +38,7 @@ from hirl.methods.schedules import half_cosine, linear_warm_up
 class DINO(Method):
     """Self-distillation with no labels."""
 
-    def __init__(self, backbone: nn.Module, config: DINOConfig):
+    def __init__(self, backbone: Backbone, config: DINOConfig):
         super().__init__()
         self.config = config
         self.embedding_dim = config.embedding_dim
@@ -51,7 +52,7 @@ class DINO(Method):
         )
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Backbone:
         """Return the teacher's backbone."""
         return self.teacher.backbone
 

@@ -19,9 +19,10 @@ from hirl.data.masks import block_masks
 from hirl.distributed.collectives import local_slice, world_size
 from hirl.distributed.device import send
 from hirl.methods import register
-from hirl.methods.base import MethodOutput, Step, full_precision, in_full_precision
+from hirl.methods.base import Backbone, MethodOutput, Step, full_precision, in_full_precision, require_vit
 from hirl.methods.dino import DINO
 from hirl.methods.schedules import linear_warm_up
+from hirl.models.backbones import ViT
 
 
 @in_full_precision
@@ -43,17 +44,22 @@ class IBOT(DINO):
 
     config: IBOTConfig
 
-    def __init__(self, backbone: nn.Module, config: IBOTConfig):
-        super().__init__(backbone, config)
+    def __init__(self, backbone: Backbone, config: IBOTConfig):
+        super().__init__(require_vit(backbone, "iBOT"), config)
         self.mask_token = nn.Parameter(torch.zeros(backbone.num_features))
         self.patch_center = Center((1, config.prototypes), momentum=config.patch_center_momentum)
+
+    @property
+    def backbone(self) -> ViT:
+        """Return the teacher's backbone."""
+        return require_vit(self.teacher.backbone, "iBOT")
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """Return the class loss over all crops plus the patch loss over the masked patches of the global crops."""
         global_views = torch.cat(list(views[:2]))
         device, masked = global_views.device, self._draw_masks(global_views)  # [2B, rows, columns] on the CPU
         where = tuple(send(index, device) for index in masked.flatten(1).nonzero(as_tuple=True))  # so without a wait
-        tokens = self.student.backbone.tokens(global_views, send(masked, device), self.mask_token)
+        tokens = require_vit(self.student.backbone, "iBOT").tokens(global_views, send(masked, device), self.mask_token)
         embeddings = [
             *self.student.projector(tokens[:, 0]).float().chunk(2),
             *self.student.forward_multi_crop(views[2:]),
@@ -84,7 +90,7 @@ class IBOT(DINO):
         The patch center averages the logits of ALL patches. Logits are linear in the unit embedding, so their mean is
         that of the mean embedding: one product instead of one per patch.
         """
-        tokens = self.teacher.backbone.tokens(global_views)
+        tokens = self.backbone.tokens(global_views)
         targets = list(self.teacher_prototypes(self.teacher.projector(tokens[:, 0])).chunk(2))
         patches = _project_patches(self.teacher.projector, tokens[:, 1:].flatten(0, 1))
         patches = F.normalize(patches, dim=-1).unflatten(0, (len(global_views), -1))  # [2B, P, D]

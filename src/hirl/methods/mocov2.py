@@ -19,14 +19,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightly.models.modules.heads import MoCoProjectionHead
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hirl.config import MoCoV2Config
 from hirl.distributed.collectives import gather, local_slice, world_size
 from hirl.distributed.parallel import replace_norms
 from hirl.methods import register
-from hirl.methods.base import Encoder, Method, MethodOutput, Step, in_full_precision, momentum_copy, update_momentum
+from hirl.methods.base import (
+    Backbone,
+    Encoder,
+    Method,
+    MethodOutput,
+    Step,
+    in_full_precision,
+    momentum_copy,
+    update_momentum,
+)
 
 
 @in_full_precision
@@ -50,7 +59,7 @@ class MoCoV2(Method):
     queue: Tensor
     oldest: Tensor
 
-    def __init__(self, backbone: nn.Module, config: MoCoV2Config):
+    def __init__(self, backbone: Backbone, config: MoCoV2Config):
         super().__init__()
         if config.batch_norm_groups % world_size():
             raise ValueError(
@@ -67,7 +76,7 @@ class MoCoV2(Method):
         self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Backbone:
         """Return the query encoder's backbone."""
         return self.query_encoder.backbone
 
@@ -133,9 +142,11 @@ def _statistics_in_turn(encoder: Encoder) -> Iterator[None]:
         yield
         return
     # .data: batch norm writes these buffers behind autograd's back too; the backward pass uses none of them
-    running = [buffer.data for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+    buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+    running = [buffer.data for buffer in buffers if buffer is not None]
     before = torch.cat(running)
     yield
+    assert norms[0].momentum is not None
     decay = (1 - norms[0].momentum) ** norms[0].groups
     value = before
     for after in gather(torch.cat(running)[None]):

@@ -18,6 +18,7 @@ from hirl.config import MoCoV3Config
 from hirl.distributed.collectives import gather, rank
 from hirl.methods import register
 from hirl.methods.base import (
+    Backbone,
     Encoder,
     Method,
     MethodOutput,
@@ -47,7 +48,7 @@ def contrastive_loss(query: Tensor, key: Tensor, temperature: float) -> Tensor:
 class MoCoV3(Method):
     """Symmetric momentum contrast with a predictor."""
 
-    def __init__(self, backbone: nn.Module, config: MoCoV3Config):
+    def __init__(self, backbone: Backbone, config: MoCoV3Config):
         super().__init__()
         self.config = config
         self.embedding_dim = dim = config.embedding_dim
@@ -56,7 +57,7 @@ class MoCoV3(Method):
         self.key_encoder = momentum_copy(self.query_encoder)
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Backbone:
         """Return the query encoder's backbone."""
         return self.query_encoder.backbone
 

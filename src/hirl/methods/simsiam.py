@@ -11,11 +11,11 @@ from typing import Any
 
 from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectionHead
-from torch import Tensor, nn
+from torch import Tensor
 
 from hirl.config import SimSiamConfig
 from hirl.methods import register
-from hirl.methods.base import Encoder, Method, MethodOutput, Step, in_full_precision, trainable
+from hirl.methods.base import Backbone, Encoder, Method, MethodOutput, Step, in_full_precision, trainable
 
 negative_cosine = in_full_precision(NegativeCosineSimilarity())
 
@@ -24,14 +24,14 @@ negative_cosine = in_full_precision(NegativeCosineSimilarity())
 class SimSiam(Method):
     """Siamese prediction with stop-gradient. Each view is encoded once."""
 
-    def __init__(self, backbone: nn.Module, config: SimSiamConfig):
+    def __init__(self, backbone: Backbone, config: SimSiamConfig):
         super().__init__()
         self.embedding_dim = dim = config.embedding_dim
         self.encoder = Encoder(backbone, SimSiamProjectionHead(backbone.num_features, dim, dim))
         self.predictor = SimSiamPredictionHead(dim, config.predictor_hidden_dim, dim)
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Backbone:
         """Return the only backbone."""
         return self.encoder.backbone
 

@@ -11,18 +11,27 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from lightly.loss import SwaVLoss
 from lightly.models.modules.heads import SwaVProjectionHead
-from torch import Tensor, nn
+from torch import Tensor
 
 from hirl.config import SwAVConfig
 from hirl.methods import register
-from hirl.methods.base import Encoder, Method, MethodOutput, Prototypes, Step, full_precision, prototype_perplexity
+from hirl.methods.base import (
+    Backbone,
+    Encoder,
+    Method,
+    MethodOutput,
+    Prototypes,
+    Step,
+    full_precision,
+    prototype_perplexity,
+)
 
 
 @register("swav")
 class SwAV(Method):
     """Swapped prediction of balanced codes over prototypes."""
 
-    def __init__(self, backbone: nn.Module, config: SwAVConfig):
+    def __init__(self, backbone: Backbone, config: SwAVConfig):
         super().__init__()
         self.config = config
         self.embedding_dim = config.embedding_dim
@@ -34,7 +43,7 @@ class SwAV(Method):
         )
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Backbone:
         """Return the only backbone."""
         return self.encoder.backbone
 

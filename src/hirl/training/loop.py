@@ -22,6 +22,7 @@ from hirl.distributed.collectives import gather_shards, is_main_process, shard_r
 from hirl.distributed.device import choose_device
 from hirl.distributed.parallel import parallel
 from hirl.files import atomic_path, make_folder, read_json, sha256, write_json
+from hirl.hierarchy import SemanticTree
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods import create_method
 from hirl.methods.base import Method, MethodOutput, Step
@@ -106,7 +107,7 @@ class Pretrainer(Trainer):
         _check_clusters(config, len(self.images))
         check_shared_evenly(config.training.batch_size)
         method = build_method(config, plugins, tokenizer)
-        self.method = method.to(choose_device(), memory_format=torch.channels_last)
+        self.method = method.to(choose_device()).to(memory_format=torch.channels_last)
         per_epoch, fingerprint = len(self.images) // config.training.batch_size, _fingerprint(config, data, tokenizer)
         groups = self.method.parameter_groups()
         super().__init__(config.name, method, groups, config.training, per_epoch, scratch, fingerprint, config.seed)
@@ -125,6 +126,7 @@ class Pretrainer(Trainer):
         """Have the method make its new tree, if the epoch begins with one, and save it as a snapshot."""
         metrics = self.method.before_epoch(epoch, self.embed_all)
         if metrics is not None and self.recorder is not None:
+            assert isinstance(self.method.tree, SemanticTree)
             self.method.tree.save(self.scratch / "snapshots" / f"epoch{epoch:04d}.safetensors")
             self.recorder.snapshot(epoch, metrics)
         self.method.train()

@@ -40,6 +40,7 @@ def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> 
     if not config.uses_tokenizer:
         raise ValueError(f"method {config.method} uses no tokenizer: name one that does, such as beit")
     settings, device = config.model.tokenizer, choose_device()
+    start, end = settings.temperature
     images = load_images(data, "train")
     torch.manual_seed(config.seed)
     network = DiscreteVAE(settings.vocabulary, settings.width, settings.patch_size).to(device)
@@ -49,7 +50,7 @@ def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> 
     def batches(epoch: int) -> Iterator[tuple[Tensor, float]]:
         drawn = epoch_batches(images, settings.batch_size, config.seed, epoch, views, device)
         for number, (_, (view,)) in enumerate(drawn, epoch * per_epoch):
-            yield denormalize(view), half_cosine(*settings.temperature, number / (per_epoch * settings.epochs))
+            yield denormalize(view), half_cosine(start, end, number / (per_epoch * settings.epochs))
 
     def loss(batch: tuple[Tensor, float]) -> Tensor:
         return network.train().loss(*batch, settings.kl_weight)

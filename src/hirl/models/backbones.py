@@ -69,7 +69,7 @@ def _resnet(block: Any, layers: tuple[int, ...], small_stem: int = 0, **options:
         options["drop_path_rate"] *= (sum(layers) - 1) / (sum(layers) - 2)
     # timm sizes the stem's norm by stem_width only for deep stems, whose convolutions are replaced by one below
     stem = {"stem_type": "deep", "stem_width": channels[0] // 2}
-    network = ResNet(block, layers, num_classes=0, channels=channels, **stem, **options)
+    network: Any = ResNet(block, layers, num_classes=0, channels=channels, **stem, **options)
     network.conv1 = nn.Conv2d(3, channels[0], 3, stride=small_stem, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()

@@ -31,6 +31,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hirl.config import DataConfig, FinetuneConfig, RunConfig
 from hirl.config.tasks import TASKS
@@ -177,7 +178,7 @@ def kmeans_operations(config: RunConfig, width: int, images: int) -> float:
 
 def task_operations(task: str, config: RunConfig, counts: Counts, images: int, validation: int) -> float:
     """Return the operations of one evaluation; kNN stands for the extraction of the features that others share."""
-    settings = config.evaluation.of(task)
+    settings: Any = config.evaluation.of(task)
     if task == "knn":
         return (images + validation) * counts.forward + 2 * images * validation * counts.width
     if task == "linear":
@@ -195,7 +196,7 @@ def task_operations(task: str, config: RunConfig, counts: Counts, images: int, v
 def _detection_operations(config: RunConfig, counts: Counts) -> float:
     settings, scenes = config.evaluation.detection, config.scenes
     train, validation = scenes.train_images, scenes.validation_images
-    pixels = settings.test_short_side**2
+    pixels: float = settings.test_short_side**2
     if scenes.name == "coco":
         train, validation = train or COCO_IMAGES[0], validation or COCO_IMAGES[1]
         pixels *= COCO_ASPECT

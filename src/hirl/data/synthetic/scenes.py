@@ -115,13 +115,15 @@ def draw_scenes(size: int, asked: dict[str, int | None]) -> dict[str, Split]:
     Raises:
         ValueError: the number of scenes is not set, or scenes would be too small.
     """
+    counts = {}
     for split, count in asked.items():
         if count is None:
             raise ValueError(f"scenes.{split}_images is not set: say how many scenes to draw")
+        counts[split] = count
     if size < SMALLEST:
         raise ValueError(f"scenes.image_size is {size}: give at least {SMALLEST} pixels")
     splits = {}
-    for split, count in asked.items():
+    for split, count in counts.items():
         scenes = [draw_scene(number, size, SEEDS[split]) for number in range(count)]
         splits[split] = Split(_annotate(scenes), [scene.image for scene in scenes])
     return splits

@@ -204,7 +204,7 @@ def test_a_set_smaller_than_a_batch_loses_what_ranks_cannot_share(prepared):
 
 def test_one_image_cannot_be_mixed(prepared):
     one = replace(prepared["memory"], images=prepared["memory"].images[:1], labels=prepared["memory"].labels[:1])
-    with pytest.raises(ValueError, match="there are 1 images to learn from, but a step takes 2 at least"):
+    with pytest.raises(ValueError, match="there are 1 images to train on, but a step needs at least 2, two per rank"):
         LabelledBatches(one, 8, AugmentationConfig(cutmix=1.0), 0, CPU)
 
 

@@ -34,7 +34,7 @@ class ClassTree:
     parents: list[list[int]]
 
     @classmethod
-    def of(cls, classes: list[Lineage], levels: list[str] | None = None) -> ClassTree:
+    def of(cls, classes: Sequence[Lineage], levels: list[str] | None = None) -> ClassTree:
         """Build the tree from every class's lineage; levels without given names are numbered, finest first."""
         columns = list(zip(*classes, strict=True))
         names = [list(dict.fromkeys(column)) for column in columns]
@@ -82,7 +82,7 @@ def read_class_tree(path: str, classes: list[str]) -> ClassTree:
     if unknown := sorted(set(listed) - set(classes)):
         raise ValueError(f"{path}: class {unknown[0]!r} is not in the data set: remove its row")
     for level in range(1, len(header) - 1):
-        parents = {}
+        parents: dict[str, str] = {}
         for row in rows:
             if parents.setdefault(row[level], row[level + 1]) != row[level + 1]:
                 both = f"{parents[row[level]]!r} and {row[level + 1]!r}"

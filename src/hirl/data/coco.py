@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,11 +217,11 @@ class _Pictures(Dataset):
         return image, self.scenes.picture(image)
 
 
-def _split(keys: Sequence[Any], batch_size: int) -> list[Sequence[Any]]:
+def _split(keys: list[Any], batch_size: int) -> list[list[Any]]:
     return [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
 
 
-def _load(dataset: Dataset, batches: list[Sequence[Any]], device: torch.device) -> Iterator[list[Any]]:
+def _load(dataset: Dataset, batches: list[list[Any]], device: torch.device) -> Iterator[list[Any]]:
     """Load batches as lists of items; workers read ahead only beside a GPU, as they would slow a network on a CPU."""
     loader = DataLoader(
         dataset,

@@ -72,9 +72,8 @@ def prepare(config: DataConfig, root: str | Path | None, out: str | Path) -> Non
     images = {name: _read(split, chosen[name], config) for name, split in source.splits.items()}
 
     manifest = out / "manifest.json"
-    manifest.unlink(
-        missing_ok=True
-    )  # removed first and written last: its presence says that the other files are complete
+    # the manifest is removed first and written last: its presence says that the other files are complete
+    manifest.unlink(missing_ok=True)
     files = [
         _write_split(out / name, images[name], split, chosen[name], tree, source.root)
         for name, split in source.splits.items()
@@ -99,7 +98,8 @@ def _read(split: Split, index: np.ndarray, config: DataConfig) -> Tensor | None:
         return decode(split, index, config.image_size)
     if split.paths is None:
         raise ValueError(f'data.storage is "files", but {config.name} is packed: set it to "memory"')
-    _in_threads(lambda position: check_header(split.paths[index[position]]), len(index))
+    paths = split.paths
+    _in_threads(lambda position: check_header(paths[index[position]]), len(index))
     return None
 
 
@@ -112,6 +112,7 @@ def _write_split(
         with atomic_path(stem.with_suffix(".safetensors")) as path:
             save_file({"images": images, "labels": torch.from_numpy(tree.labels(fine))}, path)
         return stem.with_suffix(".safetensors")
+    assert split.paths is not None, "checked by _read"
     with atomic_path(stem.with_suffix(".csv")) as path, path.open("w", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(["path", "label"])

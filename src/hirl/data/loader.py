@@ -86,18 +86,20 @@ class Crops(Dataset):
     """Random crops of image files, as bytes: a quarter of the memory of floats between processes."""
 
     def __init__(self, images: ImageSet, views: ViewsConfig, seed: int, epoch: int):
-        self.images, self.views, self.entropy = images, views, (seed, epoch)
+        assert images.paths is not None
+        self.paths, self.views, self.entropy = images.paths, views, (seed, epoch)
 
     def __getitem__(self, index: int) -> list[Tensor]:
         """Return the V crops of each size as one tensor [V, 3, size, size]: global crops, then local crops."""
-        v, image = self.views, read_pixels(self.images.paths[index])
+        v, image = self.views, read_pixels(self.paths[index])
         seed = np.random.SeedSequence((*self.entropy, index)).generate_state(1, np.uint64)
         torch.default_generator.manual_seed(int(seed[0]))  # torch.manual_seed takes as long as a crop
         kinds = [(v.global_crops, v.global_size, v.global_scale), (v.local_crops, v.local_size, v.local_scale)]
         return [self._crops(image, *kind) for kind in kinds if kind[0]]
 
     def _crops(self, image: Tensor, count: int, size: int, scale: tuple[float, float]) -> Tensor:
-        boxes, flipped = crop_boxes(count, *image.shape[1:], scale), torch.rand(count) < self.views.flip
+        _, height, width = image.shape
+        boxes, flipped = crop_boxes(count, height, width, scale), torch.rand(count) < self.views.flip
         return resize_each(image.expand(count, -1, -1, -1), boxes, flipped, size, self.views.interpolation)
 
 
@@ -105,10 +107,11 @@ class Squares(Dataset):
     """Image files for evaluation: resized to a little more than the central square that is kept."""
 
     def __init__(self, images: ImageSet):
-        self.images = images
+        assert images.paths is not None
+        self.paths, self.image_size = images.paths, images.image_size
 
     def __getitem__(self, index: int) -> list[Tensor]:
-        size, image = self.images.image_size, read_pixels(self.images.paths[index])
+        size, image = self.image_size, read_pixels(self.paths[index])
         shorter_side = round(size * SHORTER_SIDE)
         scale = shorter_side / min(image.shape[1:])
         sides = [max(shorter_side, round(side * scale)) for side in image.shape[1:]]
@@ -127,7 +130,7 @@ def read_pixels(path: Path) -> Tensor:
     """
     with name_unreadable(path):
         content = np.fromfile(path, np.uint8)
-        with Image.open(BytesIO(content)) as image:
+        with Image.open(BytesIO(content.data)) as image:
             if image.format == "JPEG" and image.mode in ("L", "RGB"):
                 with suppress(RuntimeError):  # a file is broken only if Pillow, below, cannot read it either
                     return decode_jpeg(torch.from_numpy(content), ImageReadMode.RGB)

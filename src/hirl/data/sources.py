@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ class Source:
         levels: the names of the class levels, finest first, where the source gives them.
     """
 
-    classes: list[Lineage]
+    classes: Sequence[Lineage]
     splits: dict[str, Split]
     root: Path
     levels: list[str] | None = None
@@ -84,9 +84,10 @@ def open_source(config: DataConfig, root: str | Path | None) -> Source:
     if config.name not in SOURCES:
         raise ValueError(f"data.name {config.name!r} is unknown: choose {', '.join(SOURCES)}")
     entry = SOURCES[config.name]
-    if root is None and entry.default_root is None:
+    place = root or entry.default_root
+    if place is None:
         raise ValueError(f"data.name is {config.name}: give its folder with --data-root FOLDER")
-    return entry.open(config, Path(root or entry.default_root))
+    return entry.open(config, Path(place))
 
 
 # --- drawn pictures ---------------------------------------------------------------------------------------------------

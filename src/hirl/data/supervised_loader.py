@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,8 +90,10 @@ class LabelledBatches:
         return (views for (views,) in loaded)
 
     def _crops(self, index: Tensor) -> Tensor:
+        assert self.images.images is not None
         pixels = send(self.images.images[index], self.device).float().div_(255)
-        boxes = crop_boxes(self.batch_size, *pixels.shape[2:], self.augmentation.crop_scale, self.device)
+        height, width = pixels.shape[2:]
+        boxes = crop_boxes(self.batch_size, height, width, self.augmentation.crop_scale, self.device)
         flipped = (torch.rand(self.batch_size, device=self.device) < FLIP).float()
         boxes, flipped = self._local_rows(boxes), self._local_rows(flipped)
         return normalize(resized_crop(pixels, boxes, flipped, self.images.image_size, "bilinear"))
@@ -132,7 +135,7 @@ class Augmented(Dataset):
 
     def __getitem__(self, index: int) -> list[Tensor]:
         self._seed(index)
-        view = self._crop(index)
+        view: Any = self._crop(index)  # an image, then a tensor
         for change in self.changes:
             view = change(view)
         return [view]
@@ -141,6 +144,7 @@ class Augmented(Dataset):
         """Crop and flip an image; files by the draws of timm's transform, but four times as fast as Pillow."""
         if self.images.images is not None:
             return self.crop(_picture(self.images.images[index]))
+        assert self.images.paths is not None
         (crop, flip), image = self.crop.transforms, read_pixels(self.images.paths[index])
         box = torch.tensor([crop.get_params(image, crop.scale, crop.ratio)])
         flipped = torch.rand(1) < flip.p

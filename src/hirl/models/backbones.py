@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hirl.config import BackboneConfig
 
-RESNETS = {
+RESNETS: dict[str, dict[str, Any]] = {
     "resnet50": {"block": Bottleneck, "layers": (3, 4, 6, 3)},
     "resnet18": {"block": BasicBlock, "layers": (2, 2, 2, 2)},
     # for images of 32 pixels: a 3x3 stem that keeps their size
@@ -30,7 +30,7 @@ RESNETS = {
     # three stages that end in a 4x4 map: trains within minutes on a CPU
     "resnet8": {"block": BasicBlock, "layers": (1, 1, 1), "channels": (32, 64, 128), "small_stem": 2},
 }
-VITS = {
+VITS: dict[str, dict[str, Any]] = {
     "vit_base_patch16": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
     "vit_small_patch16": {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6},
     "vit_small_patch4": {"patch_size": 4, "embed_dim": 384, "depth": 7, "num_heads": 6},
@@ -51,14 +51,14 @@ def build_backbone(config: BackboneConfig, image_size: int) -> ResNet | ViT:
         ValueError: an unknown name, or an image size that the patch size does not divide.
     """
     if config.name in RESNETS:
-        options = {"zero_init_last": config.zero_init_residual, "drop_path_rate": config.drop_path}
+        options: dict[str, Any] = {"zero_init_last": config.zero_init_residual, "drop_path_rate": config.drop_path}
         return _resnet(**options, **RESNETS[config.name])
     if config.name in VITS:
         return ViT(config, image_size, **VITS[config.name])
     raise ValueError(f"backbone.name {config.name!r} is unknown; known: {', '.join(NAMES)}")
 
 
-def _resnet(block: type, layers: tuple[int, ...], small_stem: int = 0, **options: Any) -> ResNet:
+def _resnet(block: Any, layers: tuple[int, ...], small_stem: int = 0, **options: Any) -> ResNet:
     """Build a ResNet without classifier; `small_stem` is the stride of a 3x3 stem, 0 keeps ImageNet's stem."""
     if not small_stem:
         return ResNet(block, layers, num_classes=0, **options)
@@ -69,7 +69,7 @@ def _resnet(block: type, layers: tuple[int, ...], small_stem: int = 0, **options
         options["drop_path_rate"] *= (sum(layers) - 1) / (sum(layers) - 2)
     # timm sizes the stem's norm by stem_width only for deep stems, whose convolutions are replaced by one below
     stem = {"stem_type": "deep", "stem_width": channels[0] // 2}
-    network = ResNet(block, layers, num_classes=0, channels=channels, **stem, **options)
+    network: Any = ResNet(block, layers, num_classes=0, channels=channels, **stem, **options)
     network.conv1 = nn.Conv2d(3, channels[0], 3, stride=small_stem, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()
@@ -95,7 +95,7 @@ class ViT(VisionTransformer):
     each offset between patches that all blocks add to their attention.
     """
 
-    def __init__(self, config: BackboneConfig, image_size: int, patch_size: int, conv_stem: bool = False, **sizes: int):
+    def __init__(self, config: BackboneConfig, image_size: int, patch_size: int, conv_stem: bool = False, **sizes: Any):
         if image_size % patch_size:
             raise ValueError(f"views.global_size {image_size} is no multiple of {config.name}'s patch, {patch_size}")
         sincos, relative = (config.position_embedding == name for name in ("sincos", "relative"))

@@ -30,10 +30,12 @@ class Encoder(nn.Module):
         super().__init__()
         self.vocabulary = vocabulary
         widths = [width, width, 2 * width, 4 * width, 8 * width]
-        groups = OrderedDict(input=_Conv(3, width, 7))
+        groups: OrderedDict[str, nn.Module] = OrderedDict(input=_Conv(3, width, 7))
         for number, (before, after) in enumerate(pairwise(widths), 1):
             ends = pairwise([before, *[after] * blocks])
-            group = OrderedDict((f"block_{i}", _Bottleneck(*end, 4 * blocks)) for i, end in enumerate(ends, 1))
+            group: OrderedDict[str, nn.Module] = OrderedDict()
+            for i, (inner, outer) in enumerate(ends, 1):
+                group[f"block_{i}"] = _Bottleneck(inner, outer, 4 * blocks)
             if number < 4:
                 group["pool"] = nn.MaxPool2d(2)
             groups[f"group_{number}"] = nn.Sequential(group)

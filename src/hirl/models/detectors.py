@@ -50,11 +50,15 @@ def build_detector(
 
     Source: Mask R-CNN (arXiv 1703.06870); FPN (arXiv 1612.03144, equation 1); ViTDet (arXiv 2203.16527)
     """
+    trunk: C4Head | SimplePyramid | ResNetPyramid
     if config.neck == "c4" and isinstance(backbone, ResNet):
         trunk, heads = C4Head(backbone), _c4_heads(backbone, config, categories)
         sizes = [tuple(config.anchor_size << step for step in range(C4_SIZES))]
     else:
-        trunk = (SimplePyramid if isinstance(backbone, ViT) else ResNetPyramid)(backbone, config.channels)
+        if isinstance(backbone, ViT):
+            trunk = SimplePyramid(backbone, config.channels)
+        else:
+            trunk = ResNetPyramid(backbone, config.channels)
         heads = _pyramid_heads(trunk.strides, config, categories, image_size)
         sizes = [(config.anchor_size << level,) for level in range(len(trunk.strides) + 1)]
     rpn = _region_proposals(trunk.out_channels, sizes, config)
@@ -143,14 +147,14 @@ def _pyramid_level(dim: int, scale: float, channels: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(channels, channels, 3, padding=1, bias=False), LayerNorm2d(channels))
 
 
-def _stages(backbone: ResNet) -> list[int]:
+def _stages(backbone: Any) -> list[int]:
     """Return the channels of each stage."""
     stages = [getattr(backbone, info["module"]) for info in backbone.feature_info if "layer" in info["module"]]
     channels = [info["num_chs"] for info in backbone.feature_info if "layer" in info["module"]]
     return [width for width, stage in zip(channels, stages, strict=True) if not isinstance(stage, nn.Identity)]
 
 
-def _stem_stride(backbone: ResNet) -> int:
+def _stem_stride(backbone: Any) -> int:
     return backbone.conv1.stride[0] * (1 if isinstance(backbone.maxpool, nn.Identity) else 2)
 
 
@@ -206,7 +210,7 @@ def _pyramid_heads(strides: list[int], config: DetectionConfig, categories: int,
     )
 
 
-def _c4_heads(backbone: ResNet, config: DetectionConfig, categories: int) -> RoIHeads:
+def _c4_heads(backbone: Any, config: DetectionConfig, categories: int) -> RoIHeads:
     """Build heads of the last stage and an extra norm, shared by boxes and masks."""
     width = backbone.num_features
     return _region_heads(
@@ -234,6 +238,7 @@ class C4Heads(RoIHeads):
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Return, as torchvision's heads, the detections of each image and the losses; one of them is empty."""
         if self.training:
+            assert targets is not None
             return [], self._losses(features, proposals, image_shapes, targets)
         logits, offsets = self.box_predictor(self._maps(features, proposals, image_shapes).mean(dim=(2, 3)))
         boxes, scores, labels = self.postprocess_detections(logits, offsets, proposals, image_shapes)

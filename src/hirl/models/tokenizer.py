@@ -53,6 +53,7 @@ def load_tokenizer(path: Path | None) -> Tokenizer:
             f"there is no tokenizer {path or ''}: make it with hirl tokenizer, or give one with --tokenizer"
         )
     state, sizes = _read_safetensors(path) if path.suffix == ".safetensors" else (dall_e.read_state(path), {})
+    network: DiscreteVAE | dall_e.Encoder
     if sizes.get("tokenizer") == "dvae":
         network = DiscreteVAE(*(int(sizes[key]) for key in ("vocabulary", "width", "patch_size")))
     elif "blocks.input.w" in state:

@@ -7,6 +7,7 @@ import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ OTHER_PARTS = {  # beside the backbone, in a full checkpoint
 }
 # What the authors' full checkpoints hold beside tensors: arguments, and learning rates that numpy computed (its scalars
 # had another address before numpy 2).
-SAFE = [argparse.Namespace, np.dtype, np.dtypes.Float64DType]
+SAFE: list[Any] = [argparse.Namespace, np.dtype, np.dtypes.Float64DType]
 SAFE += [(np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")]
 
 
@@ -158,7 +159,7 @@ def _fill(backbone: nn.Module, config: BackboneConfig, state: State, path: str |
     backbone.load_state_dict(state)  # copies into the backbone's own dtypes
 
 
-def _interpolate_to_grid(state: State, backbone: nn.Module) -> State:
+def _interpolate_to_grid(state: State, backbone: Any) -> State:
     """Interpolate a state's positions to the backbone's grid; those of no square grid are left for the shape check."""
     own, positions = backbone.state_dict(), {}
     if "pos_embed" in own.keys() & state.keys() and (side := _side(state["pos_embed"].shape[1] - 1)):

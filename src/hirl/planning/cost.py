@@ -195,7 +195,7 @@ def task_operations(task: str, config: RunConfig, counts: Counts, images: int, v
 def _detection_operations(config: RunConfig, counts: Counts) -> float:
     settings, scenes = config.evaluation.detection, config.scenes
     train, validation = scenes.train_images, scenes.validation_images
-    pixels = settings.test_short_side**2
+    pixels: float = settings.test_short_side**2
     if scenes.name == "coco":
         train, validation = train or COCO_IMAGES[0], validation or COCO_IMAGES[1]
         pixels *= COCO_ASPECT

@@ -78,9 +78,8 @@ def prepare_scenes(config: ScenesConfig, root: str | Path | None, out: str | Pat
     asked = {"train": config.train_images, "validation": config.validation_images}
     splits = find_scenes(root, asked) if config.name == "coco" else draw_scenes(config.image_size, asked)
     manifest = out / "manifest.json"
-    manifest.unlink(
-        missing_ok=True
-    )  # removed first and written last: its presence says that the other files are complete
+    # the manifest is removed first and written last: its presence says that the other files are complete
+    manifest.unlink(missing_ok=True)
     facts: dict[str, Any] = {"name": config.name}
     digest = hashlib.sha256()
     for split, found in splits.items():
@@ -116,18 +115,24 @@ def draw_scenes(size: int, asked: dict[str, int | None]) -> dict[str, Split]:
     Raises:
         ValueError: the number of scenes is not set, or scenes would be too small.
     """
+    counts = {}
     for split, count in asked.items():
         if count is None:
             raise ValueError(f"scenes.{split}_images is not set: say how many scenes to draw")
+        counts[split] = count
     if size < SMALLEST:
         raise ValueError(f"scenes.image_size is {size}: give at least {SMALLEST} pixels")
-    drawn = {split: [draw_scene(number, size, SEEDS[split]) for number in range(asked[split])] for split in asked}
-    return {split: Split(_annotate(scenes), [scene.image for scene in scenes]) for split, scenes in drawn.items()}
+    splits = {}
+    for split, count in counts.items():
+        scenes = [draw_scene(number, size, SEEDS[split]) for number in range(count)]
+        splits[split] = Split(_annotate(scenes), [scene.image for scene in scenes])
+    return splits
 
 
 def _annotate(scenes: list[Scene]) -> dict[str, Any]:
     """Return COCO's JSON of scenes."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image, scene in enumerate(scenes, 1):
         height, width = scene.masks.shape[1:]
         images.append({"id": image, "file_name": f"{image:012d}.png", "height": height, "width": width})
@@ -153,7 +158,8 @@ def draw_scene(number: int, size: int, seed: int) -> Scene:
     key = number * KEYS
     chance = Chance(np.array([key]), size, seed)
     x, y = coordinates(chance.noise.shape)
-    image, seen = backdrop(x, y, chance), []
+    image = backdrop(x, y, chance)
+    seen: list[np.ndarray] = []
     labels, frames = arrange(np.random.default_rng((seed, key, 1)))
     for place, (label, (left, up, radius)) in enumerate(zip(labels, frames, strict=True), 1):
         own = Chance(np.array([key + place]), 0, seed)
@@ -199,12 +205,13 @@ def find_scenes(root: str | Path | None, asked: dict[str, int | None]) -> dict[s
 
 
 def _find_split(root: Path, split: str, count: int | None) -> Split:
-    annotations, folder = root / "annotations" / f"instances_{FOLDERS[split]}.json", root / FOLDERS[split]
-    for path, there in ((annotations, annotations.is_file()), (folder, folder.is_dir())):
+    file, folder = root / "annotations" / f"instances_{FOLDERS[split]}.json", root / FOLDERS[split]
+    for path, there in ((file, file.is_file()), (folder, folder.is_dir())):
         if not there:
             raise ValueError(f"{path} is missing: unpack COCO's images and annotations in {root}")
-    content = read_json(annotations)
-    _check_form(content, annotations)
+    content = read_json(file)
+    _check_form(content, file)
+    annotations: Path | None = file
     content["categories"].sort(key=lambda category: category["id"])
     if count is not None:
         content, annotations = _first(content, count, split), None

@@ -22,8 +22,8 @@ INTRODUCTION = """\
 <!-- Written by `make bench` from benchmarks/. Do not edit. -->
 
 Every ratio compares ours with a peer in one run on one machine, where both take turns, so that a busy machine slows
-both. A speed-up or memory ratio above 1 means that ours is faster or smaller. Seconds are those of this machine. Numbers
-that are counted, or read from a record, are described as such. A goal that is not reached is marked *missed*.
+both. A speed-up or memory ratio above 1 means that ours is faster or smaller. Seconds are those of this machine.
+Numbers that are counted, or read from a record, are described as such. A goal that is not reached is marked *missed*.
 """
 
 

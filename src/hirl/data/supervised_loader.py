@@ -125,7 +125,7 @@ class Augmented(Dataset):
             is_training=True,
             scale=augmentation.crop_scale,
             hflip=FLIP,
-            color_jitter=None,
+            color_jitter=None,  # type: ignore[arg-type]
             auto_augment=augmentation.randaugment,
             interpolation="bilinear" if augmentation.randaugment is None else "bicubic",
             re_prob=augmentation.random_erasing,

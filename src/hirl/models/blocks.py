@@ -48,8 +48,8 @@ def compile_blocks(network: nn.Module) -> None:
     for block in blocks(network):
         for layer in block.modules():
             if isinstance(layer, DropPath):  # its rate would need a graph of its own
-                layer.forward = torch.compiler.disable(layer.forward)
-        block.forward = torch.compile(block.forward)
+                layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign]
+        block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
 
 
 def checkpoint_blocks(network: nn.Module) -> None:

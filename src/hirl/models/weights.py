@@ -40,7 +40,8 @@ OTHER_PARTS = {  # beside the backbone, in a full checkpoint
 # What the authors' full checkpoints hold beside tensors: arguments, and learning rates that numpy computed (its scalars
 # had another address before numpy 2).
 SAFE: list[Any] = [argparse.Namespace, np.dtype, np.dtypes.Float64DType]
-SAFE += [(np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")]
+SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
+SAFE += [(SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")]
 
 
 def save_weights(backbone: nn.Module, config: BackboneConfig, path: str | Path, **origin: str) -> None:

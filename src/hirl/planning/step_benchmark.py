@@ -39,7 +39,7 @@ class StepBenchmark:
         training = config.training
         self.device, self.clip_norm = device, training.optimizer.clip_norm
         self.dtype = choose_precision(training.precision, device)
-        self.method = _build(config, plugins).to(device, memory_format=torch.channels_last).train()
+        self.method = _build(config, plugins).to(device).to(memory_format=torch.channels_last).train()
         set_up_blocks(self.method, training)
         if isinstance(self.method, HIRL):
             self.method.tree = random_tree(self.method, training.batch_size).to(device)

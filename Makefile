@@ -1,4 +1,4 @@
-# make reproduce   the demo study, from pictures to report          make test   every test
+# make reproduce   the demo study, from images to report          make test   every test
 # Both need Python 3.11 or newer, and make .venv from the hash-pinned lock when it is missing or out of date.
 
 SHELL := /bin/bash

@@ -59,7 +59,7 @@ def _compute(args: argparse.Namespace, arguments: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="hirl", description="Hierarchical image representation learning, step by step."
+        prog="hirl", description="HIRL: every step of the workflow, alone. `hirl STEP --help` explains a step."
     )
     steps = parser.add_subparsers(required=True, metavar="STEP")
     for add in (
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_config(steps: Any) -> None:
-    config = _group(steps, "config", "look at configurations")
+    config = _group(steps, "config", "show the configuration of a run")
     step = _step(config, "show", show_config, "print a run's configuration and where each value comes from")
     _add_run(step)
 
@@ -209,11 +209,11 @@ def pretrain_run(args: argparse.Namespace) -> None:
 def _add_planning(steps: Any) -> None:
     step = _step(steps, "plan", plan, "estimate GPU hours, wall time, memory and disk of a study")
     _add_study(step, "imagenet")
-    step.add_argument("--gpu", default="here", help="a name in config/hardware.yaml; default: this machine, measured")
+    step.add_argument("--gpu", default="here", help="a name in config/hardware.yaml; default: measure this machine")
     step.add_argument("--count", type=int, default=1, help="GPUs, or CPU cores without a GPU (default %(default)s)")
     step.add_argument("--per-run", type=int, help="GPUs that share one run's work (default: all)")
     step.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="prepared data, for a data set whose size is not known"
+        "--data", type=Path, metavar="FOLDER", help="prepared data, if the size of the data set is not known"
     )
     step.add_argument(
         "--check", type=Path, metavar="FOLDER", help="the study's results: compare estimates with measurements"
@@ -257,22 +257,24 @@ def tune(args: argparse.Namespace) -> None:
 
 def _add_evaluation(steps: Any) -> None:
     step = _step(steps, "features", extract_features, "extract the features of a backbone")
-    _add_network(step, "of a trained run")
+    _add_network(step, "the weights of a run")
     _add_prepared_data(step)
     _add_out(step, "FILE")
     _add_ranks(step)
 
     step = _step(steps, "evaluate", evaluate, "evaluate one network")
     step.add_argument("tasks", nargs="+", choices=tuple(TASKS), metavar="TASK", help=", ".join(TASKS))
-    _add_network(step, "of a run, or imported; they may name the method themselves")
+    _add_network(step, "the weights of a run, or imported ones, which may name their method")
     step.add_argument(
-        "--features", type=Path, metavar="FILE", help=f"for {', '.join(FROZEN)}; default: extracted by this call"
+        "--features", type=Path, metavar="FILE", help=f"cached features, for {', '.join(FROZEN)}; default: extract them"
     )
     step.add_argument("--snapshot", type=Path, metavar="FILE", help="the run's tree, for hierarchy")
     for name, content in (("data", "prepared data"), ("transfer", "transfer data"), ("scenes", "scenes")):
         step.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=f"default: the study's {content} in results/")
     step.add_argument("--scratch", type=Path, metavar="FOLDER", help="keeps the resume state; default: scratch/STUDY")
-    step.add_argument("--out", type=Path, metavar="FOLDER", help="gets TASK.json; default: evaluation/ by the weights")
+    step.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="gets TASK.json; default: evaluation/ beside the weights"
+    )
     _add_ranks(step)
 
 
@@ -354,9 +356,9 @@ def write_report(args: argparse.Namespace) -> None:
 
 
 def _add_weights(steps: Any) -> None:
-    weights = _group(steps, "weights", "use the weights that the paper's authors published")
+    weights = _group(steps, "weights", "list, download and convert the weights that the paper's authors published")
 
-    _step(weights, "list", list_weights, "list their names")
+    _step(weights, "list", list_weights, "list the published weights")
 
     step = _step(weights, "fetch", fetch_weights, "download weights, or resume")
     step.add_argument("name", help="such as mocov2-hirl; see `hirl weights list`")
@@ -365,8 +367,8 @@ def _add_weights(steps: Any) -> None:
     step = _step(weights, "import", import_weights, "convert a checkpoint into weights that every evaluation takes")
     step.add_argument("file", type=Path, metavar="FILE", help="a checkpoint of the authors, backbone alone or whole")
     _add_study(step, "imagenet")
-    step.add_argument("--method", help="default: that of the published file")
-    step.add_argument("--variant", help="default: that of the published file")
+    step.add_argument("--method", help="default: the method of the published file")
+    step.add_argument("--variant", help="default: the variant of the published file")
     _add_out(step, "FILE")
 
 
@@ -435,7 +437,7 @@ def sync_tracking(args: argparse.Namespace) -> None:
 
 
 def _add_publishing(steps: Any) -> None:
-    step = _step(steps, "publish", publish, "round, pack or unpack weights")
+    step = _step(steps, "publish", publish, "round weights to half precision, pack them for DVC, or unpack them")
     step.add_argument("action", choices=("round", "pack", "unpack"))
     step.add_argument("--runs", nargs="+", required=True, metavar="RUN")
     step.add_argument("--from", dest="source", type=Path, required=True, metavar="FOLDER")
@@ -521,7 +523,7 @@ def _add_study(step: argparse.ArgumentParser, default: str = "demo") -> None:
 def _add_run(step: argparse.ArgumentParser) -> None:
     """Add the options that name a run to train."""
     _add_study(step)
-    step.add_argument("--method", required=True)
+    step.add_argument("--method", required=True, help="a method of the study, such as dino")
     step.add_argument("--variant", required=True, help="baseline or hirl")
     step.add_argument("--seed", type=int, default=0)
 
@@ -531,9 +533,9 @@ def _add_network(step: argparse.ArgumentParser, weights: str) -> None:
     _add_study(step)
     step.add_argument("--method", help=f"a method's name, or {UNTRAINED}")
     step.add_argument("--variant", help="baseline or hirl")
-    step.add_argument("--backbone", help=f"of --method {UNTRAINED}, such as resnet50")
+    step.add_argument("--backbone", help=f"the network of --method {UNTRAINED}, such as resnet50")
     step.add_argument("--seed", type=int, default=0)
-    step.add_argument("--weights", type=Path, metavar="FILE", help=f"{weights}; --method {UNTRAINED} takes none")
+    step.add_argument("--weights", type=Path, metavar="FILE", help=f"{weights}; none for --method {UNTRAINED}")
 
 
 def _add_prepared_data(step: argparse.ArgumentParser) -> None:

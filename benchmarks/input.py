@@ -80,7 +80,7 @@ def main() -> None:
         report.table(parts(files, configs["mocov3"].views, args.rounds), "Where a core's time goes: two views")
     rows = [needed(job, args) for job in jobs(configs)]
     for row in rows:
-        given = args.cores * rates[row["of a file"]]["ours"]
+        given = args.cores * rates[row["crops per file"]]["ours"]
         row |= {"MB/s": row["needed"] * size / 1e6, "given": given, "given / needed": given / row["needed"]}
     assumed = f"MFU {args.mfu:.0%} (ViT), {args.resnet_mfu:.0%} (ResNet)"
     report.table(rows, f"Images/s for a GPU of {args.tflops:g} TFLOP/s from {args.cores} such cores: {assumed}")
@@ -112,7 +112,7 @@ def draw_files(folder: Path) -> ImageSet:
 
 
 def ways(files: ImageSet, configs: dict[str, RunConfig]) -> dict[str, tuple[Dataset, Dataset]]:
-    """Ours and the peer, for all that is made of a file."""
+    """Ours and the peer, for every set of crops that is made of a file."""
     normalised = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     plain = v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), *normalised])
     squared = v2.Compose([v2.Resize(256, InterpolationMode.BICUBIC), v2.CenterCrop(224), *normalised])
@@ -226,7 +226,7 @@ def jobs(configs: dict[str, RunConfig]) -> list[Job]:
 def needed(job: Job, args: Namespace) -> Row:
     mfu = args.mfu if job.network.startswith("vit") else args.resnet_mfu
     rate = args.tflops * 1e12 * mfu / job.operations
-    return {"": job.name, "network": job.network, "of a file": job.made} | {
+    return {"": job.name, "network": job.network, "crops per file": job.made} | {
         "GFLOP/image": job.operations / 1e9,
         "needed": rate,
     }

@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,9 +49,9 @@ MEANT, LEAST_SAVED, MOST_INERTIA = "warm 15", 5, 0.1  # times, per cent
 class Watched(Pretrainer):
     """A training that keeps the embeddings of every snapshot."""
 
-    def embed_all(self) -> Tensor:
+    def encode_all(self, *how: Any) -> Tensor:
         """Embed all images, and keep a copy."""
-        embeddings = super().embed_all()
+        embeddings = super().encode_all(*how)
         self.snapshots.append(embeddings.clone())
         return embeddings
 

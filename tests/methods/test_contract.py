@@ -42,9 +42,9 @@ def averaged(method: Method, name: str) -> nn.Module | None:
     return getattr(getattr(method, "method", method), AVERAGED[name]) if name in AVERAGED else None
 
 
-def features(dim: int = 16) -> Tensor:
-    """Stands in for the embeddings of all training images."""
-    return torch.randn(IMAGES, dim, generator=torch.Generator().manual_seed(2))
+def encode_all(encode: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor:
+    """Return random rows in place of all training images' rows."""
+    return torch.randn(IMAGES, width, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def ready(make_method: Callable[..., Method]) -> Callable[..., Method]:
 
     def build(name: str, variant: str = "baseline", **overrides: Any) -> Method:
         method = make_method(name, variant, **overrides).train()
-        method.before_epoch(1, lambda: features(method.embedding_dim))
+        method.before_epoch(1, encode_all)
         return method
 
     return build
@@ -176,7 +176,7 @@ def test_state_comes_back_bit_equal(ready, make_method, draw_views, step_at, tmp
 def test_image_loss_stands_alone_before_the_first_snapshot(make_method, draw_views, step_at, name: str) -> None:
     wrapped, plain = make_method(name, "hirl").train(), make_method(name).train()
     plain.load_state_dict(wrapped.method.state_dict())
-    assert wrapped.before_epoch(0, lambda: pytest.fail("nothing is to be embedded yet")) is None
+    assert wrapped.before_epoch(0, lambda *_: pytest.fail("nothing is to be embedded yet")) is None
     output = forward(wrapped, draw_views(), step_at())
     assert torch.equal(output.loss, forward(plain, draw_views(), step_at()).loss)
     assert "path_loss" not in output.metrics
@@ -198,7 +198,7 @@ def test_path_loss_is_added_and_reaches_the_online_network(ready, make_method, d
 
 def test_snapshots_follow_their_schedule(make_method) -> None:
     wrapped = make_method("simsiam", "hirl", hierarchy={"start_epoch": 2, "snapshot_epochs": 2})
-    taken = [wrapped.before_epoch(epoch, features) is not None for epoch in range(7)]
+    taken = [wrapped.before_epoch(epoch, encode_all) is not None for epoch in range(7)]
     assert taken == [False, False, True, False, True, False, True]
     assert wrapped.tree.num_clusters == (6, 3, 2)
     assert len(wrapped.tree.assignments) == IMAGES
@@ -206,9 +206,9 @@ def test_snapshots_follow_their_schedule(make_method) -> None:
 
 def test_the_wrapped_methods_own_epochs_begin_too(make_method) -> None:
     wrapped, begun = make_method("simsiam", "hirl", hierarchy={"start_epoch": 1}), []
-    wrapped.method.before_epoch = lambda epoch, embed_all: begun.append(epoch)
+    wrapped.method.before_epoch = lambda epoch, encode_all: begun.append(epoch)
     for epoch in range(3):
-        wrapped.before_epoch(epoch, features)
+        wrapped.before_epoch(epoch, encode_all)
     assert begun == [0, 1, 2]
 
 

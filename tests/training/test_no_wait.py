@@ -84,7 +84,7 @@ def test_a_step_waits_for_nothing(
     settings = {"backbone": {"drop_path": 0.1}, "training": {"optimizer": {"name": optimizer, "clip_norm": 1.0}}}
     config = tiny_run(method, "hirl", **settings)
     network = build_method(config, tokenizer=tiny_tokenizer).train()
-    network.before_epoch(1, lambda: torch.randn(64, network.embedding_dim))
+    network.before_epoch(1, lambda *_: torch.randn(64, network.embedding_dim))
     optimizer = build_optimizer(network.parameter_groups(), config.training.optimizer)
     set_rates(optimizer, 1e-3, 1e-3, 0.0)
     step, views = Step(4, 4, 3, torch.arange(16)), [torch.randn(16, 3, 32, 32) for _ in range(2)]

@@ -235,6 +235,10 @@ class HierarchyConfig(Section):
     mlp_layers: Count = 2  # layers of each level's projection head
     start_epoch: NonNegativeInt = 20  # epochs of image loss alone
     snapshot_epochs: Count = 1  # epochs between trees
+    features: Literal["embedding", "invariant"] = "embedding"  # what is clustered; invariant is beyond the paper
+    views: Count = 8  # random views of an image behind its invariant features
+    weight: Positive = 1.0  # of the path loss beside the image loss; another than 1 is beyond the paper
+    projection_warmup_epochs: NonNegativeInt = 0  # epochs in which the path loss trains the projections alone; likewise
     reassign: bool = False  # re-assign a batch's images to clusters at every step (SwAV)
     kmeans: TreeKMeansConfig = TreeKMeansConfig()
 
@@ -243,6 +247,12 @@ class HierarchyConfig(Section):
         pairs = zip(self.num_clusters, self.num_clusters[1:], strict=False)
         if not self.num_clusters or any(fine < coarse for fine, coarse in pairs):
             raise ValueError(f"num_clusters is {list(self.num_clusters)}: give fine to coarse, never increasing")
+        return self
+
+    @model_validator(mode="after")
+    def _views_vary(self) -> HierarchyConfig:
+        if self.features == "invariant" and self.views < 2:
+            raise ValueError("views is 1: invariant features need 2 or more, so that they can vary within an image")
         return self
 
 

@@ -99,13 +99,18 @@ def gather_objects(items: list[T]) -> list[T]:
 
 
 @torch.no_grad()
-def mean(values: Tensor) -> Tensor:
-    """Return the mean over the ranks; no gradient."""
+def total(values: Tensor) -> Tensor:
+    """Return the sum over the ranks; no gradient."""
     if world_size() == 1:
         return values
-    total = values.clone()
-    dist.all_reduce(total)
-    return total / world_size()
+    summed = values.clone()
+    dist.all_reduce(summed)
+    return summed
+
+
+def mean(values: Tensor) -> Tensor:
+    """Return the mean over the ranks; no gradient."""
+    return total(values) / world_size()
 
 
 def broadcast_object(make: Callable[[], T]) -> T:

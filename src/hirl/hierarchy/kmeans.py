@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hirl.config import KMeansConfig, TreeKMeansConfig
-from hirl.hierarchy.tree import SemanticTree
+from hirl.hierarchy.tree import SemanticTree, cluster_means
 
 SCORES_PER_CHUNK = {"cpu": 2**18, "cuda": 2**26}  # of the [N, K] product: 1 MiB, about the cache of a core, and 256 MiB
 LEAST_ROWS = 128  # of a chunk: a product of fewer is slow
@@ -196,13 +196,8 @@ def _largest(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _update(points: Tensor, assignments: Tensor, k: int) -> Tensor:
-    """Return the mean of each cluster's points; empty clusters get half of a large one.
-
-    Rows are summed in sorted order by embedding_bag: index_add would sum in a random order on a GPU.
-    """
-    sizes = torch.bincount(assignments, minlength=k)
-    members = assignments.argsort(stable=True)
-    centroids = F.embedding_bag(members, points, sizes.cumsum(0) - sizes, mode="mean")
+    """Return the mean of each cluster's points; empty clusters get half of a large one."""
+    centroids, sizes = cluster_means(points, assignments, k)
     empty = (sizes == 0).nonzero().squeeze(1)
     if len(empty):
         _split(centroids, sizes, empty)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -100,6 +101,26 @@ class SemanticTree:
         parents = tuple(ids.to(device) for ids in self.parents)
         return SemanticTree(centroids, parents, self.assignments.to(device))
 
+    def in_space_of(self, features: Tensor) -> SemanticTree:
+        """Return the same clusters with centroids in another space: the mean directions of their images' features.
+
+        An empty cluster gets its parent's centroid.
+
+        Args:
+            features: [N, D], one row per training image.
+        """
+        units = F.normalize(features.float(), dim=1)
+        centroids: list[Tensor] = []
+        above = units.mean(dim=0, keepdim=True)
+        for level in reversed(range(self.num_levels)):
+            means, sizes = cluster_means(units, self.assignments[:, level], self.num_clusters[level])
+            empty = (sizes == 0).nonzero().squeeze(1)
+            top = level == self.num_levels - 1
+            means[empty] = above[torch.zeros_like(empty) if top else self.parents[level][empty]]
+            above = F.normalize(means, dim=1)
+            centroids.insert(0, above)
+        return SemanticTree(tuple(centroids), self.parents, self.assignments)
+
     def save(self, path: str | Path) -> None:
         """Save the tree as a snapshot, one safetensors file, whole or not at all."""
         tensors = {f"centroids.{level}": tensor for level, tensor in enumerate(self.centroids)}
@@ -130,6 +151,16 @@ class SemanticTree:
             ) from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def cluster_means(points: Tensor, assignments: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the mean [K, D] of each cluster's points, zero if it has none, and the clusters' sizes [K].
+
+    Rows are summed in sorted order by embedding_bag: index_add would sum in a random order on a GPU.
+    """
+    sizes = torch.bincount(assignments, minlength=k)
+    members = assignments.argsort(stable=True)
+    return F.embedding_bag(members, points, sizes.cumsum(0) - sizes, mode="mean"), sizes
 
 
 def _own_copy(tensor: Tensor) -> Tensor:

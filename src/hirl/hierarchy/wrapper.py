@@ -5,7 +5,7 @@ The wrapper is itself a Method, so a baseline and its HIRL version train alike. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,17 +17,31 @@ from torch import Tensor, nn
 from hirl.config import HierarchyConfig
 from hirl.distributed.collectives import broadcast_object, gather, is_main_process
 from hirl.hierarchy.diagnostics import snapshot_metrics
+from hirl.hierarchy.invariant import InvariantFeatures, whiten
 from hirl.hierarchy.kmeans import hierarchical_kmeans
 from hirl.hierarchy.path_loss import path_loss, sample_negative_paths
 from hirl.hierarchy.tree import SemanticTree
-from hirl.methods.base import Backbone, Method, MethodOutput, Step, full_precision, split_decay, trainable
+from hirl.methods.base import (
+    Backbone,
+    EncodeAll,
+    Method,
+    MethodOutput,
+    Step,
+    full_precision,
+    split_decay,
+    trainable,
+)
 
 
 class HIRL(Method):
-    """A method with semantic path discrimination: total loss = image loss + path loss.
+    """A method with semantic path discrimination: total loss = image loss + weight * path loss.
 
     Before `start_epoch` there is the image loss only. From then on, all training images are embedded and clustered into
     a new tree every `snapshot_epochs` epochs.
+
+    Beyond the paper, off by default: `features: invariant` clusters invariant features (hirl.hierarchy.invariant), with
+    the clusters' mean embeddings as centroids; `weight` scales the path loss; for `projection_warmup_epochs` from
+    `start_epoch` on, only the projections learn from it.
 
     Attributes:
         tree: the current tree, or None before the first.
@@ -56,24 +70,36 @@ class HIRL(Method):
         """Return the method's own embedding: what is clustered has not passed the projections."""
         return self.method.embed(images)
 
-    def before_epoch(self, epoch: int, embed_all: Callable[[], Tensor | None]) -> dict[str, float] | None:
+    def before_epoch(self, epoch: int, encode_all: EncodeAll) -> dict[str, float] | None:
         """Call the method's own; then make a new tree, if one is due, and return its diagnostics on rank 0."""
-        self.method.before_epoch(epoch, embed_all)
+        self.method.before_epoch(epoch, encode_all)
         since_start = epoch - self.config.start_epoch
         if since_start < 0 or since_start % self.config.snapshot_epochs:
             return None
-        previous, self.tree = self.tree, self._cluster(embed_all())
+        previous, self.tree = self.tree, self._cluster(encode_all)
         return snapshot_metrics(self.tree, previous) if is_main_process() else None
 
-    def _cluster(self, embeddings: Tensor | None) -> SemanticTree:
-        """Return a new tree: rank 0, which alone has the embeddings, clusters them and broadcasts it."""
+    def _cluster(self, encode_all: EncodeAll) -> SemanticTree:
+        """Return a new tree: rank 0, which alone has all rows, clusters them and broadcasts it."""
         config, device = self.config, next(self.parameters()).device
+        embeddings = encode_all(self.embed, self.embedding_dim)
+        invariant = self._invariant_features(encode_all) if config.features == "invariant" else None
 
         def cluster() -> SemanticTree:
             assert embeddings is not None
-            return hierarchical_kmeans(embeddings, config.num_clusters, config.kmeans, self.seed, self.tree).to("cpu")
+            features = embeddings if invariant is None else invariant
+            tree = hierarchical_kmeans(features, config.num_clusters, config.kmeans, self.seed, self.tree)
+            return (tree if invariant is None else tree.in_space_of(embeddings)).to("cpu")
 
         return broadcast_object(cluster).to(device)
+
+    def _invariant_features(self, encode_all: EncodeAll) -> Tensor | None:
+        """Return the invariant features [N, C] of all training images on rank 0, None on the other ranks."""
+        width, device = self.backbone.num_features, next(self.parameters()).device
+        features = InvariantFeatures(self.backbone, width, device)
+        means = encode_all(features.add, width, self.config.views)
+        covariance = features.covariance()
+        return None if means is None else whiten(means, covariance)
 
     def before_step(self, step: Step) -> None:
         """Call the method's own."""
@@ -92,10 +118,15 @@ class HIRL(Method):
         negatives = None
         if self.config.negatives != "all":
             negatives = sample_negative_paths(self.tree, step.images, self.config.negatives)
-        embeddings = torch.stack([projection(output.embedding).float() for projection in self.projections], dim=1)
+        embedding = output.embedding.detach() if self._projections_warm_up(step) else output.embedding
+        embeddings = torch.stack([projection(embedding).float() for projection in self.projections], dim=1)
         spd = path_loss(embeddings, self.tree, paths, negatives)
         metrics = output.metrics | {"image_loss": output.loss.detach(), "path_loss": spd.detach()}
-        return MethodOutput(output.loss + spd, output.embedding, metrics, output.second_embedding)
+        loss = output.loss + self.config.weight * spd
+        return MethodOutput(loss, output.embedding, metrics, output.second_embedding)
+
+    def _projections_warm_up(self, step: Step) -> bool:
+        return step.epoch < self.config.start_epoch + self.config.projection_warmup_epochs
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the method's groups, and the projections under the same rule of weight decay."""

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,18 @@ class MethodOutput:
     second_embedding: Tensor | None = None
 
 
+class EncodeAll(Protocol):
+    """Run all N training images through a function, each image once, the network in evaluation mode."""
+
+    def __call__(self, encode: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor | None:
+        """Return the rows [N, width] in the images' order on rank 0, None on the other ranks.
+
+        Args:
+            encode: from the evaluation views of a batch, [B, 3, S, S], to its rows [B, width].
+            num_views: V random global views instead: `encode` then gets [V, B, 3, S, S].
+        """
+
+
 class Method(nn.Module):
     """A self-supervised method, built from a backbone and its own typed configuration.
 
@@ -85,12 +97,12 @@ class Method(nn.Module):
         """Return the [B, D] projections that are clustered: the momentum or teacher network's, if there is one."""
         raise NotImplementedError
 
-    def before_epoch(self, epoch: int, embed_all: Callable[[], Tensor | None]) -> dict[str, float] | None:
+    def before_epoch(self, epoch: int, encode_all: EncodeAll) -> dict[str, float] | None:
         """Called before each epoch.
 
         Args:
             epoch: from 0.
-            embed_all: returns the [N, D] embeddings of all training images on rank 0, None on the others.
+            encode_all: runs all training images through a function of this method.
 
         Returns:
             The metrics of a new tree, on rank 0, if the method made one.

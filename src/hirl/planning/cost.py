@@ -104,8 +104,8 @@ def run_cost(
     return Cost(
         run=config.name,
         pretraining=JOB_OVERHEAD_S + training,
-        embedding=num_snapshots(config) * images * counts.forward / own,
-        clustering=kmeans_operations(config, counts.embedding_dim, images) / kmeans_flops,
+        embedding=num_snapshots(config) * images * encoded_views(config) * counts.forward / own,
+        clustering=kmeans_operations(config, clustered_width(config, counts), images) / kmeans_flops,
         evaluations=JOB_OVERHEAD_S * (JOBS - 1) + evaluations,
         memory=gpu_memory(config, counts, images, ranks),
         disk=disk_space(config, counts, images, validation),
@@ -153,6 +153,18 @@ def num_snapshots(config: RunConfig) -> int:
     if hierarchy is None:
         return 0
     return max(0, math.ceil((config.training.epochs - hierarchy.start_epoch) / hierarchy.snapshot_epochs))
+
+
+def encoded_views(config: RunConfig) -> int:
+    """Return how many views of each image a tree costs: one for the embedding, and those of invariant features."""
+    hierarchy = config.hierarchy
+    return 1 + (hierarchy.views if hierarchy is not None and hierarchy.features == "invariant" else 0)
+
+
+def clustered_width(config: RunConfig, counts: Counts) -> int:
+    """Return the width of what a tree's k-means clusters: the embedding's, or the backbone's."""
+    hierarchy = config.hierarchy
+    return counts.width if hierarchy is not None and hierarchy.features == "invariant" else counts.embedding_dim
 
 
 def kmeans_operations(config: RunConfig, width: int, images: int) -> float:

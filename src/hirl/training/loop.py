@@ -6,14 +6,14 @@ import csv
 import resource
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hirl.config import RunConfig, digest
+from hirl.config import RunConfig, ViewsConfig, digest
 from hirl.config.plugins import load_plugins
 from hirl.data.images import load_images
 from hirl.data.loader import check_shared_evenly, epoch_batches, ordered_batches
@@ -124,7 +124,7 @@ class Pretrainer(Trainer):
 
     def before_epoch(self, epoch: int) -> None:
         """Have the method make its new tree, if the epoch begins with one, and save it as a snapshot."""
-        metrics = self.method.before_epoch(epoch, self.embed_all)
+        metrics = self.method.before_epoch(epoch, self.encode_all)
         if metrics is not None and self.recorder is not None:
             assert isinstance(self.method.tree, SemanticTree)
             self.method.tree.save(self.scratch / "snapshots" / f"epoch{epoch:04d}.safetensors")
@@ -159,16 +159,25 @@ class Pretrainer(Trainer):
         self.recorder.metrics(int(row["epoch"]), row)
 
     @torch.no_grad()
-    def embed_all(self) -> Tensor | None:
-        """Return the [N, D] embeddings of all training images, in their order, to rank 0; None to the others."""
+    def encode_all(self, encode: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor | None:
+        """Run all training images through `encode`, as hirl.methods.base.EncodeAll says."""
         self.method.eval()
         number, batch_size = len(self.images), self.config.batch_size // world_size()
-        embeddings = torch.empty(len(shard_range(number)), self.method.embedding_dim, device=self.device)
+        encoded = torch.empty(len(shard_range(number)), width, device=self.device)
         batches = ordered_batches(self.images, batch_size, self.device)
-        for rows, batch in zip(embeddings.split(batch_size), batches, strict=True):
+        for rows, batch in zip(encoded.split(batch_size), batches, strict=True):
+            views = random_views(self.run.views, batch, num_views) if num_views else evaluation_view(batch)
             with self.autocast():
-                rows.copy_(self.method.embed(evaluation_view(batch)))
-        return gather_shards(embeddings, number)
+                rows.copy_(encode(views))
+        return gather_shards(encoded, number)
+
+
+def random_views(config: ViewsConfig, images: Tensor, number: int) -> Tensor:
+    """Draw `number` global views of uint8 images [B, 3, S, S]: float [number, B, 3, size, size]."""
+    draw = Views(config.model_copy(update={"local_crops": 0}))
+    rounds = -(-number // config.global_crops)
+    drawn = [view for _ in range(rounds) for view in draw(images)]
+    return torch.stack(drawn[:number])
 
 
 def take_step(

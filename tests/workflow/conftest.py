@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-COLOURS = {
+COLORS = {
     "warm/red": (200, 30, 30),
     "warm/orange": (220, 140, 20),
     "cold/blue": (30, 40, 200),
@@ -92,10 +92,10 @@ def pictures(tmp_path_factory) -> Path:
     """Noisy squares of four colours, two of them warm and two cold."""
     folder, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for split, count in (("train", 16), ("val", 6)):
-        for name, colour in COLOURS.items():
+        for name, color in COLORS.items():
             (folder / split / name).mkdir(parents=True)
             for number in range(count):
-                pixels = np.clip(colour + generator.normal(0, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
+                pixels = np.clip(color + generator.normal(0, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
     return folder
 

@@ -308,7 +308,7 @@ def _evaluation_target(args: argparse.Namespace, needs_weights: bool = True) -> 
     config = _resolve(load_study(args.study), args)
     is_control = args.method == UNTRAINED
     if needs_weights and args.weights is None and not is_control:
-        raise ValueError(f"run {config.name} is a trained one: give --weights FILE")
+        raise ValueError(f"run {config.name} is trained: give --weights FILE")
     if needs_weights and args.weights is not None and is_control:
         raise ValueError(f"--method {UNTRAINED} takes no weights: remove --weights, or name the run that made them")
     from hirl.evaluation.contracts import EvaluationTarget
@@ -410,7 +410,7 @@ def import_weights(args: argparse.Namespace) -> None:
 def _add_tracking(steps: Any) -> None:
     track = _group(steps, "track", "show runs in MLflow")
 
-    step = _step(track, "init", initialise_tracking, "create the store, before any job logs")
+    step = _step(track, "init", initialize_tracking, "create the store, before any job logs")
     _add_study(step)
     _add_uri(step)
 
@@ -419,7 +419,7 @@ def _add_tracking(steps: Any) -> None:
     _add_uri(step)
 
 
-def initialise_tracking(args: argparse.Namespace) -> None:
+def initialize_tracking(args: argparse.Namespace) -> None:
     """Create the MLflow store, before any job logs."""
     from hirl.tracking.mlflow import init
 
@@ -464,7 +464,7 @@ def _resolve(study: Study, args: argparse.Namespace) -> RunConfig:
     backbone = getattr(args, "backbone", None)
     if args.method == UNTRAINED and "backbone" in args:
         if backbone is None or args.variant is not None:
-            raise ValueError(f"--method {UNTRAINED} is told by its network: give --backbone and no --variant")
+            raise ValueError(f"--method {UNTRAINED} needs the name of its network: give --backbone and no --variant")
         return study.resolve_control(backbone, args.seed, _overrides(args))
     if backbone is not None:
         raise ValueError(f"--backbone belongs to --method {UNTRAINED}: use --set backbone.name={backbone} instead")

@@ -374,11 +374,11 @@ def test_a_method_of_your_own_is_one_python_file(study, tmp_path: Path) -> None:
     )
 
 
-def test_without_the_repositorys_config_folder_nothing_resolves(study, tmp_path: Path, monkeypatch) -> None:
+def test_a_missing_config_folder_is_named(study, tmp_path: Path, monkeypatch) -> None:
     path = study(PLAIN)
     monkeypatch.setattr("hirl.config.study.CONFIG_ROOT", tmp_path / "config")
     message = problem(lambda: load_study(path).resolve("mocov2", "hirl"))
-    assert f"{tmp_path}/config is missing: install hirl from its repository" in message
+    assert f"{tmp_path}/config is missing: install hirl again" in message
 
 
 def test_a_missing_plugin_is_named(study) -> None:

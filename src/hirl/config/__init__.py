@@ -9,6 +9,7 @@ from hirl.config.resources import CONFIG_ROOT, RESOURCES
 from hirl.config.run_name import CONTROL, UNTRAINED, RunName
 from hirl.config.sections import (
     MODEL_CONFIGS,
+    VARIANTS,
     AugmentationConfig,
     BackboneConfig,
     BEiTConfig,
@@ -61,6 +62,7 @@ __all__ = [
     "TASKS",
     "TRAINED",
     "UNTRAINED",
+    "VARIANTS",
     "AugmentationConfig",
     "BEiTConfig",
     "BackboneConfig",

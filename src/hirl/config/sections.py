@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -12,6 +12,7 @@ from hirl.config.run_name import UNTRAINED, RunName
 from hirl.config.tasks import FROZEN, LABEL_PERCENTS, TASKS
 
 Variant = Literal["baseline", "hirl"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -473,7 +474,7 @@ class StudyConfig(Section):
     """What a study runs. `all` and the blocks of `methods` hold partial RunConfigs."""
 
     methods: dict[MethodName, dict[str, Any] | None]
-    variants: tuple[Variant, ...] = ("baseline", "hirl")
+    variants: tuple[Variant, ...] = VARIANTS
     seeds: tuple[int, ...] = (0,)
     tasks: tuple[TaskName, ...] = FROZEN
     base: str | None = None  # another study, whose keys hold unless given here

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from hirl.evaluation.contracts import EvaluationTarget
 
+# What a task reads from each folder of results/STUDY.
+FOLDERS = {"data": "prepared data", "transfer": "transfer data", "scenes": "scenes"}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one step; a user's mistake is one line on stderr and exit code 2."""
@@ -269,7 +272,7 @@ def _add_evaluation(steps: Any) -> None:
         "--features", type=Path, metavar="FILE", help=f"for {', '.join(FROZEN)}; default: extracted by this call"
     )
     step.add_argument("--snapshot", type=Path, metavar="FILE", help="the run's tree, for hierarchy")
-    for name, content in (("data", "prepared data"), ("transfer", "transfer data"), ("scenes", "scenes")):
+    for name, content in FOLDERS.items():
         step.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=f"default: the study's {content} in results/")
     step.add_argument("--scratch", type=Path, metavar="FOLDER", help="keeps the resume state; default: scratch/STUDY")
     step.add_argument("--out", type=Path, metavar="FOLDER", help="gets TASK.json; default: evaluation/ by the weights")
@@ -315,7 +318,7 @@ def _evaluation_target(args: argparse.Namespace, needs_weights: bool = True) -> 
 
     run = RunName.control(config.backbone.name, args.seed) if is_control else config.run
     results = Path("results") / config.study
-    folders = {name: getattr(args, name, None) or results / name for name in ("data", "transfer", "scenes")}
+    folders = {name: getattr(args, name, None) or results / name for name in FOLDERS}
     return EvaluationTarget(config, run, args.weights, folders)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yte
 
+from hirl.config import TASKS, TRAINED
 from tests.workflow.conftest import ROOT, own_profile
 
 METHODS, BACKBONES = 7, 2  # of the demo; a convolutional network and a transformer
@@ -105,6 +106,13 @@ def test_a_profile_gives_a_gpu_to_every_job_that_runs_a_network(project, profile
     with_gpu = {rule for rule, resources in settings["set-resources"].items() if resources["gpu"] == 1}
     assert networks <= with_gpu == settings["set-threads"].keys()
     assert not without & with_gpu
+
+
+@pytest.mark.parametrize("profile", ["gpu", "slurm"])
+def test_a_profile_names_every_trained_task(profile):
+    settings = settings_of(ROOT / "workflow" / "profiles" / profile)
+    jobs = {f"evaluate_{TASKS[task].settings}" for task in TRAINED}
+    assert jobs <= settings["set-resources"].keys()
 
 
 def test_a_number_in_a_profile_gives_a_training_its_gpus_ranks_and_threads(project):

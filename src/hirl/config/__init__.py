@@ -46,6 +46,7 @@ from hirl.config.sections import (
     Variant,
     ViewsConfig,
     digest,
+    pretraining_digest,
 )
 from hirl.config.study import Study, load_study
 from hirl.config.tasks import FROZEN, LABEL_PERCENTS, METRICS, TASKS, TRAINED, Metric, Task
@@ -106,5 +107,6 @@ __all__ = [
     "flatten",
     "load_study",
     "parse_override",
+    "pretraining_digest",
     "read_yaml",
 ]

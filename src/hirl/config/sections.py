@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -456,13 +457,7 @@ class RunConfig(Section):
     @property
     def pretraining_hash(self) -> str:
         """The digest of all that decides the weights; evaluation settings are not in it."""
-        evaluated: dict[str, Any] = {
-            "evaluation": True,
-            "transfer_data": True,
-            "scenes": True,
-            "data": {"label_lists"},
-        }
-        return digest(self.model_dump(mode="json", exclude=evaluated))
+        return pretraining_digest(self.model_dump(mode="json"))
 
     def task_hash(self, task: str) -> str:
         """Return the digest of a task's settings; tasks without settings share one."""
@@ -480,6 +475,13 @@ class StudyConfig(Section):
     base: str | None = None  # another study, whose keys hold unless given here
     all: dict[str, Any] = {}
     plugins: tuple[str, ...] = ()  # Python files that register methods of your own
+
+
+def pretraining_digest(settings: Mapping[str, Any]) -> str:
+    """Return the digest of all that decides the weights, from a RunConfig as a mapping."""
+    decides = {key: value for key, value in settings.items() if key not in ("evaluation", "transfer_data", "scenes")}
+    decides["data"] = {key: value for key, value in settings["data"].items() if key != "label_lists"}
+    return digest(decides)
 
 
 def digest(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the workflow would do, by dry runs."""
+"""Dry runs plan the jobs that a study needs, and no other."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_mistake_in_config_is_one_line_that_names_it(project, config, named):
 
 
 def settings_of(profile: Path) -> dict[str, Any]:
-    """What a profile says, its loops unrolled."""
+    """Return the settings of a profile, its loops unrolled."""
     return yte.process_yaml((profile / "profile.yaml").read_text(), require_use_yte=True)
 
 

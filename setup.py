@@ -1,6 +1,6 @@
-"""Ships config/ and workflow/report/ inside the wheel, where hirl.config.resources finds them.
+"""Ship config/ and workflow/report/ inside the wheel, where hirl.config.resources finds them.
 
-All else about the package stands in pyproject.toml.
+pyproject.toml holds everything else about the package.
 """
 
 import shutil
@@ -13,15 +13,17 @@ SHIPPED = ("config", "workflow/report")
 
 
 class BuildWithResources(build_py):
-    """Builds the package, and copies the folders it reads; an editable install reads the repository's own."""
+    """Build the package, and copy the folders it reads; an editable install reads the repository's own."""
 
     def run(self) -> None:
-        """Build, then copy."""
+        """Build the modules, then copy the folders in place of those that an earlier build left."""
         super().run()
         if self.editable_mode:
             return
         for folder in SHIPPED:
-            shutil.copytree(folder, Path(self.build_lib, "hirl", "shipped", folder), dirs_exist_ok=True)
+            target = Path(self.build_lib, "hirl", "shipped", folder)
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(folder, target)
 
 
 setup(cmdclass={"build_py": BuildWithResources})

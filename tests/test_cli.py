@@ -14,7 +14,7 @@ RUN = ("--method", "simsiam", "--variant", "hirl")
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]):
-    """Runs a step that must fail; returns the one line a user reads."""
+    """Return a function that runs a step that must fail, and returns the one line a user reads."""
 
     def run(*arguments: object) -> str:
         assert main([str(argument) for argument in arguments]) == 2
@@ -115,7 +115,9 @@ def test_a_control_takes_no_weights_and_a_run_needs_them(refused, tiny_study, ti
     ],
     ids=" ".join,
 )
-def test_half_a_name_is_answered_with_what_is_missing(refused, tiny_study, tmp_path, run, answer: str) -> None:
+def test_an_incomplete_run_name_is_answered_with_what_is_missing(
+    refused, tiny_study, tmp_path, run, answer: str
+) -> None:
     assert answer in refused("evaluate", "knn", "--study", tiny_study, *run, "--out", tmp_path)
 
 
@@ -204,8 +206,8 @@ def test_the_tracker_calls_a_study_by_its_name(study: str, monkeypatch) -> None:
     assert made == ["demo"]
 
 
-def test_help_is_light() -> None:
-    """What a parser imports, every job pays: no heavy package may be among it."""
+def test_help_imports_no_heavy_package() -> None:
+    """Every job imports what the parser imports, so heavy packages must not be among it."""
     heavy = (
         "torch",
         "numpy",

@@ -19,7 +19,7 @@ from hirl.files import write_text
 
 WIDTH, HEIGHT = 1200, 568
 SIDE = 48  # pixels of an embedded picture
-INK, GREY, LINE, FAINT, PATH, PAPER = "#24292f", "#6b7480", "#c3c9d1", "#f3f5f8", "#1f5fa8", "#ffffff"
+INK, GRAY, LINE, FAINT, PATH, PAPER = "#24292f", "#6b7480", "#c3c9d1", "#f3f5f8", "#1f5fa8", "#ffffff"
 FONT = "font-family='Helvetica, Arial, sans-serif' font-size='31'"
 
 # The finest clusters from left to right: class label and four pictures of it. The first cluster is the image's own.
@@ -89,23 +89,23 @@ def _tree(pictures: list[list[Image.Image]]) -> list[str]:
     """Draw the clusters of every level: a cluster shows pictures of the clusters below it."""
     parts = []
     for level, (y, size) in enumerate(LEVELS):
-        for number, x in enumerate(_centres(level)):
+        for number, x in enumerate(_centers(level)):
             parts += _cluster(x, y, size, pictures[number], on_path=number == 0)
         pairs = zip(pictures[::2], pictures[1::2], strict=True)
         pictures = [[left[0], right[0], right[1], left[1]] for left, right in pairs]
-    coarse = _centres(2)
+    coarse = _centers(2)
     return [
         *parts,
         _text(coarse[0], 46, "semantic path", PATH, "bold"),
-        _text(coarse[1], 46, "negative paths", GREY),
+        _text(coarse[1], 46, "negative paths", GRAY),
         _text(sum(coarse) / 2, LEVELS[2][0] + 10, "coarsest"),
-        _text(sum(_centres(0)) / 8, HEIGHT - 24, "finest"),
+        _text(sum(_centers(0)) / 8, HEIGHT - 24, "finest"),
     ]
 
 
 def _cluster(x: float, y: float, size: float, pictures: list[Image.Image], on_path: bool) -> list[str]:
     """Draw a box of four pictures, in strong colours if the image's path passes it."""
-    colour, width, opacity = (PATH, 6, 1) if on_path else (LINE, 2, 0.5)
+    color, width, opacity = (PATH, 6, 1) if on_path else (LINE, 2, 0.5)
     half, inner = size / 2, (size - 10) / 2
     corners = [(column * inner + 4 + column * 2, row * inner + 4 + row * 2) for row in (0, 1) for column in (0, 1)]
     images = [
@@ -114,7 +114,7 @@ def _cluster(x: float, y: float, size: float, pictures: list[Image.Image], on_pa
     ]
     return [
         f"<rect x='{x - half:g}' y='{y - half:g}' width='{size}' height='{size}' rx='9' fill='{PAPER}' "
-        f"stroke='{colour}' stroke-width='{width}'/>",
+        f"stroke='{color}' stroke-width='{width}'/>",
         f"<g opacity='{opacity}'>",
         *images,
         "</g>",
@@ -125,18 +125,18 @@ def _links() -> list[str]:
     """Draw the lines of the tree, and from each projection to its level of the path."""
     parts = []
     for level in (0, 1):
-        parents = _centres(level + 1)
-        for number, x in reversed(list(enumerate(_centres(level)))):
-            colour, width = (PATH, 7) if number == 0 else (LINE, 2.5)
+        parents = _centers(level + 1)
+        for number, x in reversed(list(enumerate(_centers(level)))):
+            color, width = (PATH, 7) if number == 0 else (LINE, 2.5)
             bottom, top = LEVELS[level][0] - LEVELS[level][1] / 2, LEVELS[level + 1][0] + LEVELS[level + 1][1] / 2
             middle = (top + bottom) / 2
             parent = parents[number // 2]
             parts.append(
                 f"<path d='M{x:g} {bottom:g} C{x:g} {middle:g} {parent:g} {middle:g} {parent:g} {top:g}' "
-                f"fill='none' stroke='{colour}' stroke-width='{width}'/>"
+                f"fill='none' stroke='{color}' stroke-width='{width}'/>"
             )
     for level, (y, size) in enumerate(LEVELS):
-        end = _centres(level)[0] - size / 2 - 5
+        end = _centers(level)[0] - size / 2 - 5
         parts.append(
             f"<line x1='{PROJECTIONS + 20}' y1='{y}' x2='{end:g}' y2='{y}' stroke='{PATH}' stroke-width='4' "
             "stroke-dasharray='3 8' stroke-linecap='round'/>"
@@ -144,28 +144,28 @@ def _links() -> list[str]:
     return parts
 
 
-def _centres(level: int) -> list[float]:
+def _centers(level: int) -> list[float]:
     """Return the middles of a level's clusters: a cluster stands over the two below it."""
-    centres = [FIRST_BOX + BOX_STEP * number for number in range(len(CLUSTERS))]
+    centers = [FIRST_BOX + BOX_STEP * number for number in range(len(CLUSTERS))]
     for _ in range(level):
-        centres = [(left + right) / 2 for left, right in zip(centres[::2], centres[1::2], strict=True)]
-    return centres
+        centers = [(left + right) / 2 for left, right in zip(centers[::2], centers[1::2], strict=True)]
+    return centers
 
 
-def _arrow(x1: float, y1: float, x2: float, y2: float, colour: str = INK) -> str:
+def _arrow(x1: float, y1: float, x2: float, y2: float, color: str = INK) -> str:
     """Draw an arrow with its head at the second point."""
     direction = np.array([x2 - x1, y2 - y1]) / np.hypot(x2 - x1, y2 - y1)
     across, tip = np.array([-direction[1], direction[0]]), np.array([x2, y2])
     base = tip - 13 * direction
     head = " ".join(f"{x:.1f},{y:.1f}" for x, y in (tip, base + 8 * across, base - 8 * across))
     return (
-        f"<line x1='{x1:g}' y1='{y1:g}' x2='{base[0]:.1f}' y2='{base[1]:.1f}' stroke='{colour}' stroke-width='3'/>"
-        f"<polygon points='{head}' fill='{colour}'/>"
+        f"<line x1='{x1:g}' y1='{y1:g}' x2='{base[0]:.1f}' y2='{base[1]:.1f}' stroke='{color}' stroke-width='3'/>"
+        f"<polygon points='{head}' fill='{color}'/>"
     )
 
 
-def _text(x: float, y: float, words: str, colour: str = INK, weight: str = "normal") -> str:
-    return f"<text x='{x:g}' y='{y:g}' text-anchor='middle' fill='{colour}' font-weight='{weight}'>{words}</text>"
+def _text(x: float, y: float, words: str, color: str = INK, weight: str = "normal") -> str:
+    return f"<text x='{x:g}' y='{y:g}' text-anchor='middle' fill='{color}' font-weight='{weight}'>{words}</text>"
 
 
 def _embedded(image: Image.Image, x: float, y: float, side: float) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from hirl.config.run_name import UNTRAINED, RunName
 from hirl.config.tasks import Metric
 from hirl.files import atomic_path, write_text
 from hirl.reporting.markup import markdown_table
@@ -78,7 +79,7 @@ def open_study(folder: Path) -> Study:
         raise ValueError(f"{folder} holds no finished study: run `make reproduce` first")
     summary = read_summary(folder)
     order = list(pd.read_csv(folder / "table.csv")["method"])
-    runs = sorted(evaluated_runs(summary), key=lambda run: order.index(run.partition("-")[0]))
+    runs = sorted(evaluated_runs(summary), key=lambda run: order.index(RunName.parse(run).method))
     table = tabulate(folder, summary, runs)
     records = [record for run in runs if (record := read_record(folder / "runs" / run / "record.jsonl"))]
     published = Path("weights") / folder.name / "summary.csv"
@@ -205,7 +206,8 @@ def spread(study: Study) -> str:
 
 def noise_floor(table: Table, trained: pd.DataFrame, published: pd.DataFrame) -> dict[Metric, float]:
     """Return the largest difference of each metric between trained runs and their weights in half precision."""
-    both = trained.merge(published, on=NUMBER, suffixes=("", "_published")).query("method != 'untrained'")
+    trained = trained[trained["method"] != UNTRAINED]
+    both = trained.merge(published, on=NUMBER, suffixes=("", "_published"))
     differences = (both["value"] - both["value_published"]).abs()
     largest = differences.groupby([both["task"], both["metric"]]).max().to_dict()
     return {m: largest[m.task, m.name] for m in table.metrics if (m.task, m.name) in largest}

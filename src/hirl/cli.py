@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from hirl.evaluation.contracts import EvaluationTarget
 
+# What a task reads from each folder of results/STUDY.
+FOLDERS = {"data": "prepared data", "transfer": "transfer data", "scenes": "scenes"}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one step; a user's mistake is one line on stderr and exit code 2."""
@@ -269,7 +272,7 @@ def _add_evaluation(steps: Any) -> None:
         "--features", type=Path, metavar="FILE", help=f"cached features, for {', '.join(FROZEN)}; default: extract them"
     )
     step.add_argument("--snapshot", type=Path, metavar="FILE", help="the run's tree, for hierarchy")
-    for name, content in (("data", "prepared data"), ("transfer", "transfer data"), ("scenes", "scenes")):
+    for name, content in FOLDERS.items():
         step.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=f"default: the study's {content} in results/")
     step.add_argument("--scratch", type=Path, metavar="FOLDER", help="keeps the resume state; default: scratch/STUDY")
     step.add_argument(
@@ -310,14 +313,14 @@ def _evaluation_target(args: argparse.Namespace, needs_weights: bool = True) -> 
     config = _resolve(load_study(args.study), args)
     is_control = args.method == UNTRAINED
     if needs_weights and args.weights is None and not is_control:
-        raise ValueError(f"run {config.name} is a trained one: give --weights FILE")
+        raise ValueError(f"run {config.name} is trained: give --weights FILE")
     if needs_weights and args.weights is not None and is_control:
         raise ValueError(f"--method {UNTRAINED} takes no weights: remove --weights, or name the run that made them")
     from hirl.evaluation.contracts import EvaluationTarget
 
     run = RunName.control(config.backbone.name, args.seed) if is_control else config.run
     results = Path("results") / config.study
-    folders = {name: getattr(args, name, None) or results / name for name in ("data", "transfer", "scenes")}
+    folders = {name: getattr(args, name, None) or results / name for name in FOLDERS}
     return EvaluationTarget(config, run, args.weights, folders)
 
 
@@ -412,7 +415,7 @@ def import_weights(args: argparse.Namespace) -> None:
 def _add_tracking(steps: Any) -> None:
     track = _group(steps, "track", "show runs in MLflow")
 
-    step = _step(track, "init", initialise_tracking, "create the store, before any job logs")
+    step = _step(track, "init", initialize_tracking, "create the store, before any job logs")
     _add_study(step)
     _add_uri(step)
 
@@ -421,7 +424,7 @@ def _add_tracking(steps: Any) -> None:
     _add_uri(step)
 
 
-def initialise_tracking(args: argparse.Namespace) -> None:
+def initialize_tracking(args: argparse.Namespace) -> None:
     """Create the MLflow store, before any job logs."""
     from hirl.tracking.mlflow import init
 
@@ -466,7 +469,7 @@ def _resolve(study: Study, args: argparse.Namespace) -> RunConfig:
     backbone = getattr(args, "backbone", None)
     if args.method == UNTRAINED and "backbone" in args:
         if backbone is None or args.variant is not None:
-            raise ValueError(f"--method {UNTRAINED} is told by its network: give --backbone and no --variant")
+            raise ValueError(f"--method {UNTRAINED} needs the name of its network: give --backbone and no --variant")
         return study.resolve_control(backbone, args.seed, _overrides(args))
     if backbone is not None:
         raise ValueError(f"--backbone belongs to --method {UNTRAINED}: use --set backbone.name={backbone} instead")

@@ -89,7 +89,7 @@ VIT_FINETUNING = {  # rate, end, layer decay, drop path; AdamW, decay 0.05, 100 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunConfig]:
-    """A method as its file has it, in a study that says nothing."""
+    """Return a function that resolves a method as its file has it, in a study without settings."""
 
     def build(method: str) -> RunConfig:
         path = tmp_path_factory.mktemp("study") / "own.yaml"
@@ -100,7 +100,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunCo
 
 
 def same(found: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
-    """Numbers to rounding, everything else exactly."""
+    """Compare numbers to rounding and everything else exactly."""
     return all(
         a == (pytest.approx(b, rel=1e-12) if isinstance(b, float) else b) for a, b in zip(found, expected, strict=True)
     )

@@ -29,7 +29,7 @@ def test_an_installed_package_reads_what_it_ships(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder outside the clone with the files of the package's wheel."""
+    """Return a folder outside the clone with the files of the package's wheel."""
     clone, site = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("site")
     for name in SOURCES:  # a build leaves folders behind
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy

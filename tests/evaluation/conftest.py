@@ -14,13 +14,16 @@ from hirl.evaluation.cache import FeatureCache
 
 @pytest.fixture
 def make_cache() -> Callable[..., FeatureCache]:
-    """Noisy features around one centre per class; class c of the finest level belongs to class c // 2 of the next."""
+    """Return a function that makes noisy features around one center per class.
+
+    Class c of the finest level belongs to class c // 2 of the next.
+    """
     generator = np.random.default_rng(0)
 
     def make(train: int, validation: int, classes: int = 6, width: int = 8, noise: float = 1.0) -> FeatureCache:
-        centres = generator.normal(size=(classes, width))
+        centers = generator.normal(size=(classes, width))
         labels = [generator.integers(0, classes, count) for count in (train, validation)]
-        features = [centres[y] + noise * generator.normal(size=(len(y), width)) for y in labels]
+        features = [centers[y] + noise * generator.normal(size=(len(y), width)) for y in labels]
         return FeatureCache(*(x.astype(np.float32) for x in features), *(np.stack([y, y // 2], 1) for y in labels))
 
     return make
@@ -28,7 +31,7 @@ def make_cache() -> Callable[..., FeatureCache]:
 
 @pytest.fixture
 def write_data() -> Callable[..., Path]:
-    """Prepared data of given pictures, uint8 [N, 3, S, S], and labels [N]; both splits are the same."""
+    """Return a function that writes images, uint8 [N, 3, S, S], and labels [N] as prepared data, for both splits."""
     import torch
     from safetensors.torch import save_file
 
@@ -55,7 +58,7 @@ def write_data() -> Callable[..., Path]:
 
 @pytest.fixture
 def red_and_blue(write_data, tmp_path) -> Path:
-    """Two classes that anything can tell apart: noise in one channel."""
+    """Write two classes that any network can separate: noise in the red or in the blue channel."""
     import torch
 
     labels = torch.arange(32) % 2
@@ -66,12 +69,12 @@ def red_and_blue(write_data, tmp_path) -> Path:
 
 
 class Killed(BaseException):
-    """Ends a training with no word to it, as a signal does."""
+    """End a training without any cleaning up, as a signal does."""
 
 
 @pytest.fixture
 def kill_after(monkeypatch) -> Callable[[ModuleType, int, Callable[[], Any]], None]:
-    """Runs a function in which the training of a module's `fit` is killed after so many steps."""
+    """Return a function that runs another one and kills the training of a module's `fit` after so many steps."""
 
     def run(module: ModuleType, steps: int, function: Callable[[], Any]) -> None:
         fit, left = module.fit, iter(range(steps))

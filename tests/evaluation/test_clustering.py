@@ -11,7 +11,7 @@ from hirl.evaluation.contracts import FrozenInputs
 
 
 def slow_accuracy(clusters: np.ndarray, classes: np.ndarray) -> float:
-    """Every one-to-one map tried."""
+    """Try every one-to-one map."""
     size = max(clusters.max(), classes.max()) + 1
     return max(100 * np.mean(np.array(ids)[clusters] == classes) for ids in permutations(range(size)))
 
@@ -39,7 +39,7 @@ def test_hand_computed_case():
     assert metrics["ami"] < metrics["nmi"]
 
 
-def test_one_cluster_tells_nothing():
+def test_a_single_cluster_has_no_mutual_information():
     metrics = agreement(np.zeros(30, dtype=int), np.arange(3).repeat(10))
     assert metrics == pytest.approx({"acc": 100 / 3, "nmi": 0, "ami": 0}, abs=1e-9)  # rounding of logarithms
 

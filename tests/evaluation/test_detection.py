@@ -43,7 +43,7 @@ def scenes(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny(tiny_run):
-    """The configuration of a tiny detection."""
+    """Return a function that makes the configuration of a tiny detection."""
 
     def build(method: str = "mocov2", **settings: object) -> RunConfig:
         run = tiny_run(method)
@@ -57,7 +57,7 @@ def tiny(tiny_run):
 
 
 def objects(*boxes: tuple[int, int, int, int, int], crowd: bool = False) -> list[dict]:
-    """Rectangles (image, x, y, width, height) with masks that fill them."""
+    """Return the annotations of rectangles (image, x, y, width, height) with masks that fill them."""
     rows = []
     for image, x, y, width, height in boxes:
         filled = np.zeros((SIDE, SIDE), np.uint8, order="F")
@@ -108,7 +108,7 @@ def test_nothing_found_is_0():
 
 
 def slow_average_precision(truth: list[dict], found: list[dict], threshold: float) -> float:
-    """One category's average precision at one threshold, as the COCO paper's site defines it."""
+    """Return one category's average precision at one threshold, as the COCO paper's site defines it."""
     found, taken, hits = sorted(found, key=lambda row: -row["score"]), set(), []
     for row in found:
         overlaps = {
@@ -125,7 +125,7 @@ def slow_average_precision(truth: list[dict], found: list[dict], threshold: floa
 
 
 def overlap(one: list[float], other: list[float]) -> float:
-    """Intersection over union of boxes x, y, width, height."""
+    """Return the intersection over union of boxes x, y, width, height."""
     sides = [min(one[i] + one[i + 2], other[i] + other[i + 2]) - max(one[i], other[i]) for i in (0, 1)]
     shared = max(sides[0], 0) * max(sides[1], 0)
     return shared / (one[2] * one[3] + other[2] * other[3] - shared)
@@ -170,7 +170,7 @@ def test_without_weights_the_seed_decides(tiny):
     assert not torch.equal(states[0][key], states[2][key])
 
 
-def test_a_killed_training_goes_on_to_the_same_bits(tiny, scenes, tmp_path, monkeypatch):
+def test_an_interrupted_training_resumes_to_the_same_bits(tiny, scenes, tmp_path, monkeypatch):
     config = tiny()
     whole = train_and_evaluate("detection", config, None, scenes, tmp_path / "whole", "run")
     assert list(whole.metrics) == [f"{metric}_{kind}" for kind in ("box", "mask") for metric in ("ap", "ap50", "ap75")]
@@ -201,7 +201,7 @@ def test_training_finds_objects(tiny, scenes, tmp_path):
     assert metrics["ap50_mask"] > 30
 
 
-def test_a_schedule_told_in_steps_is_met_to_the_step():
+def test_a_schedule_in_steps_is_followed_exactly():
     """detectron2's: 180,000 steps of 16 pictures at 0.02, a tenth of it from 120,000 and from 160,000 on."""
     settings = DetectionConfig(
         epochs=18,

@@ -37,7 +37,7 @@ def test_every_image_once_in_order_whatever_the_batch(images, backbone, batch_si
     torch.testing.assert_close(features, expected.detach(), rtol=1e-5, atol=1e-6)  # float32, other orders of summation
 
 
-def test_backbone_is_frozen_meanwhile_and_left_as_it_was(images, backbone):
+def test_the_backbone_is_frozen_and_keeps_its_mode(images, backbone):
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     for training in (True, False):
         features = extract_features(backbone.train(training), images, torch.device("cpu"), 4)
@@ -60,7 +60,7 @@ def both_splits(folder: Path) -> FeatureCache | None:
     return make_cache(build_backbone(BackboneConfig(name="resnet8"), 32), folder, torch.device("cpu"), 16)
 
 
-def test_on_two_ranks_each_image_is_seen_by_one_and_the_first_has_all(tiny_data):
+def test_two_ranks_share_the_images_and_rank_0_gets_all_features(tiny_data):
     first, second = on_two_ranks(both_splits, tiny_data)
     alone = both_splits(tiny_data)
     assert second is None

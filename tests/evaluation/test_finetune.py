@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def data(tiny_data, tmp_path) -> Path:
-    """A copy of the tiny data with its labelled images."""
+    """Copy the tiny data, and choose its labelled images."""
     folder = tmp_path / "data"
     folder.mkdir()
     for path in tiny_data.iterdir():
@@ -67,7 +67,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def vit_scale(name: str, decay: float) -> float:
-    """The scale of a four-block ViT's parameter, spelled out."""
+    """Return the rate's scale of a parameter in a ViT of four blocks."""
     if name.startswith("backbone.blocks."):
         return decay ** (4 - int(name.split(".")[2]))
     return decay**5 if name.startswith(("backbone.cls", "backbone.pos", "backbone.patch")) else 1.0
@@ -118,7 +118,7 @@ def test_steps_are_those_of_a_plain_loop_with_a_rate_for_each_parameter(
         torch.testing.assert_close(trained(tmp_path)[key], value, rtol=1e-2, atol=1e-3)
 
 
-def test_the_heads_rate_is_its_own(tiny_run, tiny_data, tmp_path) -> None:
+def test_the_head_has_a_learning_rate_of_its_own(tiny_run, tiny_data, tmp_path) -> None:
     """After one step of plain SGD each part has moved by its rate times the same gradient."""
     optimizer = {"name": "sgd", "base_lr": 0.8, "momentum": 0.0, "weight_decay": 0.0}
     moved = {}
@@ -145,7 +145,7 @@ def test_everything_is_trained_sincos_positions_too(tiny_run, tiny_data, tmp_pat
 
 @pytest.mark.parametrize(("method", "optimizer"), [("simsiam", SGD), ("dino", ADAMW)])
 @pytest.mark.parametrize("task", ["finetune", "transfer"])
-def test_two_classes_that_differ_in_colour_are_told_apart(
+def test_two_classes_of_different_colors_are_separated(
     tiny_run, red_and_blue, tmp_path, method: str, optimizer: dict[str, Any], task: str
 ) -> None:
     settings = BRIEF | {"epochs": 8, "optimizer": optimizer}
@@ -188,7 +188,7 @@ def test_a_transfer_set_has_its_own_classes_and_size(tiny_run, write_data, tmp_p
     assert 0 <= result.metrics["top1"] <= result.metrics["top5"] <= 100
 
 
-# --- going on after a kill --------------------------------------------------------------------------------------------
+# --- interrupted training ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_transfer_set_has_its_own_classes_and_size(tiny_run, write_data, tmp_p
         ("dino", {"optimizer": ADAMW, "drop_path": 0.3, "augmentation": STRONG}),
     ],
 )
-def test_killed_and_resumed_is_bit_equal_to_one_go(
+def test_an_interrupted_training_resumes_to_the_same_bits(
     tiny_run, tiny_data, tmp_path, kill_after, method: str, settings: dict[str, Any]
 ) -> None:
     config = tiny_run(method, evaluation={"finetune": BRIEF | settings})

@@ -11,7 +11,7 @@ from hirl.hierarchy import SemanticTree
 
 
 def true_tree(labels: np.ndarray) -> SemanticTree:
-    """The class levels themselves, as a tree: class c of level 0 belongs to c // 2; one cluster of level 0 is empty."""
+    """Return the class levels as a tree: class c of level 0 belongs to c // 2; one cluster of level 0 is empty."""
     fine = torch.eye(7)
     return SemanticTree([fine, fine[:4]], [torch.arange(7) // 2], torch.from_numpy(labels))
 

@@ -15,7 +15,7 @@ from hirl.evaluation.knn import class_rank, evaluate_features, knn
 
 
 def slow_knn(cache: FeatureCache, k: int, level: int, temperature: float) -> tuple[float, float]:
-    """top1 and top5, image by image and vote by vote."""
+    """Compute top1 and top5 image by image and vote by vote."""
     hits = {1: 0, 5: 0}
     for image, truth in zip(cache.validation, cache.validation_labels[:, level], strict=True):
         cosine = [float(image @ other / np.linalg.norm(image) / np.linalg.norm(other)) for other in cache.train]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ SETTINGS = {
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def probe(config: Any, data: Path, scratch: Path, weights: Path | None = None):
+def train(config: Any, data: Path, scratch: Path, weights: Path | None = None):
     return train_and_evaluate("linear", config, weights, data, scratch, "run")
 
 
@@ -40,19 +41,11 @@ def trained_head(scratch: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(scratch)["network"]
 
 
-@pytest.mark.parametrize(("method", "last_blocks"), [("simsiam", 1), ("dino", 1), ("dino", 3)])
-def test_the_probe_is_softmax_regression_on_the_features_of_views(
-    tiny_run, tiny_data, tmp_path, method: str, last_blocks: int
-) -> None:
-    config = tiny_run(method, evaluation={"linear": SETTINGS | {"last_blocks": last_blocks}})
-    backbone = load_backbone(config.model_copy(update={"seed": 3}), None, 32).eval()
-    save_weights(backbone, config.backbone, tmp_path / "weights.safetensors")
-    result = probe(config, tiny_data, tmp_path / "scratch", tmp_path / "weights.safetensors")
-
-    seen = []
-    if method == "dino":
-        for block in backbone.blocks[-last_blocks:]:
-            block.register_forward_hook(lambda module, inputs, output: seen.append(backbone.norm(output)[:, 0]))
+def reference_features(backbone: torch.nn.Module, last_blocks: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function of views to features: a ViT's class tokens of the last blocks, read by hooks, or a ResNet's."""
+    seen: list[torch.Tensor] = []
+    for block in backbone.blocks[-last_blocks:] if hasattr(backbone, "blocks") else ():
+        block.register_forward_hook(lambda module, inputs, output: seen.append(backbone.norm(output)[:, 0]))
 
     @torch.no_grad()
     def features(views: torch.Tensor) -> torch.Tensor:
@@ -60,6 +53,19 @@ def test_the_probe_is_softmax_regression_on_the_features_of_views(
         pooled = backbone(views)
         return torch.cat(seen, dim=1) if seen else pooled
 
+    return features
+
+
+@pytest.mark.parametrize(("method", "last_blocks"), [("simsiam", 1), ("dino", 1), ("dino", 3)])
+def test_the_classifier_is_softmax_regression_on_the_features_of_views(
+    tiny_run, tiny_data, tmp_path, method: str, last_blocks: int
+) -> None:
+    config = tiny_run(method, evaluation={"linear": SETTINGS | {"last_blocks": last_blocks}})
+    backbone = load_backbone(config.model_copy(update={"seed": 3}), None, 32).eval()
+    save_weights(backbone, config.backbone, tmp_path / "weights.safetensors")
+    result = train(config, tiny_data, tmp_path / "scratch", tmp_path / "weights.safetensors")
+
+    features = reference_features(backbone, last_blocks)
     batches = LabelledBatches(load_images(tiny_data, "train"), 16, AugmentationConfig(), 0, CPU)
     torch.manual_seed(config.seed)
     load_backbone(config, None, 32)
@@ -96,25 +102,25 @@ def test_the_backbone_is_bit_equal_afterwards(tiny_run, tiny_data, tmp_path, mon
     backbone = load_backbone(config, None, 32)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     monkeypatch.setattr(linear, "load_backbone", lambda *_: backbone)
-    probe(config, tiny_data, tmp_path)
+    train(config, tiny_data, tmp_path)
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
     assert all(parameter.grad is None for parameter in backbone.parameters())
 
 
 @pytest.mark.parametrize("method", ["simsiam", "dino"])
-def test_two_classes_that_differ_in_colour_are_told_apart(tiny_run, red_and_blue, tmp_path, method: str) -> None:
-    result = probe(tiny_run(method, evaluation={"linear": SETTINGS | {"epochs": 15}}), red_and_blue, tmp_path)
+def test_two_classes_of_different_colors_are_separated(tiny_run, red_and_blue, tmp_path, method: str) -> None:
+    result = train(tiny_run(method, evaluation={"linear": SETTINGS | {"epochs": 15}}), red_and_blue, tmp_path)
     assert result.metrics == {"top1": 100, "top5": 100}
     assert result.settings["optimizer"]["base_lr"] == 4
     assert [row["epoch"] for row in result.history] == list(range(15))
 
 
-def test_killed_and_resumed_is_bit_equal_to_one_go(tiny_run, tiny_data, tmp_path, kill_after) -> None:
+def test_an_interrupted_training_resumes_to_the_same_bits(tiny_run, tiny_data, tmp_path, kill_after) -> None:
     config = tiny_run("simsiam", evaluation={"linear": SETTINGS})
-    expected = probe(config, tiny_data, tmp_path / "whole")
-    kill_after(linear, 6, lambda: probe(config, tiny_data, tmp_path / "killed"))
+    expected = train(config, tiny_data, tmp_path / "whole")
+    kill_after(linear, 6, lambda: train(config, tiny_data, tmp_path / "killed"))
     assert len(load_checkpoint(tmp_path / "killed")["history"]) == 1
-    resumed = probe(config, tiny_data, tmp_path / "killed")
+    resumed = train(config, tiny_data, tmp_path / "killed")
     assert resumed.metrics == expected.metrics
     one, other = (trained_head(tmp_path / name) for name in ("whole", "killed"))
     assert all(torch.equal(value, other[key]) for key, value in one.items())
@@ -130,4 +136,4 @@ def test_first_weights_have_the_deviation_asked_for(tiny_run) -> None:
 def test_more_blocks_than_there_are_is_refused(tiny_run, tiny_data, tmp_path) -> None:
     config = tiny_run("dino", evaluation={"linear": SETTINGS | {"last_blocks": 5}})
     with pytest.raises(ValueError, match=r"evaluation\.linear\.last_blocks is 5, but the ViT has 4: lower it"):
-        probe(config, tiny_data, tmp_path)
+        train(config, tiny_data, tmp_path)

@@ -37,28 +37,28 @@ EVALUATIONS = {
 
 
 def changed(config: RunConfig, **evaluations: Any) -> RunConfig:
-    """The configuration with other settings of evaluations."""
+    """Return the configuration with other settings of evaluations."""
     return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=evaluations)})
 
 
-def everything(subjects: list[EvaluationTarget], beit: RunConfig, out: Path) -> dict[str, Any]:
-    """Writes all results and a tokenizer; gives what a rank is told that is not written."""
-    for target in subjects:
+def everything(targets: list[EvaluationTarget], beit: RunConfig, out: Path) -> dict[str, Any]:
+    """Write all results and a tokenizer; return what a rank gets that is not written."""
+    for target in targets:
         evaluate_trained(TASKS, target, out / target.run.method, out / "scratch")
-    data = subjects[0].folders["data"]
+    data = targets[0].folders["data"]
     return {
-        "gauges": train_tokenizer(beit, data, out / "tokenizer.safetensors", out / "scratch of the tokenizer"),
-        "metrics": probe(subjects[0].config, data, out / "probe").metrics,
-        "refusal": refusal(subjects[0], out / "refused"),
+        "tokenizer": train_tokenizer(beit, data, out / "tokenizer.safetensors", out / "scratch of the tokenizer"),
+        "metrics": evaluate_linear(targets[0].config, data, out / "probe").metrics,
+        "refusal": refusal(targets[0], out / "refused"),
     }
 
 
-def probe(config: RunConfig, data: Path, scratch: Path) -> Any:
+def evaluate_linear(config: RunConfig, data: Path, scratch: Path) -> Any:
     return linear.train_and_evaluate("linear", config, None, data, scratch, "run")
 
 
 def refusal(target: EvaluationTarget, out: Path) -> str:
-    """What is said of a batch of 18 images in pairs."""
+    """Return the error of a batch of 18 images in pairs."""
     finetune = target.config.evaluation.finetune.model_copy(update={"batch_size": 18})
     target = replace(target, config=changed(target.config, finetune=finetune))
     try:
@@ -70,7 +70,7 @@ def refusal(target: EvaluationTarget, out: Path) -> str:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, tiny_data) -> Path:
-    """A folder with the tiny data, its labelled images, and scenes."""
+    """Return a folder with the tiny data, its labelled images, and scenes."""
     home = tmp_path_factory.mktemp("ranks")
     write_squares(home / "scenes")
     (home / "data").mkdir()
@@ -82,10 +82,10 @@ def home(tmp_path_factory, tiny_data) -> Path:
 
 @pytest.fixture(scope="module")
 def found(tiny_run, home) -> dict[int, list[dict[str, Any]]]:
-    """By the number of ranks, what each was told; their results are in the folder of that number."""
+    """Return what each rank got, by the number of ranks; their results are in the folder of that number."""
     detection = DetectionConfig(**DETECTION | {"epochs": 1, "drop_path": 0.0})
     folders = {part: home / part for part in ("data", "scenes")}
-    subjects = [
+    targets = [
         EvaluationTarget(
             changed(tiny_run(method, evaluation={"linear": LINEAR} | evaluation), detection=detection),
             RunName(method, "baseline"),
@@ -94,7 +94,7 @@ def found(tiny_run, home) -> dict[int, list[dict[str, Any]]]:
         )
         for method, evaluation in EVALUATIONS.items()
     ]
-    return {count: on_ranks(count, everything, subjects, tiny_run("beit"), home / str(count)) for count in (1, 2)}
+    return {count: on_ranks(count, everything, targets, tiny_run("beit"), home / str(count)) for count in (1, 2)}
 
 
 def results(home: Path, method: str, task: str) -> list[dict[str, Any]]:
@@ -112,33 +112,33 @@ def test_losses_and_accuracies_are_those_of_one_rank(found, home, method: str, t
 
 
 @pytest.mark.parametrize("method", EVALUATIONS)
-def test_detectors_learn_alike(found, home, method: str) -> None:
+def test_two_ranks_train_a_detector_to_a_similar_loss(found, home, method: str) -> None:
     one, two = results(home, method, "detection")
     assert two["metrics"].keys() == one["metrics"].keys()
     # three steps on regions that each rank draws on its own
     assert two["history"][0]["loss"] == pytest.approx(one["history"][0]["loss"], rel=0.2)
 
 
-def test_tokenizers_are_alike(found, home) -> None:
+def test_two_ranks_train_the_tokenizer_of_one(found, home) -> None:
     for rank in found[2]:
-        assert rank["gauges"] == pytest.approx(found[1][0]["gauges"], rel=1e-3)
+        assert rank["tokenizer"] == pytest.approx(found[1][0]["tokenizer"], rel=1e-3)
     one, two = (load_tokenizer(home / count / "tokenizer.safetensors").network.state_dict() for count in ("1", "2"))
     for name, value in one.items():  # float32, through the square roots of Adam
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_all_ranks_are_told_the_same_and_nothing_is_left(found, home) -> None:
+def test_all_ranks_get_the_same_metrics_and_scratch_is_emptied(found, home) -> None:
     assert found[2][0]["metrics"] == found[2][1]["metrics"]
     assert not list((home / "2" / "scratch").iterdir())
 
 
-def test_one_rank_goes_on_where_two_were_killed(found, home, tiny_run) -> None:
+def test_one_rank_resumes_the_training_of_two(found, home, tiny_run) -> None:
     config = tiny_run("simsiam", evaluation={"linear": LINEAR})
     alone, together = (home / count / "probe" for count in ("1", "2"))
     (together / "checkpoint00003.pt").unlink()
     kept = torch.load(together / "checkpoint00002.pt", weights_only=False)["history"]
-    (result,) = on_ranks(1, probe, config, home / "data", together)
-    (expected,) = on_ranks(1, probe, config, home / "data", alone)
+    (result,) = on_ranks(1, evaluate_linear, config, home / "data", together)
+    (expected,) = on_ranks(1, evaluate_linear, config, home / "data", alone)
     for row, other in zip(result.history, expected.history, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)  # as above
     assert result.history[:2] == kept  # seconds among them: these epochs were not run again

@@ -1,4 +1,4 @@
-"""Which protocol is asked for what, and what a call leaves that was killed between two of them."""
+"""Each task runs its protocol on its folder, and an interrupted call resumes with the task it had reached."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def target(tiny_run, tmp_path) -> EvaluationTarget:
 
 @pytest.fixture
 def asked(monkeypatch) -> list[tuple[str, str, str]]:
-    """Every protocol only notes (module, task, folder); detection dies while `asked` does not yet hold it twice."""
+    """Replace every protocol by one that notes (module, task, folder); the first call of detection is interrupted."""
     calls: list[tuple[str, str, str]] = []
 
     def protocol(module: str) -> SimpleNamespace:
@@ -47,7 +47,7 @@ def asked(monkeypatch) -> list[tuple[str, str, str]]:
     return calls
 
 
-def test_a_killed_call_goes_on_with_the_task_it_had_reached(target, asked, tmp_path) -> None:
+def test_an_interrupted_call_resumes_with_the_task_it_had_reached(target, asked, tmp_path) -> None:
     out, scratch = tmp_path / "evaluation", tmp_path / "scratch"
     with pytest.raises(KeyboardInterrupt):
         evaluate_trained(TASKS, target, out, scratch)
@@ -66,7 +66,7 @@ def test_a_killed_call_goes_on_with_the_task_it_had_reached(target, asked, tmp_p
     assert not list(scratch.iterdir())
 
 
-def test_other_weights_or_settings_start_afresh(target, tiny_run, tmp_path) -> None:
+def test_other_weights_or_settings_do_not_resume(target, tiny_run, tmp_path) -> None:
     other_weights = tmp_path / "other.safetensors"
     other_weights.write_bytes(b"other weights")
     longer = tiny_run("mocov2", evaluation={"linear": {"epochs": 7}})

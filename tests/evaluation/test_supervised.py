@@ -14,13 +14,13 @@ CPU = torch.device("cpu")
 
 
 def image_set(labels: torch.Tensor, classes: int) -> ImageSet:
-    """Pictures whose first pixel is their index."""
+    """Return images whose first pixel is their index."""
     images = torch.arange(len(labels)).byte().view(-1, 1, 1, 1).expand(-1, 3, 2, 2).contiguous()
     return ImageSet(images, None, labels[:, None], [[str(number) for number in range(classes)]], [], 2)
 
 
 def by_index(logits: torch.Tensor):
-    """A classifier that looks up the logits of the picture with an index, which its first pixel tells."""
+    """Return a classifier that looks up the logits of an image by the index in its first pixel."""
     return lambda views: logits[((views[:, 0, 0, 0] * 0.229 + 0.485) * 255).round().long()]
 
 
@@ -31,7 +31,7 @@ def test_accuracies_are_those_of_sklearn() -> None:
     assert accuracies(by_index(logits), image_set(labels, 9), 7, CPU) == pytest.approx(expected)
 
 
-def test_a_classifier_that_says_nothing_guesses() -> None:
+def test_equal_or_missing_logits_score_as_chance() -> None:
     labels = torch.arange(60) % 6
     for logits in (torch.zeros(60, 6), torch.full((60, 6), torch.nan)):
         assert accuracies(by_index(logits), image_set(labels, 6), 16, CPU)["top1"] == pytest.approx(100 / 6)

@@ -136,7 +136,7 @@ def test_an_invalid_file_of_published_numbers_is_named(published, text, said):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"paper\.csv is missing: install hirl from a clone"):
+    with pytest.raises(ValueError, match=r"paper\.csv is missing: install hirl again"):
         read_paper(tmp_path / "paper.csv")
 
 

@@ -14,7 +14,7 @@ from hirl.reporting.table import read_summary, tabulate
 
 def test_a_missing_caption_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("hirl.reporting.report.CAPTIONS", tmp_path)
-    with pytest.raises(ValueError, match=r"table\.rst is missing: install hirl from a clone"):
+    with pytest.raises(ValueError, match=r"table\.rst is missing: install hirl again"):
         caption("table")
 
 

@@ -42,7 +42,7 @@ def pages(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def study_of(*gains: float, floor: float | None = None, seeds: int = 1) -> Study:
-    """A study of one metric with a method per gain."""
+    """Return a study of one metric with a method per gain."""
     cell = {"std": None if seeds == 1 else 0.5, "n": seeds}
     rows = [
         Row(

@@ -28,6 +28,7 @@ def config_of(run: str, seed: int = 0) -> dict:
         "method": name.method,
         "variant": name.variant,
         "seed": seed,
+        "data": {"name": "taxonomy", "label_lists": {}},
         "backbone": {"name": "resnet18"},
         "training": {"epochs": EPOCHS, "optimizer": {"base_lr": 0.03}},
         "evaluation": {},
@@ -184,7 +185,9 @@ def test_a_trained_evaluation_shows_its_epochs_as_curves(study, uri):
 
 def test_settings_that_do_not_change_the_weights_make_no_other_run():
     config = config_of(RUNS[0])
-    same = run_tags(RUNS[0], config | {"evaluation": {"knn": 1}, "scenes": {}, "transfer_data": {}, "hash": "1"})
+    other = {"evaluation": {"knn": 1}, "scenes": {}, "transfer_data": {}, "hash": "1"}
+    other["data"] = config["data"] | {"label_lists": {"1": "list.txt"}}
+    same = run_tags(RUNS[0], config | other)
     assert same == run_tags(RUNS[0], config)
     assert run_tags(RUNS[0], config | {"training": {}})[KEY] != same[KEY]
 

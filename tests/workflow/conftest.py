@@ -1,4 +1,4 @@
-"""A project of a user's: a folder with pictures and a study file, on which the workflow runs from outside."""
+"""Run the workflow in a user's project: a folder with pictures and a study file, outside the repository."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-COLOURS = {
+COLORS = {
     "warm/red": (200, 30, 30),
     "warm/orange": (220, 140, 20),
     "cold/blue": (30, 40, 200),
@@ -40,7 +40,7 @@ for line in sys.stdin:
 
 
 class Server:
-    """Snakemake, waiting for calls."""
+    """A process that has imported Snakemake and waits for calls."""
 
     def __init__(self, process: subprocess.Popen[str], folder: Path):
         self.process, self.said = process, folder / "said.txt"
@@ -55,7 +55,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory) -> Iterator[Server]:
-    """Snakemake, imported once for all calls."""
+    """Start a process that imports Snakemake once for all calls."""
     environment, pipe = os.environ | {"COLUMNS": "200"}, subprocess.PIPE
     command = [sys.executable, "-c", SERVER]
     with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
@@ -70,17 +70,17 @@ class Project:
         self.folder, self.server = folder, server
 
     def arguments(self, *arguments: str, **config: object) -> list[str]:
-        """What follows `snakemake` in a call with these --config values."""
+        """Return what follows `snakemake` in a call with these --config values."""
         options = [f"{key}={value}" for key, value in config.items()]
         call = ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--cores", "2", *arguments]
         return [*call, "--config", *options] if options else call
 
     def snakemake(self, *arguments: str, **config: object) -> subprocess.CompletedProcess[str]:
-        """Calls Snakemake here; what it says is in `stdout`."""
+        """Call Snakemake in this folder; its output is in `stdout`."""
         return self.server(self.folder, self.arguments(*arguments, **config))
 
     def planned(self, *arguments: str, **config: object) -> dict[str, int]:
-        """How many jobs of each rule a call would run."""
+        """Return how many jobs of each rule a call would run."""
         said = self.snakemake("--dry-run", *arguments, **config)
         assert said.returncode == 0, said.stdout
         table = said.stdout.partition("Job stats:")[2].partition("total")[0]
@@ -89,20 +89,20 @@ class Project:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Path:
-    """Noisy squares of four colours, two of them warm and two cold."""
+    """Draw noisy squares of four colours, two of them warm and two cold."""
     folder, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for split, count in (("train", 16), ("val", 6)):
-        for name, colour in COLOURS.items():
+        for name, color in COLORS.items():
             (folder / split / name).mkdir(parents=True)
             for number in range(count):
-                pixels = np.clip(colour + generator.normal(0, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
+                pixels = np.clip(color + generator.normal(0, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
     return folder
 
 
 @pytest.fixture
 def project(tmp_path, server) -> Project:
-    """An empty project with the tiny study in it."""
+    """Make an empty project with the tiny study in it."""
     return new_project(tmp_path, server)
 
 
@@ -113,7 +113,7 @@ def new_project(folder: Path, server: Server) -> Project:
 
 
 def own_profile(folder: Path, profile: str, **edits: int) -> Path:
-    """A copy of a profile, as a user makes one, with some of its numbers changed."""
+    """Copy a profile, as a user does, and change some of its numbers."""
     text = (ROOT / "workflow" / "profiles" / profile / "profile.yaml").read_text()
     for key, number in edits.items():
         text, found = re.subn(rf"^(\s*{key}): \d+", rf"\1: {number}", text, flags=re.MULTILINE)
@@ -125,7 +125,7 @@ def own_profile(folder: Path, profile: str, **edits: int) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, pictures, server) -> Project:
-    """The tiny study, run to its end. Tests look at it, or plan on it; none changes its results."""
+    """Run the tiny study to its end. Tests read it, or plan on it; none changes its results."""
     project = new_project(tmp_path_factory.mktemp("finished"), server)
     said = project.snakemake(study="tiny.yaml", data_root=pictures)
     assert said.returncode == 0, said.stdout

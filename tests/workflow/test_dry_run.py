@@ -1,4 +1,4 @@
-"""What the workflow would do, by dry runs."""
+"""Dry runs plan the jobs that a study needs, and no other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yte
 
+from hirl.config import TASKS, TRAINED
 from tests.workflow.conftest import ROOT, own_profile
 
 METHODS, BACKBONES = 7, 2  # of the demo; a convolutional network and a transformer
@@ -91,7 +92,7 @@ def test_a_mistake_in_config_is_one_line_that_names_it(project, config, named):
 
 
 def settings_of(profile: Path) -> dict[str, Any]:
-    """What a profile says, its loops unrolled."""
+    """Return the settings of a profile, its loops unrolled."""
     return yte.process_yaml((profile / "profile.yaml").read_text(), require_use_yte=True)
 
 
@@ -105,6 +106,13 @@ def test_a_profile_gives_a_gpu_to_every_job_that_runs_a_network(project, profile
     with_gpu = {rule for rule, resources in settings["set-resources"].items() if resources["gpu"] == 1}
     assert networks <= with_gpu == settings["set-threads"].keys()
     assert not without & with_gpu
+
+
+@pytest.mark.parametrize("profile", ["gpu", "slurm"])
+def test_a_profile_names_every_trained_task(profile):
+    settings = settings_of(ROOT / "workflow" / "profiles" / profile)
+    jobs = {f"evaluate_{TASKS[task].settings}" for task in TRAINED}
+    assert jobs <= settings["set-resources"].keys()
 
 
 def test_a_number_in_a_profile_gives_a_training_its_gpus_ranks_and_threads(project):

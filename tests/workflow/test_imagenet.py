@@ -1,6 +1,6 @@
 """Every run of the paper's study takes a step: its own network, views, heads, tree and optimiser, on a CPU.
 
-`python tests/test_imagenet.py METHOD` prints what came out, a line of JSON for each variant.
+`python tests/workflow/test_imagenet.py METHOD` prints the measurements, a line of JSON for each variant.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ LIMIT_MB = 24_000
 
 @pytest.fixture(scope="module")
 def said() -> Iterator[dict[str, Future]]:
-    """What every method's process says; of one thread each, two run at a time."""
+    """Run every method in a process of one thread, two at a time; return what each prints."""
     with ThreadPoolExecutor(2) as pool:
         yield {method: pool.submit(run_alone, method) for method in METHODS}
         pool.shutdown(cancel_futures=True)
 
 
 def run_alone(method: str) -> subprocess.CompletedProcess[str]:
-    """Both steps in a process of their own, whose peak of memory is its own."""
+    """Run both steps in a process of their own, so that its peak memory is theirs."""
     command, environment = [sys.executable, __file__, method], os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -95,7 +95,7 @@ def test_classifiers_of_the_paper(method: str, rates: int) -> None:
 
 
 def one_step(config: RunConfig, views: list[Tensor], tokenizer: Path) -> dict[str, Any]:
-    """A step in the middle of the training, where nothing is frozen any more."""
+    """Run a step in the middle of the training, where nothing is frozen any more."""
     started = time.monotonic()
     method = build_method(config, tokenizer=tokenizer).to(memory_format=torch.channels_last)
     if config.hierarchy is not None:
@@ -132,12 +132,12 @@ def one_step(config: RunConfig, views: list[Tensor], tokenizer: Path) -> dict[st
 
 
 def length(tensors: Iterable[Tensor]) -> float:
-    """Of all tensors as one vector."""
+    """Return the length of all tensors as one vector."""
     return sum(tensor.square().sum().item() for tensor in tensors) ** 0.5
 
 
 def made_up_tree(num_clusters: tuple[int, ...], width: int) -> SemanticTree:
-    """A tree of the published size over all of ImageNet, its centroids, parents and paths random."""
+    """Return a tree of the published size over all of ImageNet, its centroids, parents and paths random."""
     centroids = [F.normalize(torch.randn(number, width), dim=1) for number in num_clusters]
     parents = [torch.randint(above, (number,)) for number, above in pairwise(num_clusters)]
     paths = [torch.randint(num_clusters[0], (IMAGES,))]
@@ -147,7 +147,7 @@ def made_up_tree(num_clusters: tuple[int, ...], width: int) -> SemanticTree:
 
 
 def steps(name: str) -> None:
-    """Prints what a step of the baseline, then of hirl, came to: memory only grows in this order."""
+    """Print the measurements of a step of the baseline, then of HIRL: memory only grows in this order."""
     runs = [load_study("imagenet").resolve(name, variant) for variant in ("baseline", "hirl")]
     seed_step(0, 0)
     pictures = torch.randint(256, (BATCHES.get(name, BATCH), 3, 256, 256), dtype=torch.uint8)

@@ -29,7 +29,7 @@ CLOCK = ["seconds", "images_per_second", "memory_mb"]  # the columns that no two
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[None]:
-    """A Slurm of two nodes with two GPUs each, none of them there."""
+    """Start a Slurm of two nodes with two simulated GPUs each."""
     script = ROOT / "workflow" / "slurm_here.sh"
     said = subprocess.run([script, "start"], capture_output=True, text=True)
     if said.returncode == 2:
@@ -41,7 +41,7 @@ def slurm() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def call(tmp_path_factory, pictures, server):
-    """Starts the tiny study's MoCo v2 with HIRL, up to some of its files, in a project of its own."""
+    """Return a function that starts the tiny study's MoCo v2 with HIRL, up to some of its files, in a new project."""
 
     def start(*files: str, **edits: int) -> tuple[Project, subprocess.Popen[str]]:
         project = new_project(tmp_path_factory.mktemp("project"), server)
@@ -65,7 +65,7 @@ def history(project: Project) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def evaluated(slurm, call) -> Project:
-    """The run, trained and evaluated by jobs of two GPUs."""
+    """Train and evaluate the run by jobs of two GPUs."""
     project, snakemake = call("evaluation/knn.json", "evaluation/linear.json", pretrain_hirl=2, evaluate_trained=2)
     said, _ = snakemake.communicate()
     assert snakemake.returncode == 0, said

@@ -26,7 +26,7 @@ ONCE = {"summarise": 1, "write_report": 1, "sync_tracking": 1, "all": 1}
 
 @pytest.fixture
 def edited(finished, tmp_path) -> Project:
-    """A copy of the finished project, to be changed."""
+    """Copy the finished project, to change it."""
     shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
     return Project(tmp_path, finished.server)
 
@@ -53,7 +53,7 @@ def test_one_command_leaves_every_number_the_pictures_and_the_report(finished):
     assert (results / "table.txt").read_text() in finished.said
 
 
-def test_nothing_is_done_twice(finished, pictures):
+def test_a_second_command_runs_nothing(finished, pictures):
     assert finished.planned(study="tiny.yaml", data_root=pictures) == {}
 
 
@@ -101,7 +101,7 @@ def test_losing_the_tracker_trains_nothing(edited, pictures):
     assert edited.planned(study="tiny.yaml", data_root=pictures) == {"sync_tracking": 1, "all": 1}
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(finished, edited, pictures):
+def test_an_interrupted_training_resumes_to_the_same_weights(finished, edited, pictures):
     run = "results/tiny/runs/mocov2-hirl-s0"
     asked = {"study": "tiny.yaml", "data_root": pictures}
     shutil.rmtree(edited.folder / run)
@@ -121,7 +121,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(finished, edited, picture
 
 
 def kill_trainer(scheduler: int, once_there: str, folder: Path) -> None:
-    """kill -9 for the trainer below a scheduler, as soon as a file is there."""
+    """Kill the trainer below a scheduler with signal 9, as soon as a file exists."""
     deadline = time.monotonic() + 120
     while not list(folder.glob(once_there)):
         assert time.monotonic() < deadline, "no checkpoint in two minutes"

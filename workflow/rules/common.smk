@@ -148,8 +148,8 @@ def extra_inputs(tasks):
     return [f"results/{{study}}/{file}" for task in tasks if (file := TASKS[task].extra_input)]
 
 
-def root(key):
-    """Return the user's folder of images, as an option of `hirl`."""
+def images(key):
+    """Return the folder of images that --config gives under a key, as an option of `hirl`; no option without one."""
     return shlex.join(["--data-root", config[key]] if key in config else [])
 
 

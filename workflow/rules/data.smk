@@ -35,11 +35,11 @@ rule prepare_data:
         runtime=60,
     params:
         config=digest(DATA.model_dump(mode="json", exclude={"label_lists"})),
-        root=root("data_root"),
+        images=images("data_root"),
     message:
         f"data: decode and split {DATA.name}"
     shell:
-        "hirl data prepare {ASKED} {params.root} --out $(dirname {output.manifest}) > {log} 2>&1"
+        "hirl data prepare {ASKED} {params.images} --out $(dirname {output.manifest}) > {log} 2>&1"
 
 
 # The transfer task trains on another data set.
@@ -52,7 +52,7 @@ use rule prepare_data as prepare_transfer with:
         "logs/{study}/prepare_transfer.log",
     params:
         config=digest(ANY_RUN.transfer_data.model_dump(mode="json")),
-        root=f"--transfer {root('transfer_root')}",
+        images=f"--transfer {images('transfer_root')}",
     message:
         f"data: decode and split {ANY_RUN.transfer_data.name} for transfer"
 
@@ -68,11 +68,11 @@ rule prepare_scenes:
         runtime=60,
     params:
         config=digest(ANY_RUN.scenes.model_dump(mode="json")),
-        root=root("scenes_root"),
+        images=images("scenes_root"),
     message:
         f"data: prepare scenes of {ANY_RUN.scenes.name} with boxes and masks"
     shell:
-        "hirl data scenes {ASKED} {params.root} --out $(dirname {output.manifest}) > {log} 2>&1"
+        "hirl data scenes {ASKED} {params.images} --out $(dirname {output.manifest}) > {log} 2>&1"
 
 
 # The images that keep their labels: drawn once, balanced over classes, or listed by the user.

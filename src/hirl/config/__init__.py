@@ -9,6 +9,7 @@ from hirl.config.resources import CONFIG_ROOT, RESOURCES
 from hirl.config.run_name import CONTROL, UNTRAINED, RunName
 from hirl.config.sections import (
     MODEL_CONFIGS,
+    VARIANTS,
     AugmentationConfig,
     BackboneConfig,
     BEiTConfig,
@@ -45,6 +46,7 @@ from hirl.config.sections import (
     Variant,
     ViewsConfig,
     digest,
+    pretraining_digest,
 )
 from hirl.config.study import Study, load_study
 from hirl.config.tasks import FROZEN, LABEL_PERCENTS, METRICS, TASKS, TRAINED, Metric, Task
@@ -61,6 +63,7 @@ __all__ = [
     "TASKS",
     "TRAINED",
     "UNTRAINED",
+    "VARIANTS",
     "AugmentationConfig",
     "BEiTConfig",
     "BackboneConfig",
@@ -104,5 +107,6 @@ __all__ = [
     "flatten",
     "load_study",
     "parse_override",
+    "pretraining_digest",
     "read_yaml",
 ]

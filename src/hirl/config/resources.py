@@ -1,4 +1,4 @@
-"""Where the files lie that the package reads and that are no Python: config/ and the report's captions."""
+"""Find the files that the package reads and that are not Python: config/ and the report's captions."""
 
 from __future__ import annotations
 
@@ -19,3 +19,5 @@ def find_resources(package: Path = PACKAGE) -> Path:
 
 RESOURCES = find_resources()
 CONFIG_ROOT = RESOURCES / "config"
+CAPTIONS = RESOURCES / "workflow" / "report"
+REINSTALL = "install hirl again, with pip install in a clone of its repository"  # ends an error about a missing file

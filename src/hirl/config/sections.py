@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -12,6 +13,7 @@ from hirl.config.run_name import UNTRAINED, RunName
 from hirl.config.tasks import FROZEN, LABEL_PERCENTS, TASKS
 
 Variant = Literal["baseline", "hirl"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -465,13 +467,7 @@ class RunConfig(Section):
     @property
     def pretraining_hash(self) -> str:
         """The digest of all that decides the weights; evaluation settings are not in it."""
-        evaluated: dict[str, Any] = {
-            "evaluation": True,
-            "transfer_data": True,
-            "scenes": True,
-            "data": {"label_lists"},
-        }
-        return digest(self.model_dump(mode="json", exclude=evaluated))
+        return pretraining_digest(self.model_dump(mode="json"))
 
     def task_hash(self, task: str) -> str:
         """Return the digest of a task's settings; tasks without settings share one."""
@@ -483,12 +479,19 @@ class StudyConfig(Section):
     """What a study runs. `all` and the blocks of `methods` hold partial RunConfigs."""
 
     methods: dict[MethodName, dict[str, Any] | None]
-    variants: tuple[Variant, ...] = ("baseline", "hirl")
+    variants: tuple[Variant, ...] = VARIANTS
     seeds: tuple[int, ...] = (0,)
     tasks: tuple[TaskName, ...] = FROZEN
     base: str | None = None  # another study, whose keys hold unless given here
     all: dict[str, Any] = {}
     plugins: tuple[str, ...] = ()  # Python files that register methods of your own
+
+
+def pretraining_digest(settings: Mapping[str, Any]) -> str:
+    """Return the digest of all that decides the weights, from a RunConfig as a mapping."""
+    decides = {key: value for key, value in settings.items() if key not in ("evaluation", "transfer_data", "scenes")}
+    decides["data"] = {key: value for key, value in settings["data"].items() if key != "label_lists"}
+    return digest(decides)
 
 
 def digest(value: Any) -> str:

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from hirl.config.nested import flatten, merge, nest
 from hirl.config.plugins import load_plugins
-from hirl.config.resources import CONFIG_ROOT
+from hirl.config.resources import CONFIG_ROOT, REINSTALL
 from hirl.config.run_name import RunName
-from hirl.config.sections import MODEL_CONFIGS, RunConfig, Section, StudyConfig, Variant
+from hirl.config.sections import MODEL_CONFIGS, VARIANTS, RunConfig, Section, StudyConfig
 from hirl.config.validation import validate
 from hirl.config.yaml_files import read_yaml
 
@@ -111,8 +111,8 @@ class Study:
     ) -> tuple[RunConfig, dict[str, str]]:
         """Return a run's configuration, and the origin of every key that a layer sets."""
         where = f"study {self.name}, method {method}"
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant {variant!r} is unknown; known: {', '.join(get_args(Variant))}")
+        if variant not in VARIANTS:
+            raise ValueError(f"variant {variant!r} is unknown; known: {', '.join(VARIANTS)}")
         file = self.method_files.get(method) or _read_method(method)
         merged, origins = _merge_layers([*file.layers, *self._own_layers(method, overrides)])
         if named := [key for key in RUN_KEYS if key in merged]:
@@ -154,7 +154,7 @@ def load_study(study: str, narrowed: Mapping[str, Any] | None = None) -> Study:
         ValueError: there is no such study, or it has a key or value it cannot hold.
     """
     if not CONFIG_ROOT.is_dir():
-        raise ValueError(f"{CONFIG_ROOT} is missing: install hirl from its repository, with pip install")
+        raise ValueError(f"{CONFIG_ROOT} is missing: {REINSTALL}")
     path = _study_path(study)
     content = _read_study(path)
     narrowed = dict(narrowed or {})

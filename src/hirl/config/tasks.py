@@ -1,13 +1,18 @@
 """The table of tasks: everything that is known about an evaluation before it runs.
 
-Configuration, evaluation, costs, workflow rules, tables and figures read it; no other file lists tasks. A new task is
-one entry here, one file in hirl.evaluation, and its settings in hirl.config.sections.EvaluationConfig.
+Configuration, evaluation, costs, workflow rules, tables and figures read it; no other file lists tasks. CONTRIBUTING.md
+says how to add one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+
+def labels_file(percent: int) -> str:
+    """Return the name of the file, beside the prepared data, that lists the images with labels."""
+    return f"labels-{percent}.csv"
 
 
 @dataclass(frozen=True)
@@ -18,11 +23,13 @@ class Metric:
         task: the task's name.
         name: its key in the task's JSON.
         title: its name in tables; `AP^box` is set with a superscript where the format has one.
+        is_headline: whether it is counted and drawn; others stand in tables alone.
     """
 
     task: str
     name: str
     title: str
+    is_headline: bool = True
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Task:
         folder: the folder of the study's results whose images it reads.
         label_percent: percentage of the training labels that it uses.
         reads_tree: whether it evaluates the semantic tree of a HIRL run; other runs have none.
+        uncounted: metrics that are neither counted nor drawn, because another one averages over them.
     """
 
     name: str
@@ -52,6 +60,7 @@ class Task:
     folder: Literal["data", "transfer", "scenes"] = "data"
     label_percent: int = 100
     reads_tree: bool = False
+    uncounted: tuple[str, ...] = ()
 
     @property
     def settings(self) -> str:
@@ -62,7 +71,7 @@ class Task:
     def extra_input(self) -> str | None:
         """The file in the study's results that it needs beside the weights and the study's own data; None for most."""
         if self.label_percent < 100:
-            return f"{self.folder}/labels-{self.label_percent}.csv"
+            return f"{self.folder}/{labels_file(self.label_percent)}"
         if self.folder != "data":
             return f"{self.folder}/manifest.json"
         return None
@@ -70,7 +79,7 @@ class Task:
     @property
     def shown(self) -> tuple[Metric, ...]:
         """The numbers that tables show."""
-        return tuple(Metric(self.name, name, title) for name, title in self.metrics.items())
+        return tuple(Metric(self.name, name, title, name not in self.uncounted) for name, title in self.metrics.items())
 
 
 DETECTION_METRICS = {
@@ -163,6 +172,7 @@ TABLE = (
         protocol="trained",
         trains_backbone=True,
         folder="scenes",
+        uncounted=("ap50_box", "ap75_box", "ap50_mask", "ap75_mask"),  # AP is a mean over IoU thresholds
     ),
     Task(
         name="hierarchy",

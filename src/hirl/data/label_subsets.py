@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hirl.config import CONFIG_ROOT
+from hirl.config.tasks import labels_file
 from hirl.data.images import ImageSet, load_images
 from hirl.files import atomic_path
 
@@ -47,7 +48,7 @@ def load_labelled(data: Path, percent: int) -> ImageSet:
     Raises:
         ValueError: the file is missing or malformed, or was made for other data.
     """
-    images, path = load_images(data, "train"), data / f"labels-{percent}.csv"
+    images, path = load_images(data, "train"), data / labels_file(percent)
     index = _read_labels(path, images)
     return replace(
         images,

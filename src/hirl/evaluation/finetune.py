@@ -14,6 +14,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from hirl.config import TASKS, FinetuneConfig, RunConfig
+from hirl.config.tasks import labels_file
 from hirl.data.images import ImageSet, load_images
 from hirl.data.label_subsets import load_labelled
 from hirl.data.supervised_loader import LabelledBatches
@@ -93,4 +94,4 @@ def _load(task: str, data: Path) -> tuple[ImageSet, ImageSet]:
 def _labels_file(task: str, data: Path) -> list[Path]:
     """Return the file that lists the labelled images, for a task that does not use all labels."""
     percent = TASKS[task].label_percent
-    return [] if percent == 100 else [data / f"labels-{percent}.csv"]
+    return [] if percent == 100 else [data / labels_file(percent)]

@@ -1,4 +1,7 @@
-"""Run the evaluations of one network: choose each task's protocol and folder, write each result. Costs no torch."""
+"""Run the evaluations of one network: choose each task's protocol and folder, write each result.
+
+Import costs no torch.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +103,7 @@ def _train(task: str, target: EvaluationTarget, home: Path) -> EvaluationResult:
     """Return a task's result; a call that was killed later may have left it in `home`."""
     from hirl.distributed.collectives import broadcast_object, is_main_process
 
-    kept = home / "outcome.json"
+    kept = home / "result.json"
     if (found := broadcast_object(lambda: read_json(kept) if kept.exists() else None)) is not None:
         return EvaluationResult(**found)
     protocol = cast(TrainedProtocol, import_module(f"hirl.evaluation.{TASKS[task].module}"))

@@ -45,8 +45,8 @@ def draw_figures(study_folder: str | Path, runs: Sequence[str]) -> list[Path]:
 def gains(study_folder: str | Path, runs: Sequence[str], path: str | Path) -> None:
     """Draw baseline -> HIRL for every method, one panel per metric, with the untrained control as a line."""
     table = tabulate(study_folder, read_summary(study_folder), runs)
-    trained = [row for row in table.rows if not row.control]
-    controls = {row.backbone: row for row in table.rows if row.control}
+    trained = [row for row in table.rows if not row.is_control]
+    controls = {row.backbone: row for row in table.rows if row.is_control}
     metrics = table.headline_metrics
     columns = _panel_columns(len(metrics))
     lines = -(-len(metrics) // columns)

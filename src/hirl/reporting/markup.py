@@ -8,8 +8,9 @@ from itertools import accumulate, pairwise
 
 import pandas as pd
 
+from hirl.reporting.titles import SUPERSCRIPT
+
 SPECIAL = {"\\": r"\textbackslash{}", **{c: rf"\{c}" for c in "%_&#$"}, "±": r"$\pm$", "→": r"$\to$"}
-SUPERSCRIPT = re.compile(r"\^(\w+)")
 
 
 def markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from hirl.config import CONFIG_ROOT
+from hirl.config.resources import CONFIG_ROOT, REINSTALL
+from hirl.config.sections import VARIANTS
 from hirl.config.tasks import METRICS, Metric
 from hirl.files import read_json
 from hirl.reporting.markup import escape, markdown_table, tabular
-from hirl.reporting.table import PART_TITLES, PARTS, VARIANTS, Cell, Row, Table, method_cells
+from hirl.reporting.table import PART_TITLES, PARTS, Cell, Row, Table, method_cells
 from hirl.reporting.titles import html
 
 PAPER = CONFIG_ROOT / "paper.csv"
@@ -28,7 +29,7 @@ def read_paper(path: Path = PAPER) -> pd.DataFrame:
         ValueError: the file is missing, or a row is unknown or appears twice.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is missing: install hirl from a clone of its repository, with pip install -e")
+        raise ValueError(f"{path} is missing: {REINSTALL}")
     published = pd.read_csv(path)
     if list(published) != COLUMNS:
         raise ValueError(f"{path} has columns {', '.join(published)}: make them {', '.join(COLUMNS)}")

@@ -13,7 +13,9 @@ import jinja2
 import pandas as pd
 from docutils.core import publish_parts
 
-from hirl.config import CONFIG_ROOT, flatten
+from hirl.config import flatten
+from hirl.config.resources import CAPTIONS, REINSTALL
+from hirl.config.sections import VARIANTS
 from hirl.config.tasks import Metric
 from hirl.files import read_json, write_text
 from hirl.reporting.paper import compare
@@ -22,7 +24,6 @@ from hirl.reporting.style import DPI
 from hirl.reporting.table import (
     PART_TITLES,
     PARTS,
-    VARIANTS,
     Row,
     Table,
     hierarchy_table,
@@ -33,7 +34,6 @@ from hirl.reporting.table import (
 from hirl.reporting.titles import backbone_title, html, method_title
 from hirl.tracking.record import read_record
 
-CAPTIONS = CONFIG_ROOT.parent / "workflow" / "report"
 TITLES = {"gains": "Gains", "training": "Training", "hierarchy": "Semantic trees"}
 NOT_COMPARED = ("variant", "hash", "evaluation")  # what tells runs apart, or decides nothing of the training
 
@@ -79,11 +79,11 @@ def caption(name: str) -> str:
     """Return a caption of the workflow's report as HTML.
 
     Raises:
-        ValueError: the caption is missing, because the package was taken out of its repository.
+        ValueError: the caption is missing.
     """
     path = CAPTIONS / f"{name}.rst"
     if not path.is_file():
-        raise ValueError(f"{path} is missing: install hirl from a clone of its repository, with pip install -e")
+        raise ValueError(f"{path} is missing: {REINSTALL}")
     text = path.read_text()
     return publish_parts(text, writer="html5", settings_overrides={"report_level": 5})["body"]
 
@@ -155,7 +155,7 @@ def _grid(table: Table, metrics: list[Metric]) -> list[dict[str, Any]]:
     return [
         {
             "title": row.title(metrics),
-            "control": row.control,
+            "control": row.is_control,
             "cells": [_cell(table, row, metric, part) for metric, part in product(metrics, PARTS)],
         }
         for row in table.rows
@@ -197,7 +197,7 @@ def _notes(table: Table, summary: pd.DataFrame, runs: list[Run]) -> list[str]:
         notes.append("AP50 and AP75 are not counted, because AP averages over them.")
     if missing := [run.name for run in runs if rows_of(summary, run).empty]:
         notes.append(f"Runs without any evaluation: {', '.join(missing)}.")
-    trained = [row for row in table.rows if not row.control]
+    trained = [row for row in table.rows if not row.is_control]
     empty = sum(cell not in row.cells for row in trained for cell in product(table.metrics, VARIANTS))
     if empty:
         notes.append(f"{empty} cells of the table are empty, because these evaluations were not run.")

@@ -29,7 +29,7 @@ class Run:
         return self.study_folder / "runs" / self.name
 
     @cached_property
-    def coordinates(self) -> RunName:
+    def run_name(self) -> RunName:
         """Method, variant and seed, read from the name.
 
         Raises:
@@ -40,22 +40,22 @@ class Run:
     @property
     def method(self) -> str:
         """The method's name; `untrained` for a control."""
-        return self.coordinates.method
+        return self.run_name.method
 
     @property
     def variant(self) -> str:
         """`baseline` or `hirl`; `control` for a control."""
-        return self.coordinates.variant
+        return self.run_name.variant
 
     @property
     def seed(self) -> int:
         """The run's seed."""
-        return self.coordinates.seed
+        return self.run_name.seed
 
     @property
     def trained(self) -> bool:
         """Whether this run was trained; controls are not."""
-        return not self.coordinates.is_control
+        return not self.run_name.is_control
 
     @property
     def title(self) -> str:
@@ -72,7 +72,7 @@ class Run:
     @cached_property
     def backbone(self) -> str:
         """The backbone's name."""
-        return self.coordinates.backbone or self.config["backbone"]["name"]
+        return self.run_name.backbone or self.config["backbone"]["name"]
 
     @cached_property
     def history(self) -> pd.DataFrame:

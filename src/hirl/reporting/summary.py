@@ -11,13 +11,11 @@ from rich.table import Table as RichTable
 from hirl.config.tasks import Metric
 from hirl.files import atomic_path, write_text
 from hirl.reporting import paper
-from hirl.reporting.console import wide_console
+from hirl.reporting.console import WIDTH, wide_console
 from hirl.reporting.markup import bold, escape, markdown_table, tabular
 from hirl.reporting.paper import Comparison, compare
 from hirl.reporting.table import PART_TITLES, PARTS, Row, Table, collect, hierarchy_table, tabulate
 from hirl.reporting.titles import backbone_title, html, plain
-
-WIDTH = 120  # columns of a terminal
 
 
 def summarise(study_folder: str | Path, runs: Sequence[str], tasks: Sequence[str]) -> Table:

@@ -12,17 +12,15 @@ from typing import Any
 import pandas as pd
 
 from hirl.config.run_name import CONTROL, UNTRAINED, RunName
+from hirl.config.sections import VARIANTS
 from hirl.config.tasks import METRICS, TASKS, Metric
 from hirl.reporting.runs import Run, level_names, open_runs, trained_by_method
 from hirl.reporting.titles import backbone_title, method_title
 
 COLUMNS = ["study", "dataset", "method", "variant", "backbone", "seed", "task", "metric", "value"]
-VARIANTS = ("baseline", "hirl")
 PARTS = (*VARIANTS, "gain")
 PART_TITLES = {"baseline": "baseline", "hirl": "HIRL", "gain": "gain"}
 FROM_SCRATCH = " †"  # marks the number of a control that was trained from scratch
-# AP averages over IoU thresholds, these among them: they stand in tables, but are neither counted nor drawn.
-THRESHOLDS = ("ap50_box", "ap75_box", "ap50_mask", "ap75_mask")
 MAX_METRICS = 3  # of a table on a page
 LEVEL = re.compile(r"_level(\d+)$")  # ends a metric on superclasses, such as top1_level1
 
@@ -67,7 +65,7 @@ class Row:
     cells: Cells
 
     @property
-    def control(self) -> bool:
+    def is_control(self) -> bool:
         """Whether this is an untrained control."""
         return self.method == UNTRAINED
 
@@ -78,7 +76,7 @@ class Row:
 
     def title(self, metrics: Sequence[Metric]) -> str:
         """Return the row's title in a table of these metrics; a control's says how it was trained, if at all."""
-        if not self.control:
+        if not self.is_control:
             return self.name
         if all(TASKS[metric.task].trains_backbone for metric in metrics):
             return f"{backbone_title(self.backbone)} from scratch"
@@ -138,7 +136,7 @@ class Table:
     @property
     def headline_metrics(self) -> list[Metric]:
         """The metrics that are counted and drawn."""
-        return [metric for metric in self.metrics if metric.name not in THRESHOLDS]
+        return [metric for metric in self.metrics if metric.is_headline]
 
     @property
     def backbones(self) -> dict[str, list[Row]]:
@@ -180,7 +178,7 @@ class Table:
     @property
     def scratch_note(self) -> str:
         """What the mark of a control trained from scratch says; empty where no number bears it."""
-        metrics = [metric for row in self.rows if row.control for metric, _ in row.cells]
+        metrics = [metric for row in self.rows if row.is_control for metric, _ in row.cells]
         if not any(TASKS[metric.task].trains_backbone for metric in metrics):
             return ""
         return "† This evaluation trains the backbone, so the untrained control is trained from scratch."
@@ -209,7 +207,7 @@ class Table:
         texts = {part: self.text(row.cells.get((metric, part)), part) for part in PARTS}
         if not any(texts.values()):
             return ""
-        if row.control:
+        if row.is_control:
             return texts["baseline"] + (FROM_SCRATCH if TASKS[metric.task].trains_backbone else "")
         baseline, hirl, gain = (mark(texts[part] or "–", row.look(metric, part)) for part in PARTS)
         return f"{baseline} → {hirl}" + (f" ({gain})" if texts["gain"] else "")

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hirl.config import digest, flatten
+from hirl.config import digest, flatten, pretraining_digest
 from hirl.files import read_json, sha256
 from hirl.tracking.record import Record, read_record
 
@@ -32,7 +32,6 @@ URI_VARIABLE = "HIRL_TRACKING_URI"
 DEFAULT_URI = "sqlite:///mlflow/mlflow.db"
 KEY = "hirl.key"  # the tag that identifies a run, so that any process finds it again after a kill
 CONTENT = "hirl.content"  # the tag with the digest of what was stored; unchanged content is not stored again
-NOT_HASHED = ("evaluation", "transfer_data", "scenes", "hash")  # settings that do not change the weights
 FILES = ("summary.csv", "table.csv", "table.md", "table.tex", "paper.csv", "table-paper.tex", "report.html")
 FLUSH_SECONDS = 10.0
 MAX_PARAMS, MAX_METRICS, MAX_VALUE = 100, 1000, 6000  # MLflow's limits of a batch, and of a parameter's length
@@ -80,7 +79,7 @@ def _store_lock(uri: str) -> Iterator[None]:
 
 def run_tags(run: str, config: Mapping[str, Any]) -> dict[str, str]:
     """Return the tags of a training run; its key holds the run's name and the hash of what decides its weights."""
-    config_hash = digest({key: value for key, value in config.items() if key not in NOT_HASHED})
+    config_hash = pretraining_digest({key: value for key, value in config.items() if key != "hash"})
     tags = {key: str(config[key]) for key in ("study", "method", "variant", "seed")}
     tags |= {"backbone": config["backbone"]["name"], "stage": "pretrain", "config_hash": config_hash}
     return {KEY: f"{run}/{config_hash}", **tags}

@@ -30,7 +30,7 @@ from torch import Tensor
 from hirl.config import KMeansConfig
 from hirl.data.sources import SOURCES
 from hirl.distributed.device import choose_device
-from hirl.hierarchy.kmeans import SCORES_PER_CHUNK, kmeans, nearest
+from hirl.hierarchy.kmeans import SIMILARITIES_PER_CHUNK, kmeans, nearest
 
 SETTINGS = {
     "paper": KMeansConfig(),
@@ -131,7 +131,7 @@ def memory(size: tuple[int, int, int]) -> Row:
     return {
         "points MB": points.nbytes / 2**20,
         "all similarities MB": 4 * size[0] * size[1] / 2**20,
-        "a chunk's MB": SCORES_PER_CHUNK[points.device.type] * 4 / 2**20,
+        "a chunk's MB": SIMILARITIES_PER_CHUNK[points.device.type] * 4 / 2**20,
         "rise MB": rise,
     }
 
@@ -151,7 +151,7 @@ def snapshot(name: str, width: int, rate: float) -> Row:
         "FLOP ratio": cold / warm,
         "minutes cold": cold / rate / 60,
         "minutes warm": warm / rate / 60,
-        "GPU memory GB": (2 * features + 4 * SCORES_PER_CHUNK["cuda"] + 16 * CLUSTERS[0] * width) / 1e9,
+        "GPU memory GB": (2 * features + 4 * SIMILARITIES_PER_CHUNK["cuda"] + 16 * CLUSTERS[0] * width) / 1e9,
     }
 
 

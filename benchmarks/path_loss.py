@@ -27,6 +27,7 @@ from torch import Tensor
 
 from hirl.hierarchy import SemanticTree, semantic_path_loss
 from hirl.hierarchy.path_loss import sample_negative_paths
+from hirl.hierarchy.tree import follow_parents
 
 
 class Size(NamedTuple):
@@ -96,17 +97,15 @@ def make_inputs(size: Size, nested: bool = False) -> tuple[Tensor, SemanticTree,
     """Embeddings, tree, the images' rows, and negatives; everything random, or nested around the parents."""
     torch.manual_seed(0)
     parents = [torch.randint(above, (below,)) for below, above in pairwise(size.k)]
-    path = [torch.randint(size.k[0], (size.n,))]
-    for parent in parents:
-        path.append(parent[path[-1]])
+    paths = follow_parents(torch.randint(size.k[0], (size.n,)), parents)
     centroids = [random_units(size.k[-1], size.d)]
     for parent in reversed(parents):
         around = centroids[0][parent] if nested else 0
         centroids.insert(0, F.normalize(around + random_units(len(parent), size.d), dim=1))
-    tree, index = SemanticTree(centroids, parents, torch.stack(path, dim=1)), torch.arange(size.n)
+    tree, index = SemanticTree(centroids, parents, paths), torch.arange(size.n)
     embeddings = torch.stack([random_units(size.n, size.d) for _ in size.k], dim=1)
     if nested:
-        embeddings += torch.stack([rows[ids] for rows, ids in zip(centroids, path, strict=True)], dim=1)
+        embeddings += torch.stack([rows[ids] for rows, ids in zip(centroids, paths.unbind(1), strict=True)], dim=1)
     return embeddings.requires_grad_(), tree, index, sample_negative_paths(tree, index, size.m)
 
 

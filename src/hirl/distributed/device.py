@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -33,8 +37,19 @@ def _cpu_multiplies_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+@contextmanager
+def float32_matmul(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
+    """Set how a GPU multiplies float32 matrices within the context, in full precision or in TF32."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, precision
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from main memory to a device, without a wait for the device."""
+    """Copy a tensor from main memory to a device, without waiting for the device."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 

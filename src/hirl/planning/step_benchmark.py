@@ -19,9 +19,9 @@ from torch import Tensor
 
 from hirl.config import RunConfig
 from hirl.data.views import Views
-from hirl.distributed.device import choose_precision
+from hirl.distributed.device import choose_precision, float32_matmul
 from hirl.hierarchy import SemanticTree
-from hirl.hierarchy.kmeans import products
+from hirl.hierarchy.tree import follow_parents
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods.base import Method, Step
 from hirl.models.blocks import set_up_blocks
@@ -77,7 +77,7 @@ def measure_matmul_flops(precision: str, device: torch.device) -> float:
     """Return the FLOP/s of a product of two large matrices in bf16, fp32 or a GPU's tf32: the best of ten."""
     side, dtype = MATMUL_SIDE[device.type], torch.bfloat16 if precision == "bf16" else torch.float32
     one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    with products("tf32" if precision == "tf32" else "ieee"):
+    with float32_matmul("tf32" if precision == "tf32" else "ieee"):
         return 2 * side**3 / min(seconds(lambda: one @ other, 1, device) for _ in range(10))
 
 
@@ -86,10 +86,7 @@ def random_tree(method: HIRL, images: int) -> SemanticTree:
     numbers = method.config.num_clusters
     centroids = tuple(F.normalize(torch.randn(number, method.embedding_dim), dim=1) for number in numbers)
     parents = tuple(torch.randint(above, (number,)) for number, above in pairwise(numbers))
-    path = [torch.randint(numbers[0], (images,))]
-    for above in parents:
-        path.append(above[path[-1]])
-    return SemanticTree(centroids, parents, torch.stack(path, dim=1))
+    return SemanticTree(centroids, parents, follow_parents(torch.randint(numbers[0], (images,)), parents))
 
 
 def _build(config: RunConfig, plugins: tuple[str, ...]) -> Method:

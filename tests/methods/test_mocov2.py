@@ -87,5 +87,5 @@ def test_keys_come_from_the_already_moved_key_encoder(make_method, draw_views, s
 
 
 def test_a_queue_shorter_than_the_batch_is_refused(make_method, draw_views, step_at) -> None:
-    with pytest.raises(ValueError, match=r"model\.queue_size 4 is less than a batch of 8"):
+    with pytest.raises(ValueError, match=r"model\.queue_size 4 is less than the batch of 8: raise it"):
         make_method("mocov2", model={"queue_size": 4})(draw_views(), step_at())

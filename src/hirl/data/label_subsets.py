@@ -14,7 +14,7 @@ from hirl.config import CONFIG_ROOT
 from hirl.data.images import ImageSet, load_images
 from hirl.files import atomic_path
 
-SEED = 0  # one for all runs: they share the labelled images
+SEED = 0  # the same for all runs, so that they share the labelled images
 COLUMNS = ["index", "label"]
 
 

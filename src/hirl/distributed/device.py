@@ -9,18 +9,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-# Knuth's multipliers, which spread neighbouring seeds and steps apart; numpy's SeedSequence would change every draw
+# Knuth's multipliers: neighbouring seeds and steps become far-apart seeds of the generator
 MIXERS = (6364136223846793005, 1442695040888963407)
 
 
 def choose_device() -> torch.device:
     """Return the GPU if there is one, else the CPU.
 
-    On a CPU, this has glibc's malloc keep a step's memory for the next one, instead of returning it to the system.
+    On a CPU it also makes glibc's malloc keep the memory of a step for the next one, instead of returning it to the
+    system: freeing a large block raises malloc's threshold for that.
     """
     if torch.cuda.is_available():
         return torch.device("cuda")
-    torch.empty(2**23 - 2**10)  # just under the 32 MiB to which malloc adapts its thresholds when a block is freed
+    torch.empty(2**23 - 2**10)  # just under 32 MiB, the largest block that raises the threshold
     return torch.device("cpu")
 
 

@@ -66,11 +66,11 @@ def main() -> None:
 
 
 def mixture(count: int, clusters: int, width: int) -> Tensor:
-    """Unit rows around random directions, about as far from them as from each other."""
+    """Draw unit rows around random directions, as far from their direction as random rows are from each other."""
     torch.manual_seed(0)
-    centres = F.normalize(torch.randn(2 * clusters, width), dim=1)
+    centers = F.normalize(torch.randn(2 * clusters, width), dim=1)
     noise = F.normalize(torch.randn(count, width), dim=1)
-    return F.normalize(centres[torch.randint(2 * clusters, (count,))] + noise, dim=1).to(choose_device())
+    return F.normalize(centers[torch.randint(2 * clusters, (count,))] + noise, dim=1).to(choose_device())
 
 
 def settings(size: tuple[int, int, int], rounds: int) -> list[Row]:
@@ -117,7 +117,7 @@ def growth(size: tuple[int, int, int], rounds: int) -> list[Row]:
 
 
 def memory(size: tuple[int, int, int]) -> Row:
-    """What k-means takes beside its points, in MB."""
+    """Measure the memory of k-means beside its points, in MB."""
     config = KMeansConfig(restarts=1, iterations=3, backend="torch")
     kmeans(mixture(100, 2, 8), 2, config, seed=0)  # libraries load what they load at first use
     points = mixture(*size)

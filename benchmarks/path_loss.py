@@ -76,17 +76,17 @@ def described(size: Size) -> str:
 
 
 def direct_loss(embeddings: Tensor, tree: SemanticTree, index: Tensor, negatives: Tensor) -> Tensor:
-    """The formula, with one row of centroids per image, negative and level."""
+    """Return the loss by its formula, with one row of centroids per image, negative and level."""
     own = tree.assignments[index]
     units = F.normalize(embeddings, dim=2)
 
-    def score(paths: Tensor) -> Tensor:
+    def probability(paths: Tensor) -> Tensor:
         rows = torch.stack([tree.centroids[level][ids] for level, ids in enumerate(paths.unbind(2))], dim=2)
         return ((1 + (units[:, None] * F.normalize(rows, dim=3)).sum(dim=3)) / 2).prod(dim=2)
 
     counted = (negatives != own[:, None]).any(dim=2)
-    positive = -torch.log(score(own[:, None])[:, 0] + 1e-6)
-    negative = (counted * -torch.log(1 - score(negatives) + 1e-6)).sum(dim=1) / (counted.sum(dim=1) + 1e-6)
+    positive = -torch.log(probability(own[:, None])[:, 0] + 1e-6)
+    negative = (counted * -torch.log(1 - probability(negatives) + 1e-6)).sum(dim=1) / (counted.sum(dim=1) + 1e-6)
     return (positive + negative).mean() / 2
 
 
@@ -94,7 +94,7 @@ LOSSES = {"direct": direct_loss, "ours": semantic_path_loss}
 
 
 def make_inputs(size: Size, nested: bool = False) -> tuple[Tensor, SemanticTree, Tensor, Tensor]:
-    """Embeddings, tree, the images' rows, and negatives; everything random, or nested around the parents."""
+    """Return embeddings, tree, the images' rows, and negatives: all random, or nested around the parents."""
     torch.manual_seed(0)
     parents = [torch.randint(above, (below,)) for below, above in pairwise(size.k)]
     paths = follow_parents(torch.randint(size.k[0], (size.n,)), parents)
@@ -123,7 +123,7 @@ def step(loss: Callable[..., Tensor], embeddings: Tensor, *rest: object) -> tupl
 
 
 def compare(size: Size, rounds: int) -> Row:
-    """Ours beside the formula, on the same negatives."""
+    """Compare ours with the formula, on the same negatives."""
     inputs = make_inputs(size)
     (expected, expected_gradient), (value, gradient) = (step(loss, *inputs) for loss in LOSSES.values())
     seconds = best_times({name: lambda loss=loss: step(loss, *inputs) for name, loss in LOSSES.items()}, rounds)
@@ -143,7 +143,7 @@ def compare(size: Size, rounds: int) -> Row:
 
 
 def exactness(size: Size, numbers: list[int], rounds: int, draws: int) -> list[Row]:
-    """Ours with so many sampled paths, and with all."""
+    """Compare ours with sampled paths and ours with all paths."""
     *inputs, _ = make_inputs(size, nested=True)
     _, tree, index = inputs
     negatives = {str(m): sample_negative_paths(tree, index, m) for m in numbers} | {"all": None}
@@ -159,7 +159,7 @@ def exactness(size: Size, numbers: list[int], rounds: int, draws: int) -> list[R
 
 
 def noise(inputs: Sequence, exact: Tensor, m: int, draws: int) -> float:
-    """The root mean square of a sampled gradient's distance from the exact one, over the latter's length."""
+    """Return the root mean square distance of sampled gradients from the exact one, over its length."""
     _, tree, index = inputs
     gradients = (step(semantic_path_loss, *inputs, sample_negative_paths(tree, index, m))[1] for _ in range(draws))
     squares = torch.stack([(gradient - exact).square().sum() for gradient in gradients])
@@ -167,7 +167,7 @@ def noise(inputs: Sequence, exact: Tensor, m: int, draws: int) -> float:
 
 
 def rise_mb(name: str, size: Size, exact: bool = False) -> float:
-    """The rise of the resident peak during one pass, in MB, in a process of its own."""
+    """Return the rise of the resident peak during one pass, in MB, in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_rise_mb_here, (name, size, exact))
 

@@ -188,7 +188,7 @@ class ViT(VisionTransformer):
         return interpolate_positions(self.pos_embed, self.patch_embed.grid_size, (height, width))
 
     def _bias(self, height: int, width: int) -> Tensor | None:
-        """Return the bias that every block adds to its attention, [heads, 1 + P, 1 + P]; other grids are interpolated."""
+        """Return the bias that every block adds to its attention, [heads, 1 + P, 1 + P]; other grids interpolate it."""
         if self.pos_embed is not None:
             return None
         shape = ((2 * height - 1) * (2 * width - 1) + 3, self.position_bias.shape[1])

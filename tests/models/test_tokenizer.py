@@ -66,7 +66,7 @@ def test_loss_is_the_error_of_relaxed_tokens_and_the_batchs_divergence(images) -
 
 def test_a_missing_file_is_named_with_how_to_make_one(tmp_path) -> None:
     assert "make it with hirl tokenizer" in refusal(tmp_path / "tokenizer.safetensors")
-    with pytest.raises(ValueError, match="there is not a tokenizer"):
+    with pytest.raises(ValueError, match="there is no tokenizer"):
         load_tokenizer(None)
 
 

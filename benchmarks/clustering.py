@@ -35,8 +35,8 @@ NOISE = 2.5  # the length of what is added to a unit direction: k-means then fin
 def labelled_points(count: int, classes: int, width: int) -> tuple[Tensor, np.ndarray]:
     torch.manual_seed(0)
     labels = torch.arange(count) % classes
-    centres, noise = (F.normalize(torch.randn(rows, width), dim=1) for rows in (classes, count))
-    return F.normalize(centres[labels] + NOISE * noise, dim=1), labels.numpy()
+    centers, noise = (F.normalize(torch.randn(rows, width), dim=1) for rows in (classes, count))
+    return F.normalize(centers[labels] + NOISE * noise, dim=1), labels.numpy()
 
 
 def ours(points: Tensor, classes: int) -> tuple[np.ndarray, float]:

@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def configure(batch: int, width: int) -> RunConfig:
-    """DINO with a ViT of this width, named here for the while."""
+    """Return the configuration of DINO with a ViT of this width, which is added to VITS."""
     name = f"vit_{width}"
     VITS[name] = {"patch_size": 4, "embed_dim": width, "depth": 3, "num_heads": width // HEAD_WIDTH}
     config = load_study("demo").resolve("dino", "baseline", 0, settings("demo", "dino", batch))

@@ -68,7 +68,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=2)
     args = options.parse_args()
     report = Report(args)
-    torch.set_num_threads(1)  # and so one worker
+    torch.set_num_threads(1)  # loaders start one worker per thread
     configs = {method: load_study("imagenet").resolve(method, "baseline") for method in PRETRAINING}
     with tempfile.TemporaryDirectory() as folder:
         files = draw_files(Path(folder))
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def draw_files(folder: Path) -> ImageSet:
-    """Draw stand-ins for photographs: noise at every scale, more gray than colored."""
+    """Draw stand-ins for photographs: noise at every scale, more gray than coloured."""
     generator, paths = torch.Generator().manual_seed(0), []
     for number in range(FILES):
         image = torch.zeros(3, HEIGHT, WIDTH)
@@ -112,7 +112,7 @@ def draw_files(folder: Path) -> ImageSet:
 
 
 def ways(files: ImageSet, configs: dict[str, RunConfig]) -> dict[str, tuple[Dataset, Dataset]]:
-    """Ours and the peer, for every set of crops that is made of a file."""
+    """Return our data set and the peer's for every kind of view of a file."""
     normalised = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     plain = v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), *normalised])
     squared = v2.Compose([v2.Resize(256, InterpolationMode.BICUBIC), v2.CenterCrop(224), *normalised])
@@ -131,7 +131,7 @@ def ways(files: ImageSet, configs: dict[str, RunConfig]) -> dict[str, tuple[Data
 
 
 def compare(ours: Dataset, peer: Dataset, rounds: int) -> dict[str, float]:
-    """Images a second of one core."""
+    """Return the images per second of one core."""
     batches = {way: (torch.arange(count) % FILES).split(PIECE) for way, count in COUNT.items()}
     seconds = best_times(
         {
@@ -139,13 +139,13 @@ def compare(ours: Dataset, peer: Dataset, rounds: int) -> dict[str, float]:
             "Pillow": lambda: exhaust(DataLoader(peer, batch_sampler=batches["Pillow"], num_workers=1)),
         },
         rounds,
-        clock=lambda: sum(os.times()[2:4]),  # of the worker, which has ended
+        clock=lambda: sum(os.times()[2:4]),  # CPU time of child processes that have ended: the worker
     )
     return {way: COUNT[way] / taken for way, taken in seconds.items()}
 
 
 class Pictures(Dataset):
-    """Transformed PIL images of files."""
+    """A data set of transformed PIL images of files."""
 
     def __init__(self, files: ImageSet, transform: Callable[[Image.Image], Any]):
         self.paths, self.transform = files.paths, transform
@@ -163,7 +163,7 @@ def exhaust(batches: Iterable[Any]) -> None:
 
 
 def parts(files: ImageSet, views: ViewsConfig, rounds: int) -> list[Row]:
-    """Milliseconds an image of the worker's steps, and of the colours if there were no GPU."""
+    """Return the milliseconds per image of a worker's steps, and of the colours if there were no GPU."""
     contents = [np.fromfile(path, np.uint8) for path in files.paths]
     images = [read_pixels(path) for path in files.paths]
     boxes, flipped = torch.tensor([[40, 60, 270, 340]] * 2), torch.tensor([True, False])
@@ -188,7 +188,7 @@ def parts(files: ImageSet, views: ViewsConfig, rounds: int) -> list[Row]:
 
 
 def eighth(content: np.ndarray) -> Image.Image:
-    """A picture whose blocks of 8 x 8 pixels are one each: the same bits are read, and next to nothing is done."""
+    """Decode at an eighth of the size, which reads the same bits and computes almost nothing."""
     image = Image.open(BytesIO(content))
     image.draft("RGB", (WIDTH // 8, HEIGHT // 8))
     return image.convert("RGB")
@@ -199,7 +199,7 @@ def eighth(content: np.ndarray) -> Image.Image:
 
 @dataclass(frozen=True)
 class Job:
-    """What a GPU does with images: the operations for one, and what is made of its file."""
+    """A GPU's work on images: the operations for one, and the views that are made of its file."""
 
     name: str
     network: str
@@ -208,7 +208,7 @@ class Job:
 
 
 def jobs(configs: dict[str, RunConfig]) -> list[Job]:
-    """Every method's pretraining, and the evaluations of both networks."""
+    """Return every method's pretraining, and the evaluations of both networks."""
     found = [
         Job(method, config.backbone.name, training_operations(config), crops(config.views))
         for method, config in configs.items()
@@ -233,7 +233,7 @@ def needed(job: Job, args: Namespace) -> Row:
 
 
 def training_operations(config: RunConfig) -> float:
-    """Of one image in a step of pretraining, the backbone's."""
+    """Return the backbone's operations for one image in a step of pretraining."""
     v = config.views
     whole = forward_operations(config.backbone, v.global_size)
     passes = 3 * ONLINE.get(config.method, v.global_crops) + MOMENTUM.get(config.method, 0)
@@ -242,7 +242,7 @@ def training_operations(config: RunConfig) -> float:
 
 
 def forward_operations(config: BackboneConfig, size: int) -> float:
-    """Of one crop, without gradients: counted on nothing but shapes."""
+    """Return the operations of a crop's forward pass, counted from shapes alone."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         build_backbone(config, 224)(torch.empty(1, 3, size, size))
     return counter.get_total_flops()

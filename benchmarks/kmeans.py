@@ -30,7 +30,7 @@ from torch import Tensor
 from hirl.config import KMeansConfig
 from hirl.data.sources import SOURCES
 from hirl.distributed.device import choose_device
-from hirl.hierarchy.kmeans import SCORES_PER_CHUNK, kmeans, nearest
+from hirl.hierarchy.kmeans import SIMILARITIES_PER_CHUNK, kmeans, nearest
 
 SETTINGS = {
     "paper": KMeansConfig(),
@@ -66,11 +66,11 @@ def main() -> None:
 
 
 def mixture(count: int, clusters: int, width: int) -> Tensor:
-    """Unit rows around random directions, about as far from them as from each other."""
+    """Draw unit rows around random directions, as far from their direction as random rows are from each other."""
     torch.manual_seed(0)
-    centres = F.normalize(torch.randn(2 * clusters, width), dim=1)
+    centers = F.normalize(torch.randn(2 * clusters, width), dim=1)
     noise = F.normalize(torch.randn(count, width), dim=1)
-    return F.normalize(centres[torch.randint(2 * clusters, (count,))] + noise, dim=1).to(choose_device())
+    return F.normalize(centers[torch.randint(2 * clusters, (count,))] + noise, dim=1).to(choose_device())
 
 
 def settings(size: tuple[int, int, int], rounds: int) -> list[Row]:
@@ -117,7 +117,7 @@ def growth(size: tuple[int, int, int], rounds: int) -> list[Row]:
 
 
 def memory(size: tuple[int, int, int]) -> Row:
-    """What k-means takes beside its points, in MB."""
+    """Measure the memory of k-means beside its points, in MB."""
     config = KMeansConfig(restarts=1, iterations=3, backend="torch")
     kmeans(mixture(100, 2, 8), 2, config, seed=0)  # libraries load what they load at first use
     points = mixture(*size)
@@ -131,7 +131,7 @@ def memory(size: tuple[int, int, int]) -> Row:
     return {
         "points MB": points.nbytes / 2**20,
         "all similarities MB": 4 * size[0] * size[1] / 2**20,
-        "a chunk's MB": SCORES_PER_CHUNK[points.device.type] * 4 / 2**20,
+        "a chunk's MB": SIMILARITIES_PER_CHUNK[points.device.type] * 4 / 2**20,
         "rise MB": rise,
     }
 
@@ -151,7 +151,7 @@ def snapshot(name: str, width: int, rate: float) -> Row:
         "FLOP ratio": cold / warm,
         "minutes cold": cold / rate / 60,
         "minutes warm": warm / rate / 60,
-        "GPU memory GB": (2 * features + 4 * SCORES_PER_CHUNK["cuda"] + 16 * CLUSTERS[0] * width) / 1e9,
+        "GPU memory GB": (2 * features + 4 * SIMILARITIES_PER_CHUNK["cuda"] + 16 * CLUSTERS[0] * width) / 1e9,
     }
 
 

@@ -40,7 +40,7 @@ def main() -> None:
     cache = make_cache(*size)
     seconds = best_times({name: lambda way=way: way(cache) for name, way in WAYS.items()}, args.rounds)
     rows = [
-        {"": name, "seconds": taken, "speed-up of ours": taken / seconds["ours"]} | apart(name, size)
+        {"": name, "seconds": taken, "speed-up of ours": taken / seconds["ours"]} | in_own_process(name, size)
         for name, taken in seconds.items()
     ]
     report.table(rows, f"{args.train} training and {args.validation} validation images, width {args.width}")
@@ -58,17 +58,17 @@ def main() -> None:
 
 def make_cache(train: int, validation: int, width: int) -> FeatureCache:
     generator = np.random.default_rng(0)
-    centres = generator.standard_normal((CLASSES, width), np.float32)
+    centers = generator.standard_normal((CLASSES, width), np.float32)
     parts = {}
     for split, count in {"train": train, "validation": validation}.items():
         labels = np.arange(count)[:, None] % CLASSES
-        parts[split] = centres[labels[:, 0]] + 6 * generator.standard_normal((count, width), np.float32)
+        parts[split] = centers[labels[:, 0]] + 6 * generator.standard_normal((count, width), np.float32)
         parts[f"{split}_labels"] = labels
     return FeatureCache(**parts)
 
 
 def with_search(search: Search) -> Callable[[FeatureCache], dict[str, float]]:
-    """The evaluation's percentages, its neighbours found by someone else."""
+    """Return the evaluation with neighbours found by another search."""
 
     def evaluate(cache: FeatureCache) -> dict[str, float]:
         ids, cosines = search(unit_rows(cache.train), unit_rows(cache.validation), max(CONFIG.neighbours))
@@ -99,13 +99,13 @@ WAYS = {
 }
 
 
-def apart(name: str, size: tuple[int, int, int]) -> dict[str, float]:
-    """The rise of the resident peak during one evaluation, in MB, and what it finds, in a process of its own."""
+def in_own_process(name: str, size: tuple[int, int, int]) -> dict[str, float]:
+    """Return the rise of the resident peak in MB and the accuracy of one evaluation, in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_apart, (name, size))
+        return pool.apply(_measure, (name, size))
 
 
-def _apart(name: str, size: tuple[int, int, int]) -> dict[str, float]:
+def _measure(name: str, size: tuple[int, int, int]) -> dict[str, float]:
     WAYS[name](make_cache(500, 10, 8))  # libraries load what they load at first use
     cache = make_cache(*size)
     found: dict[str, float] = {}

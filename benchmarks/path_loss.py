@@ -27,6 +27,7 @@ from torch import Tensor
 
 from hirl.hierarchy import SemanticTree, semantic_path_loss
 from hirl.hierarchy.path_loss import sample_negative_paths
+from hirl.hierarchy.tree import follow_parents
 
 
 class Size(NamedTuple):
@@ -75,17 +76,17 @@ def described(size: Size) -> str:
 
 
 def direct_loss(embeddings: Tensor, tree: SemanticTree, index: Tensor, negatives: Tensor) -> Tensor:
-    """The formula, with one row of centroids per image, negative and level."""
+    """Return the loss by its formula, with one row of centroids per image, negative and level."""
     own = tree.assignments[index]
     units = F.normalize(embeddings, dim=2)
 
-    def score(paths: Tensor) -> Tensor:
+    def probability(paths: Tensor) -> Tensor:
         rows = torch.stack([tree.centroids[level][ids] for level, ids in enumerate(paths.unbind(2))], dim=2)
         return ((1 + (units[:, None] * F.normalize(rows, dim=3)).sum(dim=3)) / 2).prod(dim=2)
 
     counted = (negatives != own[:, None]).any(dim=2)
-    positive = -torch.log(score(own[:, None])[:, 0] + 1e-6)
-    negative = (counted * -torch.log(1 - score(negatives) + 1e-6)).sum(dim=1) / (counted.sum(dim=1) + 1e-6)
+    positive = -torch.log(probability(own[:, None])[:, 0] + 1e-6)
+    negative = (counted * -torch.log(1 - probability(negatives) + 1e-6)).sum(dim=1) / (counted.sum(dim=1) + 1e-6)
     return (positive + negative).mean() / 2
 
 
@@ -93,20 +94,18 @@ LOSSES = {"direct": direct_loss, "ours": semantic_path_loss}
 
 
 def make_inputs(size: Size, nested: bool = False) -> tuple[Tensor, SemanticTree, Tensor, Tensor]:
-    """Embeddings, tree, the images' rows, and negatives; everything random, or nested around the parents."""
+    """Return embeddings, tree, the images' rows, and negatives: all random, or nested around the parents."""
     torch.manual_seed(0)
     parents = [torch.randint(above, (below,)) for below, above in pairwise(size.k)]
-    path = [torch.randint(size.k[0], (size.n,))]
-    for parent in parents:
-        path.append(parent[path[-1]])
+    paths = follow_parents(torch.randint(size.k[0], (size.n,)), parents)
     centroids = [random_units(size.k[-1], size.d)]
     for parent in reversed(parents):
         around = centroids[0][parent] if nested else 0
         centroids.insert(0, F.normalize(around + random_units(len(parent), size.d), dim=1))
-    tree, index = SemanticTree(centroids, parents, torch.stack(path, dim=1)), torch.arange(size.n)
+    tree, index = SemanticTree(centroids, parents, paths), torch.arange(size.n)
     embeddings = torch.stack([random_units(size.n, size.d) for _ in size.k], dim=1)
     if nested:
-        embeddings += torch.stack([rows[ids] for rows, ids in zip(centroids, path, strict=True)], dim=1)
+        embeddings += torch.stack([rows[ids] for rows, ids in zip(centroids, paths.unbind(1), strict=True)], dim=1)
     return embeddings.requires_grad_(), tree, index, sample_negative_paths(tree, index, size.m)
 
 
@@ -124,7 +123,7 @@ def step(loss: Callable[..., Tensor], embeddings: Tensor, *rest: object) -> tupl
 
 
 def compare(size: Size, rounds: int) -> Row:
-    """Ours beside the formula, on the same negatives."""
+    """Compare ours with the formula, on the same negatives."""
     inputs = make_inputs(size)
     (expected, expected_gradient), (value, gradient) = (step(loss, *inputs) for loss in LOSSES.values())
     seconds = best_times({name: lambda loss=loss: step(loss, *inputs) for name, loss in LOSSES.items()}, rounds)
@@ -144,7 +143,7 @@ def compare(size: Size, rounds: int) -> Row:
 
 
 def exactness(size: Size, numbers: list[int], rounds: int, draws: int) -> list[Row]:
-    """Ours with so many sampled paths, and with all."""
+    """Compare ours with sampled paths and ours with all paths."""
     *inputs, _ = make_inputs(size, nested=True)
     _, tree, index = inputs
     negatives = {str(m): sample_negative_paths(tree, index, m) for m in numbers} | {"all": None}
@@ -160,7 +159,7 @@ def exactness(size: Size, numbers: list[int], rounds: int, draws: int) -> list[R
 
 
 def noise(inputs: Sequence, exact: Tensor, m: int, draws: int) -> float:
-    """The root mean square of a sampled gradient's distance from the exact one, over the latter's length."""
+    """Return the root mean square distance of sampled gradients from the exact one, over its length."""
     _, tree, index = inputs
     gradients = (step(semantic_path_loss, *inputs, sample_negative_paths(tree, index, m))[1] for _ in range(draws))
     squares = torch.stack([(gradient - exact).square().sum() for gradient in gradients])
@@ -168,7 +167,7 @@ def noise(inputs: Sequence, exact: Tensor, m: int, draws: int) -> float:
 
 
 def rise_mb(name: str, size: Size, exact: bool = False) -> float:
-    """The rise of the resident peak during one pass, in MB, in a process of its own."""
+    """Return the rise of the resident peak during one pass, in MB, in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_rise_mb_here, (name, size, exact))
 

@@ -4,7 +4,7 @@ Each is an iterator that takes one training step at a time. Both make their view
 processes as torch has threads, and train in fp32 with torch's default optimisers.
 """
 
-# ruff: noqa: D102  the methods of a recipe are told by its example
+# ruff: noqa: D102  the docstring of a recipe names its example
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Views = Callable[[Image.Image], list[Tensor]]
 
 
 class Pictures(Dataset):
-    """(index, views) of PIL images, each opened as it is asked for where it is a file."""
+    """A data set of (index, views) of PIL images; files are opened at each access."""
 
     def __init__(self, images: ImageSet, views: Views):
         self.views, self.paths = views, images.paths
@@ -61,12 +61,12 @@ class Pictures(Dataset):
 
 
 def as_pil(image: Tensor) -> Image.Image:
-    """A picture of uint8 [3, H, W]."""
+    """Convert uint8 [3, H, W] to a PIL image."""
     return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
 def batches(config: RunConfig, data: Path, views: Views) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Indices and views of one batch after another, on the device."""
+    """Yield the indices and views of one batch after another, on the device."""
     device = choose_device()
     loader = DataLoader(
         Pictures(load_images(data, "train"), views),
@@ -81,7 +81,7 @@ def batches(config: RunConfig, data: Path, views: Views) -> Iterator[tuple[Tenso
 
 
 def optimizer_of(parameters: Any, config: RunConfig) -> torch.optim.Optimizer:
-    """The method's optimiser, as its library makes it."""
+    """Return the method's optimiser with the defaults of its library."""
     c, lr = config.training.optimizer, config.training.effective_lr
     if c.name == "adamw":
         return torch.optim.AdamW(parameters, lr, weight_decay=c.weight_decay)
@@ -112,15 +112,16 @@ def baseline_loop(config: RunConfig, data: Path, tokenizer: Path | None) -> Iter
 
 
 def pil_views(config: ViewsConfig) -> Views:
-    """All views of a picture, by torchvision's transforms."""
+    """Return a function that draws all views of a picture by torchvision's transforms."""
     kinds = [*range(config.global_crops), *[2] * config.local_crops]
     transforms = [pil_view(config, kind) for kind in kinds]
     return lambda image: [transform(image) for transform in transforms]
 
 
 def pil_view(config: ViewsConfig, kind: int) -> v2.Compose:
-    """One view: the first global one, the second, or a local one; blurred by PIL, as in the papers' code."""
-    size, scale = [(config.global_size, config.global_scale), (config.local_size, config.local_scale)][kind == 2]
+    """Return the transform of the first global view, the second, or a local one; PIL blurs, as in the papers' code."""
+    local = kind == 2
+    size, scale = (config.local_size, config.local_scale) if local else (config.global_size, config.global_scale)
     jitter = config.jitter
     color_jitter = v2.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     blur = v2.Lambda(lambda image: image.filter(ImageFilter.GaussianBlur(random.uniform(*config.blur_sigma))))
@@ -143,7 +144,7 @@ def pil_view(config: ViewsConfig, kind: int) -> v2.Compose:
 
 
 def lightly(config: RunConfig, data: Path) -> Iterator[None]:
-    """The method as lightly's example has it, with the configuration's network, widths and crops."""
+    """Train the method of lightly's example, with the configuration's network, widths and crops."""
     recipe = RECIPES[config.algorithm](config).to(choose_device()).train()
     optimizer = optimizer_of([parameter for parameter in recipe.parameters() if parameter.requires_grad], config)
     for _, views in batches(config, data, recipe.views):
@@ -158,7 +159,7 @@ def lightly(config: RunConfig, data: Path) -> Iterator[None]:
 
 
 class Recipe(nn.Module):
-    """A method of lightly's: `views` of a picture, and the loss of a batch of them."""
+    """A method of lightly: `views` draws the views of a picture, `forward` returns the loss of a batch of them."""
 
     views: Views
 
@@ -170,10 +171,10 @@ class Recipe(nn.Module):
         self.width = self.backbone.num_features
 
     def after_backward(self) -> None:
-        """What an example does to its gradients."""
+        """Change the gradients as the example does."""
 
     def after_step(self) -> None:
-        """What an example does when its optimiser has stepped."""
+        """Do what the example does after the optimiser's step."""
 
 
 class MoCo(Recipe):
@@ -282,9 +283,8 @@ class IBOT(DINO):
     def network(self) -> nn.Module:
         update_drop_path_rate(self.backbone, drop_path_rate=self.config.backbone.drop_path, mode="uniform")
         patches, stem = self.backbone.patch_embed, self.backbone.patch_embed.proj
-        patches.proj = nn.Conv2d(
-            3, self.width, patches.patch_size, patches.patch_size
-        )  # lightly wants to initialise one
+        # lightly initialises a convolution here; the stem is put back afterwards
+        patches.proj = nn.Conv2d(3, self.width, patches.patch_size, patches.patch_size)
         masked = MaskedVisionTransformerTIMM(vit=self.backbone, antialias=False, pos_embed_initialization="skip")
         patches.proj = stem
         return masked
@@ -293,7 +293,7 @@ class IBOT(DINO):
         global_views, local_views = torch.cat(views[:2]), torch.cat(views[2:])
         grid = self.backbone.vit.patch_embed.grid_size
         block_mask = random_block_mask(size=(len(global_views), *grid), device=global_views.device)
-        mask = F.pad(block_mask.flatten(start_dim=1), (1, 0))  # the class token is seen
+        mask = F.pad(block_mask.flatten(start_dim=1), (1, 0))  # the class token is not masked
         with torch.no_grad():
             tokens = self.teacher_backbone.encode(global_views)
             teacher, teacher_masked = self.teacher_head(tokens[:, 0]), self.teacher_head(tokens[mask])

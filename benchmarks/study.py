@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def shares(spent: dict[str, list[float]]) -> list[Row]:
-    """One line for each kind of job, the longest first."""
+    """Return a row for each kind of job, the longest first."""
     total = sum(map(sum, spent.values()))
     return [
         {"": kind, "jobs": len(seconds), "seconds": sum(seconds), "share": f"{100 * sum(seconds) / total:.0f} %"}
@@ -40,7 +40,7 @@ def shares(spent: dict[str, list[float]]) -> list[Row]:
 
 
 def seconds_of_jobs(results: Path) -> dict[str, list[float]]:
-    """Seconds of the jobs of each rule; a job, known by its log, counts once however many files it made."""
+    """Return the seconds of each rule's jobs; a job, known by its log, counts once even if it made several files."""
     jobs = {}
     for path in METADATA.rglob("*"):
         job = json.loads(path.read_text()) if path.is_file() else {}
@@ -53,7 +53,7 @@ def seconds_of_jobs(results: Path) -> dict[str, list[float]]:
 
 
 def output_of(path: Path) -> Path:
-    """The file that Snakemake's record is about: its name in base 64, a long one in folders that begin with @."""
+    """Return the file that a record of Snakemake is about, from its name in base 64; long names are split by @."""
     parts = path.relative_to(METADATA).parts
     return Path(base64.urlsafe_b64decode("".join(part.removeprefix("@") for part in parts)).decode())
 

@@ -106,7 +106,7 @@ def compare(config: RunConfig, with_tree: RunConfig, data: Path | None, rounds: 
             needed = images * rounds + batch * (free + 2)
             data = prepare_noise(config.data, max(needed, with_tree.hierarchy.num_clusters[0]), Path(folder))
         ours, peers, hirl = steps_of(config, with_tree, data, Path(folder))
-        product = Way(products(device, choose_precision(config.training.precision, device)))
+        product = Way(matrix_products(device, choose_precision(config.training.precision, device)))
         operations = take_turns([*ours.values(), *peers.values(), hirl, product], rounds, steps, free)
     rows = []
     for name, way in ours.items():
@@ -135,7 +135,7 @@ def compare(config: RunConfig, with_tree: RunConfig, data: Path | None, rounds: 
 
 
 def settings(study: str, method: str, batch: int) -> dict[str, Any]:
-    """The study's values, with the published views in its sizes, and batch norm over the whole batch."""
+    """Return overrides: the published views in the study's sizes, and batch norm over the whole batch."""
     views = load_study("imagenet").resolve(method, "baseline", 0).views
     kept = ("global_scale", "local_crops", "local_scale", "interpolation", "jitter", "grayscale", "blur", "solarize")
     published = {f"views.{key}": value for key, value in views.model_dump().items() if key in kept}
@@ -148,7 +148,7 @@ def settings(study: str, method: str, batch: int) -> dict[str, Any]:
 def steps_of(
     config: RunConfig, with_tree: RunConfig, data: Path, folder: Path
 ) -> tuple[dict[str, Way], dict[str, Way], Way]:
-    """Ours, by the names of their lines, the peers, and HIRL; nothing is built before the first step is asked for."""
+    """Return our loops by the names of their rows, the peers', and HIRL's; each is built at its first step."""
     tokenizer = make_tokenizer(config, folder / "tokenizer.safetensors") if config.uses_tokenizer else None
     name = NAMES[config.method]
     ours = {name: our_steps(config, data, folder / "ours", tokenizer)}
@@ -163,7 +163,7 @@ def steps_of(
 
 
 def our_steps(config: RunConfig, data: Path, scratch: Path, tokenizer: Path | None = None) -> Iterator[None]:
-    """The project's loop, one step at a time."""
+    """Yield after each step of the project's loop."""
     trainer = Pretrainer(config, data, scratch, Recorder(scratch / "record.jsonl"), tokenizer=tokenizer)
     trainer.method.train()
     if isinstance(trainer.method, HIRL):
@@ -174,12 +174,12 @@ def our_steps(config: RunConfig, data: Path, scratch: Path, tokenizer: Path | No
 
 
 def batches_held(config: RunConfig) -> int:
-    """How many batches a way's workers have ready at most, which cost no time at first."""
+    """Return how many batches the workers may have ready, which cost no time at first."""
     pieces = PIECE // config.training.batch_size if config.data.storage == "files" else 1
     return 2 * torch.get_num_threads() * max(1, pieces)
 
 
-def products(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def matrix_products(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Compute large matrix products, one at a time."""
     factor = torch.randn(SIDE[device.type], SIDE[device.type], device=device, dtype=dtype)
     while True:
@@ -188,14 +188,14 @@ def products(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 
 def make_tokenizer(config: RunConfig, path: Path) -> Path:
-    """An untrained tokenizer: it costs what a trained one does."""
+    """Write an untrained tokenizer, which costs as much as a trained one."""
     c = config.model.tokenizer
     save_tokenizer(DiscreteVAE(c.vocabulary, c.width, c.patch_size), path)
     return path
 
 
 def prepare_noise(config: DataConfig, count: int, folder: Path) -> Path:
-    """Prepared data of enlarged noise, in the size of the study's pictures, or of photographs where they stay files."""
+    """Prepare enlarged noise in the size of the study's pictures, or of photographs if they stay files."""
     in_memory = config.storage == "memory"
     height, width = (config.image_size, config.image_size) if in_memory else (375, 500)
     generator = torch.Generator().manual_seed(0)
@@ -225,7 +225,7 @@ class Way:
     memory: int = 0  # bytes of the GPU
 
     def start(self) -> None:
-        """The first step: what is built is built, and its workers are known."""
+        """Take the first step, which builds the loop and starts its workers."""
         before, allocated = psutil.Process().children(), reset_memory()
         next(self.steps)
         self.workers = [child for child in psutil.Process().children() if child not in before]
@@ -234,17 +234,17 @@ class Way:
         self.hold()
 
     def hold(self) -> None:
-        """Stops the workers where they are."""
+        """Suspend the workers."""
         for worker in self.workers:
             worker.suspend()
 
     def release(self) -> None:
-        """Lets them go on."""
+        """Resume the workers."""
         for worker in self.workers:
             worker.resume()
 
     def turn(self, steps: int) -> tuple[float, float]:
-        """Seconds of so many steps, by the clock and of CPU."""
+        """Take steps; return their seconds by the clock and of CPU time."""
         self.release()
         wall, cpu = time.perf_counter(), self.cpu_seconds()
         for _ in range(steps):
@@ -254,15 +254,16 @@ class Way:
         return taken
 
     def cpu_seconds(self) -> float:
-        """Of this process and of the workers, so far."""
+        """Return the seconds of CPU time of this process and of the workers so far."""
         times = [worker.cpu_times() for worker in self.workers]
         return time.process_time() + sum(taken.user + taken.system for taken in times)
 
 
 def take_turns(ways: list[Way], rounds: int, steps: int, free: int) -> int:
-    """Gives every way its turns, a first one of `free` steps that does not count.
+    """Give every way its turns, after a first one of `free` steps that does not count.
 
-    Returns the floating-point operations of a step of the first way.
+    Returns:
+        The floating-point operations of a step of the first way.
     """
     try:
         for way in ways:
@@ -282,7 +283,7 @@ def take_turns(ways: list[Way], rounds: int, steps: int, free: int) -> int:
 
 
 def reset_memory() -> int:
-    """Restart the count of the GPU's peak memory, and return the bytes in use; 0 without a GPU."""
+    """Reset the GPU's peak memory, and return the bytes in use; 0 without a GPU."""
     if not torch.cuda.is_available():
         return 0
     torch.cuda.reset_peak_memory_stats()

@@ -58,13 +58,13 @@ def main() -> None:
 
 
 def pictures(n: int, size: int) -> torch.Tensor:
-    """Coarse noise, enlarged: uint8 [n, 3, size, size]."""
+    """Draw enlarged noise, uint8 [n, 3, size, size]."""
     coarse = torch.rand(n, 3, 4, 4)
     return torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear").mul(255).byte()
 
 
 def per_image(config: ViewsConfig, blur: Callable) -> v2.Compose:
-    """The same views, one image at a time."""
+    """Return the transform that draws the same views of one image."""
     jitter = config.jitter
     color_jitter = v2.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     return v2.Compose(

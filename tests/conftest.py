@@ -1,4 +1,4 @@
-"""A tiny study, its prepared data, and what several rooms' tests share."""
+"""A tiny study, its prepared data, and other fixtures that several folders of tests share."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ METHODS = ("mocov2", "simsiam", "swav", "mocov3", "dino", "ibot", "beit")
 
 @pytest.fixture(scope="session")
 def tiny_study() -> str:
-    """The path of the tiny study, as the command line takes it."""
+    """The path of the tiny study, for the command line."""
     return str(TINY)
 
 
 @pytest.fixture(scope="session")
 def tiny_run() -> Callable[..., Any]:
-    """The configuration of a tiny run: tiny_run("mocov2", "hirl", training={"epochs": 1})."""
+    """A function that returns the configuration of a tiny run: tiny_run("mocov2", "hirl", training={"epochs": 1})."""
     from hirl.config import flatten, load_study
 
     def build(method: str, variant: str = "baseline", **overrides: Any) -> Any:
@@ -32,7 +32,7 @@ def tiny_run() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A discrete VAE of 16 tokens of 4 pixels, as it is drawn; for methods that use one."""
+    """The file of an untrained discrete VAE of 16 tokens of 4 pixels a side."""
     import torch
 
     from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
@@ -72,7 +72,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Sums in one order."""
+    """Run torch on one thread, so that sums have a fixed order."""
     import torch
 
     threads = torch.get_num_threads()

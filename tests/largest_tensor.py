@@ -1,4 +1,4 @@
-"""The size of the largest tensor that a piece of code makes."""
+"""Measure the largest tensor that a piece of code makes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class LargestTensor(TorchDispatchMode):
-    """Within it, `largest` counts the elements of the largest tensor made; views of `known` do not count."""
+    """A context whose `largest` is the number of elements of the largest tensor made in it, except views of `known`."""
 
     def __init__(self, known: Tensor | None = None):
         super().__init__()

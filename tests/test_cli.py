@@ -78,7 +78,7 @@ def test_a_wrong_weights_file_is_named_and_no_features_appear(
     if content is not None:
         weights.write_bytes(content)
     files = ("--data", tiny_data, "--weights", weights, "--out", tmp_path / "features.safetensors")
-    assert f"{weights} is no readable weights file" in refused("features", "--study", tiny_study, *RUN, *files)
+    assert f"{weights} is not a readable weights file" in refused("features", "--study", tiny_study, *RUN, *files)
     assert not (tmp_path / "features.safetensors").exists()
 
 
@@ -195,7 +195,7 @@ def test_a_checkpoint_of_the_authors_is_imported_and_evaluated_by_what_it_says(
 def test_the_authors_weights_are_listed_and_an_unknown_name_is_answered_with_them(refused, capsys) -> None:
     assert main(["weights", "list"]) == 0
     assert "hirl_mocov2_200eps_backbone.pth" in capsys.readouterr().out
-    assert "known: mocov2-baseline" in refused("weights", "fetch", "moco")
+    assert "choose mocov2-baseline" in refused("weights", "fetch", "moco")
 
 
 @pytest.mark.parametrize("study", ["demo", str(CONFIG_ROOT / "studies" / "demo.yaml")], ids=["name", "path"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "hirl"
-FLOORS = (  # top to bottom; rooms of one floor know nothing of each other
+FLOORS = (  # top to bottom; rooms of one floor do not import each other
     ("cli",),
     ("reporting", "planning", "evaluation"),
     ("training",),
@@ -25,7 +25,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def module_name(file: Path) -> str:
-    """`hirl.data.views` of src/hirl/data/views.py."""
+    """Return `hirl.data.views` for src/hirl/data/views.py."""
     return ".".join(("hirl", *file.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
 
 
@@ -33,7 +33,7 @@ FILES = {module_name(file): file for file in sorted(SOURCE.rglob("*.py"))}
 
 
 def imports(module: str) -> set[str]:
-    """The modules of src/hirl that a module imports, anywhere in it but for type checkers alone."""
+    """Return the modules of src/hirl that a module imports, except under TYPE_CHECKING."""
     found: set[str] = set()
     tree = ast.parse(FILES[module].read_text())
     for_types = {
@@ -54,7 +54,7 @@ def imports(module: str) -> set[str]:
 
 
 def room(module: str) -> str:
-    """`data` of hirl.data.views; the package itself is above all."""
+    """Return `data` for hirl.data.views; the package itself belongs to the top floor."""
     return module.split(".")[1] if "." in module else "cli"
 
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; sync it and rename it to `path` when the block ends, remove it on an error.
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends, remove it on an error.
 
     Raises:
         ValueError: the folder cannot be made or written.
@@ -71,7 +71,7 @@ def sha256(path: str | Path) -> str:
 
 
 def make_folder(folder: str | Path) -> None:
-    """Make a folder, and check that it can be written: better before a long job than at its end.
+    """Make a folder and check that it can be written, so that a long job does not fail at its end.
 
     Raises:
         ValueError: it cannot be made or written.
@@ -85,7 +85,7 @@ def make_folder(folder: str | Path) -> None:
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Lock a folder for this process; the lock ends with the block, or with the process, however that ends.
+    """Lock a folder for this process until the block ends, or the process does, even if it is killed.
 
     Raises:
         ValueError: another process has locked it, or it cannot be made or written.
@@ -100,7 +100,7 @@ def locked(folder: str | Path) -> Iterator[None]:
 def try_lock(handle: IO[str]) -> bool:
     """Lock an open file until it is closed, unless another process has locked it; return whether it is locked now.
 
-    This is the one call that filelock would wrap; the lock ends with the process, however that ends.
+    The operating system releases the lock when the process ends, even if it is killed.
     """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

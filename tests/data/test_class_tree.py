@@ -36,8 +36,8 @@ def test_the_shipped_trees_are_read(name):
     [
         ("class,kind\ncat,animal\ndog,animal\nship,vehicle\n", "class 'ship' is not in the data set"),
         ("class,kind\ncat,animal\n", "the data set's class 'dog' is not in it"),
-        ("class,kind\ncat,animal\ncat,animal\n", "class 'cat' stands in two rows"),
-        ("class,kind,realm\ncat,pet,a\ndog,pet,b\n", "'pet' stands under 'a' and 'b'"),
+        ("class,kind\ncat,animal\ncat,animal\n", "class 'cat' has two rows"),
+        ("class,kind,realm\ncat,pet,a\ndog,pet,b\n", "'pet' has the parents 'a' and 'b'"),
         ("class,kind\ncat\n", "line 2: 'cat' must be 2 names"),
         ("name,parent\ncat,animal\n", "write class, then a name"),
         ("class,kind,kind\ncat,pet,animal\ndog,pet,animal\n", "write class, then a name"),

@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    """Edits what is annotated of the training pictures."""
+    """Edit the annotations of the training pictures."""
     content = json.loads((folder / "train.json").read_text())
     edit(content)
     (folder / "train.json").write_text(json.dumps(content))
@@ -56,7 +56,7 @@ def test_run_lengths_are_masks_too(folder):
     assert masks[2].nonzero().tolist() == [[row, 2] for row in range(10)]
 
 
-def test_crowds_and_empty_pictures_are_not_learnt_from(folder):
+def test_crowds_and_empty_pictures_are_not_trained_on(folder):
     def edit(content: dict[str, Any]) -> None:
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] > 2]
         content["annotations"] += [square(2, 3, 0, 0, 40) | {"iscrowd": 1}, square(3, 3, 0, 0, 40) | {"iscrowd": 1}]
@@ -70,7 +70,7 @@ def test_crowds_and_empty_pictures_are_not_learnt_from(folder):
 
 
 def test_a_box_without_area_is_left_out_and_one_over_the_edge_is_cut(folder):
-    """As one of COCO's own, with a height of 0."""
+    """One of COCO's own boxes has a height of 0."""
     extra = [square(1, 3, 20, 20, 10) | {"bbox": [20, 20, 10, 0]}, square(1, 3, 40, 40, 8) | {"bbox": [40, 40, 20, 20]}]
     change(folder, lambda content: content["annotations"].extend(extra))
     boxes = load_scenes(folder, "train").example(1, flipped=False)[1]["boxes"]
@@ -100,16 +100,16 @@ def test_half_of_the_examples_are_flipped(folder):
     assert 80 < flips < 160  # of 240: five deviations of a fair coin
 
 
-def seen(folder: Path) -> tuple[list[list[torch.Tensor]], list[int]]:
-    """The pictures of a rank's batches, and the images that it looks at."""
+def seen_on_rank(folder: Path) -> tuple[list[list[torch.Tensor]], list[int]]:
+    """Return the pictures of a rank's batches, and the ids of the images that it evaluates."""
     batches = training_batches(load_scenes(folder, "train"), 4, seed=0, first=1, count=3, device=CPU)
     looked_at = ordered_pictures(load_scenes(folder, "validation"), 2, CPU)
     return [[pixels for pixels, _ in batch] for batch in batches], [image for batch in looked_at for image, _ in batch]
 
 
 def test_two_ranks_share_every_batch_and_every_picture(folder):
-    ((batches, images),) = on_ranks(1, seen, folder)
-    (first, one), (second, other) = on_ranks(2, seen, folder)
+    ((batches, images),) = on_ranks(1, seen_on_rank, folder)
+    (first, one), (second, other) = on_ranks(2, seen_on_rank, folder)
     torch.testing.assert_close([[*a, *b] for a, b in zip(first, second, strict=True)], batches, rtol=0, atol=0)
     assert one + other == images == [1, 2, 3]
 
@@ -131,7 +131,7 @@ def test_every_picture_once_in_order(folder):
 
 
 def set_first(key: str, value: Any) -> Callable[[dict[str, Any]], object]:
-    """Changes the first annotation."""
+    """Return an edit that changes the first annotation."""
     return lambda content: content["annotations"][0].update({key: value})
 
 
@@ -139,7 +139,7 @@ def set_first(key: str, value: Any) -> Callable[[dict[str, Any]], object]:
     ("edit", "message"),
     [
         (set_first("image_id", 99), r"annotations\[0\] is of image 99, which is not listed"),
-        (set_first("category_id", 5), r"annotations\[0\] has category_id 5; known: \[3, 7\]"),
+        (set_first("category_id", 5), r"annotations\[0\] has category_id 5, which is unknown: choose \[3, 7\]"),
         (
             set_first("bbox", [50, 10, 5, 5]),
             r"annotations\[0\] has bbox \[50, 10, 5, 5\] in an image of 48 x 48 pixels",

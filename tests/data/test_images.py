@@ -67,7 +67,7 @@ def test_a_broken_image_is_named(tmp_path, storage):
     assert "train/dog/1.png cannot be read as an image" in message
 
 
-def test_more_images_than_there_are_is_prepare_error(tmp_path):
+def test_more_images_than_there_are_are_refused(tmp_path):
     root = write_image_folders(tmp_path / "in", ["cat", "dog"])
     message = prepare_error(folder_config(validation_images=5), root, tmp_path / "out")
     assert message == "data.validation_images is 5, but there are 4: ask for at most as many"

@@ -125,8 +125,8 @@ def picture():
     return Image.fromarray((np.array(coarse) + texture).clip(0, 255).astype(np.uint8))
 
 
-def turned(picture):
-    """A picture with a note that it lies on its side, which nobody minds."""
+def rotated_by_exif(picture):
+    """Return options to save a picture with an EXIF orientation, which is ignored."""
     exif = picture.getexif()
     exif[0x0112] = 6
     return {"exif": exif}
@@ -136,7 +136,7 @@ KINDS = {
     "photo.jpg": lambda picture: {"quality": 90},
     "progressive.jpg": lambda picture: {"progressive": True},
     "full colour.jpg": lambda picture: {"subsampling": 0},
-    "turned.jpg": turned,
+    "turned.jpg": rotated_by_exif,
     "photo.png": lambda picture: {},
 }
 MODES = {"gray.jpg": "L", "print.jpg": "CMYK", "palette.png": "P", "transparent.png": "RGBA", "deep.png": "I;16"}
@@ -204,7 +204,7 @@ def test_crops_depend_on_seed_epoch_and_index_alone(picture, tmp_path):
     crops = {}
     for seed, epoch, index in product(range(2), repeat=3):
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(index + 5)  # says nothing
+            torch.manual_seed(index + 5)  # has no influence
             crops[seed, epoch, index], again = (Crops(images, views, seed, epoch)[index] for _ in range(2))
         assert all(map(torch.equal, crops[seed, epoch, index], again))
     assert len({tuple(crop.numpy().tobytes() for crop in sizes) for sizes in crops.values()}) == 8

@@ -125,9 +125,8 @@ def test_evaluation_only_normalises():
 # --- the parameters are drawn as torchvision draws them ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(32, 32), (40, 25), (20, 60)]
-)  # 20 x 60 falls back to the centre at times
+# 20 x 60 sometimes falls back to the central box
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 25), (20, 60)])
 @pytest.mark.parametrize("scale", [(0.2, 1.0), (0.05, 0.14)])
 def test_boxes_are_distributed_as_random_resized_crops(height, width, scale):
     ours = v.crop_boxes(4000, height, width, scale)
@@ -161,8 +160,8 @@ def test_jitter_parameters_are_uniform_and_every_order_is_as_likely():
     chosen = turns != 0
     assert chosen.float().mean().item() == pytest.approx(0.8, abs=4 * deviation(0.8, n))
     assert (factors[~chosen] == 1).all()
-    for values, centre, reach in zip((*factors.T, turns), (1, 1, 1, 0), (0.4, 0.4, 0.4, 0.1), strict=True):
-        assert ks_2samp(values[chosen], torch.linspace(centre - reach, centre + reach, 5000)).pvalue > RARE
+    for values, center, reach in zip((*factors.T, turns), (1, 1, 1, 0), (0.4, 0.4, 0.4, 0.1), strict=True):
+        assert ks_2samp(values[chosen], torch.linspace(center - reach, center + reach, 5000)).pvalue > RARE
     orders, counts = order.unique(dim=0, return_counts=True)
     assert len(orders) == 24
     assert (counts / n - 1 / 24).abs().max() < 4 * deviation(1 / 24, n)
@@ -201,7 +200,7 @@ def test_the_one_global_view_has_the_first_ones_probabilities():
 
 
 def deviation(share: float, n: int) -> float:
-    """Of the share counted in n draws."""
+    """Return the standard deviation of a share counted in n draws."""
     return math.sqrt(share * (1 - share) / n)
 
 

@@ -73,7 +73,7 @@ def test_patches_must_fit_the_images(tiny_run) -> None:
 
 
 def test_missing_weights_are_named(tiny_run, tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"none\.safetensors is no readable weights file"):
+    with pytest.raises(ValueError, match=r"none\.safetensors is not a readable weights file"):
         load_backbone(tiny_run("dino"), tmp_path / "none.safetensors", 32)
 
 

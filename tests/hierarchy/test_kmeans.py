@@ -17,11 +17,11 @@ BACKENDS = ["faiss", "torch"]
 
 
 def blobs(groups: int, each: int, width: int = 8, spread: float = 0.3, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Points around random centres, sorted by group, and their groups."""
+    """Points around random centers, sorted by group, and their groups."""
     generator = torch.Generator().manual_seed(seed)
-    centres = F.normalize(torch.randn(groups, width, generator=generator), dim=1)
+    centers = F.normalize(torch.randn(groups, width, generator=generator), dim=1)
     group = torch.arange(groups).repeat_interleave(each)
-    return centres[group] + spread * torch.randn(groups * each, width, generator=generator), group
+    return centers[group] + spread * torch.randn(groups * each, width, generator=generator), group
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -74,7 +74,7 @@ def test_points_sorted_by_class_cluster_as_well_as_shuffled_ones(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_learns_from_a_sample_and_assigns_all(backend):
+def test_centroids_come_from_a_sample_and_all_points_are_assigned(backend):
     points, _ = blobs(4, 500, spread=0.05)
     config = KMeansConfig(backend=backend, max_points_per_centroid=10)
     _, assignments, inertia = kmeans(points, 4, config, seed=0)
@@ -84,7 +84,7 @@ def test_learns_from_a_sample_and_assigns_all(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_as_many_clusters_as_points_and_equal_points(backend, capfd):
+def test_as_many_clusters_as_points_and_equal_points_are_clustered_silently(backend, capfd):
     config = KMeansConfig(backend=backend)
     points = torch.randn(12, 5)
     assert kmeans(points, 12, config, seed=0)[2] == pytest.approx(0, abs=1e-5)  # float32: |p|² - 2pc + |c|² of size 5
@@ -94,7 +94,7 @@ def test_as_many_clusters_as_points_and_equal_points(backend, capfd):
     assert capfd.readouterr() == ("", "")  # faiss warns of few points per centroid unless told
 
 
-def test_emptied_clusters_take_half_of_a_large_one():
+def test_empty_clusters_take_half_of_a_large_one():
     points = torch.tensor([[0.0, 1.0], [0.0, 1.1], [0.0, 0.9], [5.0, 5.0]])
     centroids = module._update(points, torch.tensor([0, 0, 0, 2]), 3)
     assert not torch.allclose(centroids[0], centroids[1])  # the halves have been pushed apart
@@ -108,7 +108,7 @@ def test_emptied_clusters_take_half_of_a_large_one():
 def test_chunks_do_not_change_the_nearest(monkeypatch, rows):
     points, centroids = torch.randn(300, 6), torch.randn(9, 6)
     monkeypatch.setattr(module, "LEAST_ROWS", 1)
-    monkeypatch.setitem(module.SCORES_PER_CHUNK, "cpu", 9 * rows)
+    monkeypatch.setitem(module.SIMILARITIES_PER_CHUNK, "cpu", 9 * rows)
     assignments, distances = module.nearest(points, centroids)
     torch.testing.assert_close(distances, torch.cdist(points, centroids).square().min(1).values, rtol=1e-4, atol=1e-5)
     assert torch.equal(assignments, torch.cdist(points, centroids).argmin(1))
@@ -120,7 +120,9 @@ def test_trees_of_random_sizes_are_nested_and_normalised(backend):
     for seed in range(10):
         images, *sizes = torch.randint(1, 60, (4,), generator=generator).sort(descending=True).values.tolist()
         features = 5 * torch.randn(images, 6, generator=generator)
-        tree = hierarchical_kmeans(features, sizes, KMeansConfig(backend=backend, restarts=1), seed)  # checks itself
+        tree = hierarchical_kmeans(
+            features, sizes, KMeansConfig(backend=backend, restarts=1), seed
+        )  # checked on creation
         assert tree.num_clusters == tuple(sizes)
         assert tree.assignments.shape == (images, 3)
         for level in (1, 2):
@@ -142,7 +144,7 @@ def test_levels_are_kmeans_of_the_normalised_points_below(backend):
     assert torch.equal(tree.parents[0], parents)
 
 
-# --- going on from the last tree --------------------------------------------------------------------------------------
+# --- warm starts from the last tree -----------------------------------------------------------------------------------
 
 
 def inertia(points: Tensor, tree: SemanticTree) -> float:
@@ -150,7 +152,7 @@ def inertia(points: Tensor, tree: SemanticTree) -> float:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_tree_is_made_anew_unless_told_otherwise(backend):
+def test_without_warm_iterations_the_last_tree_is_ignored(backend):
     points, _ = blobs(20, 30)
     config = TreeKMeansConfig(backend=backend)
     last = hierarchical_kmeans(points, (12, 4), config, seed=1)
@@ -158,11 +160,11 @@ def test_a_tree_is_made_anew_unless_told_otherwise(backend):
     assert torch.equal(anew.assignments, again.assignments)
     assert all(torch.equal(*rows) for rows in zip(anew.centroids, again.centroids, strict=True))
     first = hierarchical_kmeans(points, (12, 4), config.model_copy(update={"warm_iterations": 3}), 0)
-    assert torch.equal(anew.assignments, first.assignments)  # the first tree has none to go on from
+    assert torch.equal(anew.assignments, first.assignments)  # there is no last tree yet
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_going_on_improves_on_the_last_tree_where_little_has_moved(backend):
+def test_a_warm_start_improves_on_the_last_tree_if_points_moved_little(backend):
     points, _ = blobs(20, 30)
     last = hierarchical_kmeans(points, (12, 4), TreeKMeansConfig(backend=backend, restarts=1, iterations=2))
     moved = points + 0.02 * torch.randn(points.shape, generator=torch.Generator().manual_seed(1))
@@ -171,12 +173,12 @@ def test_going_on_improves_on_the_last_tree_where_little_has_moved(backend):
     assert inertia(moved, tree) < inertia(moved, last)
     assert torch.equal(tree.assignments, again.assignments)
     same = (tree.assignments[:, 0] == last.assignments[:, 0]).float().mean()
-    assert same > 0.5  # clusters keep their numbers; made anew, a twelfth would have its old one by chance
+    assert same > 0.5  # clusters keep their numbers; after a random start one in twelve would by chance
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_clusters_survive_a_turn_of_the_whole_space(backend):
-    """What is gone on with are the images of a cluster, not where it was: a network may turn its embeddings."""
+def test_a_warm_start_survives_a_rotation_of_the_embeddings(backend):
+    """It starts from the images of each cluster, not from the old centroids: a network may rotate its embeddings."""
     points, _ = blobs(10, 40, spread=0.05)
     last = hierarchical_kmeans(points, (10, 3), TreeKMeansConfig(backend=backend))
     turn = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(2)))[0]
@@ -197,8 +199,8 @@ def test_one_warm_iteration_is_lloyds_from_the_means_of_the_groups(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("most", [1000, 20])
-def test_groups_that_have_emptied_are_refilled_the_same_way_twice(backend, most):
-    """Also where fewer points are learnt from than there are."""
+def test_empty_groups_are_refilled_the_same_way_twice(backend, most):
+    """With all points, and with a sample of them."""
     points, group = blobs(20, 30)
     config = KMeansConfig(backend=backend, iterations=5, max_points_per_centroid=most)
     results = [kmeans(points, 24, config, seed=0, groups=group // 2) for _ in range(2)]  # 14 of 24 groups are empty
@@ -210,8 +212,8 @@ def test_groups_that_have_emptied_are_refilled_the_same_way_twice(backend, most)
 
 
 @pytest.mark.parametrize("groups", [False, True])
-def test_nothing_grows_with_points_times_clusters_or_is_a_copy_of_the_points(monkeypatch, groups):
-    monkeypatch.setitem(module.SCORES_PER_CHUNK, "cpu", 2**12)
+def test_no_tensor_is_as_large_as_points_times_clusters_or_as_the_points(monkeypatch, groups):
+    monkeypatch.setitem(module.SIMILARITIES_PER_CHUNK, "cpu", 2**12)
     points, group = blobs(40, 50, width=64)
     config = KMeansConfig(backend="torch", restarts=2, iterations=3)
     with LargestTensor(points) as made:
@@ -220,7 +222,7 @@ def test_nothing_grows_with_points_times_clusters_or_is_a_copy_of_the_points(mon
     assert made.largest <= max(chunk, centroids, len(points))  # or a number for each point
 
 
-def test_iterations_may_round_products_but_the_assignment_does_not(monkeypatch):
+def test_iterations_multiply_in_tf32_and_the_assignment_in_float32(monkeypatch):
     precisions, nearest = [], module.nearest
 
     def watched(*args: Tensor) -> tuple[Tensor, Tensor]:
@@ -266,10 +268,10 @@ def test_gpu_gives_the_same_tree_twice_and_as_good_a_one_as_the_cpu():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_gpu_takes_a_chunk_of_scores_and_little_more():
+def test_gpu_memory_is_a_chunk_of_similarities_and_little_more():
     points, group = blobs(1000, 200, width=256)
     points, group = points.cuda(), group.cuda()
-    chunk = 4 * module.SCORES_PER_CHUNK["cuda"]
+    chunk = 4 * module.SIMILARITIES_PER_CHUNK["cuda"]
     for groups in (None, group):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -10,7 +10,7 @@ from hirl.hierarchy import SemanticTree, semantic_path_loss
 from hirl.hierarchy.path_loss import path_loss, sample_negative_paths
 from tests.largest_tensor import LargestTensor
 
-# Both ways to a cosine are tried: few negatives of many clusters are gathered, many negatives read the whole product.
+# few negatives of many clusters take the gather, many negatives take the whole product, None takes all paths
 NEGATIVES = [2, 60, None]
 
 
@@ -114,7 +114,7 @@ def test_images_without_a_negative_keep_a_finite_loss(make_tree):
         assert embeddings.grad.isfinite().all()
 
 
-def test_embeddings_on_their_centroids_reach_the_limits(make_tree):
+def test_a_collapsed_tree_gives_the_largest_finite_loss(make_tree):
     """A collapsed level has equal centroids: a perfect image cannot tell its path from others, and nothing is NaN."""
     tree = make_tree((6, 2), images=6, width=5)
     tree = SemanticTree([rows[:1].expand_as(rows) for rows in tree.centroids], tree.parents, tree.assignments)
@@ -157,7 +157,7 @@ def test_sampled_paths_are_uniform_paths_of_the_tree(make_tree):
 
 @pytest.mark.parametrize("num", [3, 200, None])
 def test_no_tensor_grows_with_negatives_times_width(make_tree, num):
-    """Of [N, M, L, D] not even one level exists, unless it is smaller than the level's centroids."""
+    """Not even one level of [N, M, L, D] is held, unless it is smaller than the level's centroids."""
     tree, index = make_tree((300, 50, 10), images=64, width=128), torch.arange(16)
     embeddings, negatives = torch.randn(16, 3, 128, requires_grad=True), draw(tree, index, num)
     with LargestTensor() as made:

@@ -10,8 +10,8 @@ from hirl.hierarchy.wrapper import HIRL
 from hirl.methods.base import Method
 
 
-def test_a_warm_snapshot_goes_on_from_the_last_one_also_after_a_resume():
-    """What HIRL keeps in a checkpoint is all that the next tree depends on."""
+def test_a_resumed_run_warm_starts_its_next_tree_from_the_same_last_tree():
+    """The checkpoint holds the last tree, on which the next one depends."""
     kmeans = TreeKMeansConfig(warm_iterations=1)
     config = HierarchyConfig(num_clusters=(12, 4), start_epoch=0, kmeans=kmeans)
     first, second = torch.randn(2, 200, 8, generator=torch.Generator().manual_seed(0))

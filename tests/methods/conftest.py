@@ -16,7 +16,7 @@ BATCH, IMAGES = 8, 40
 
 @pytest.fixture
 def make_method(tiny_run: Callable[..., Any], tiny_tokenizer: Path) -> Callable[..., Method]:
-    """Tiny methods from a fixed seed: make_method("dino", "hirl", model={"momentum": 0.5}); no drop path by default."""
+    """A function that builds tiny methods without drop path: make_method("dino", "hirl", model={"momentum": 0.5})."""
 
     def build(name: str, variant: str = "baseline", **overrides: Any) -> Method:
         config = tiny_run(name, variant, **({"backbone": {"drop_path": 0.0}} | overrides))
@@ -27,7 +27,7 @@ def make_method(tiny_run: Callable[..., Any], tiny_tokenizer: Path) -> Callable[
 
 @pytest.fixture
 def draw_views() -> Callable[..., list[Tensor]]:
-    """Two global views of a batch, and any number of local ones."""
+    """A function that draws two global views of a batch, and any number of local ones."""
 
     def draw(local: int = 0, seed: int = 1) -> list[Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -39,7 +39,7 @@ def draw_views() -> Callable[..., list[Tensor]]:
 
 @pytest.fixture
 def step_at() -> Callable[..., Step]:
-    """Step `number` of 3 epochs x 5 steps."""
+    """A function that returns step `number` of 3 epochs x 5 steps."""
 
     def step(number: int = 0) -> Step:
         return Step(number, per_epoch=5, epochs=3, images=torch.arange(BATCH) * 3)

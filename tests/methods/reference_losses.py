@@ -1,4 +1,4 @@
-"""The formulas as loops in float64, slow and obvious: what the methods' losses are compared with."""
+"""Formulas as plain loops in float64, with which the tests compare the methods' losses."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def log_softmax(logits: Array) -> Array:
 
 
 def cross_entropy(target: Array, logits: Array) -> float:
-    """Of one image: a distribution [K] against logits [K]."""
+    """Return the cross-entropy of one image's logits [K] with a distribution [K]."""
     return float(-sum(p * log_p for p, log_p in zip(target, log_softmax(logits), strict=True)))

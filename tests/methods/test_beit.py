@@ -16,12 +16,12 @@ from tests.methods.reference_losses import SINGLE, Array, cross_entropy, numbers
 
 @pytest.fixture
 def set_mask(monkeypatch: pytest.MonkeyPatch):
-    """Replaces the random masks by a given one, [B, 4, 4]."""
+    """A function that replaces the random masks by a given one, [B, 4, 4]."""
     return lambda mask: monkeypatch.setattr(beit, "block_masks", lambda *_: mask)
 
 
 def random_mask(images: int = 8) -> Tensor:
-    """Every image masked its own way; the first not at all."""
+    """Return a different mask for every image; the first image is not masked."""
     mask = torch.rand(images, 4, 4, generator=torch.Generator().manual_seed(3)) < 0.4
     mask[0] = False
     return mask
@@ -61,26 +61,26 @@ def test_step_predicts_the_whole_views_tokens_at_masked_patches(make_method, dra
     assert output.metrics["token_accuracy"].item() == pytest.approx(hit)
 
 
-def test_no_gradient_comes_from_patches_in_sight(make_method, draw_views, step_at, set_mask) -> None:
-    method, mask, scored = make_method("beit").train(), random_mask(), []
+def test_no_gradient_comes_from_visible_patches(make_method, draw_views, step_at, set_mask) -> None:
+    method, mask, outputs = make_method("beit").train(), random_mask(), []
     set_mask(mask)
     tokens_of = method.backbone.tokens
 
     def watched(*args: Tensor) -> Tensor:
-        scored.append(tokens_of(*args))
-        scored[0].retain_grad()
-        return scored[0]
+        outputs.append(tokens_of(*args))
+        outputs[0].retain_grad()
+        return outputs[0]
 
     method.backbone.tokens = watched
     method(draw_views(), step_at()).loss.backward()
-    gradient = scored[0].grad
+    gradient = outputs[0].grad
     assert not gradient[:, 0].any()  # of the class token's output
     assert not gradient[:, 1:][~mask.flatten(1)].any()
     assert gradient[:, 1:][mask.flatten(1)].any(dim=1).all()
 
 
-def test_what_a_masked_patch_showed_decides_its_token_alone(make_method, draw_views, step_at, set_mask) -> None:
-    """The logits do not see it, the tokenizer does."""
+def test_the_pixels_of_a_masked_patch_decide_its_target_only(make_method, draw_views, step_at, set_mask) -> None:
+    """The tokenizer sees them, the network does not."""
     method, (view, *_) = make_method("beit").eval(), draw_views()
     mask = torch.zeros(8, 4, 4, dtype=torch.bool)
     mask[:, 1, 2] = True
@@ -104,7 +104,7 @@ def test_masks_are_75_of_196_patches() -> None:
 
 
 class Means(nn.Module):
-    """A tokenizer whose tokens tell, to a tenth, the mean of four pixels a side, and the size it saw."""
+    """A tokenizer whose token is the mean of 4 x 4 pixels, in tenths; it keeps the size of its last images."""
 
     vocabulary, patch_size = 11, 4
 
@@ -148,7 +148,7 @@ def test_weight_decay_is_the_authors(make_method) -> None:
     assert all(method.get_parameter(name).ndim > 1 for name in decayed)
 
 
-def test_the_tokenizer_is_no_part_of_what_is_trained_or_kept(make_method) -> None:
+def test_the_tokenizer_is_neither_trained_nor_saved(make_method) -> None:
     method = make_method("beit")
     assert not [name for name, _ in method.named_parameters() if "tokenizer" in name]
     assert not [name for name in method.state_dict() if "tokenizer" in name]

@@ -127,7 +127,7 @@ def test_gradient_reaches_the_online_network_alone(ready, draw_views, step_at, n
 
 
 @pytest.mark.parametrize("name", AVERAGED)
-def test_the_average_moves_before_a_step_by_its_momentum_and_never_else(ready, draw_views, step_at, name: str) -> None:
+def test_the_momentum_network_changes_in_before_step_only(ready, draw_views, step_at, name: str) -> None:
     method, step = ready(name, model={"momentum": 0.9}), step_at(7)
     average = averaged(method, name)
     optimizer = torch.optim.SGD(method.parameter_groups(), lr=0.1)
@@ -173,7 +173,7 @@ def test_state_comes_back_bit_equal(ready, make_method, draw_views, step_at, tmp
 
 
 @every_method
-def test_image_loss_stands_alone_before_the_first_snapshot(make_method, draw_views, step_at, name: str) -> None:
+def test_before_the_first_snapshot_the_loss_is_the_image_loss(make_method, draw_views, step_at, name: str) -> None:
     wrapped, plain = make_method(name, "hirl").train(), make_method(name).train()
     plain.load_state_dict(wrapped.method.state_dict())
     assert wrapped.before_epoch(0, lambda *_: pytest.fail("nothing is to be embedded yet")) is None
@@ -204,7 +204,7 @@ def test_snapshots_follow_their_schedule(make_method) -> None:
     assert len(wrapped.tree.assignments) == IMAGES
 
 
-def test_the_wrapped_methods_own_epochs_begin_too(make_method) -> None:
+def test_the_wrapped_method_gets_its_before_epoch_call(make_method) -> None:
     wrapped, begun = make_method("simsiam", "hirl", hierarchy={"start_epoch": 1}), []
     wrapped.method.before_epoch = lambda epoch, encode_all: begun.append(epoch)
     for epoch in range(3):
@@ -212,8 +212,8 @@ def test_the_wrapped_methods_own_epochs_begin_too(make_method) -> None:
     assert begun == [0, 1, 2]
 
 
-def test_all_paths_can_be_the_negatives(ready, draw_views, step_at) -> None:
-    """With every path there is no sampling: two seeds, one loss."""
+def test_with_all_paths_as_negatives_the_loss_is_not_random(ready, draw_views, step_at) -> None:
+    """Two seeds give the same loss."""
     wrapped = ready("simsiam", "hirl", hierarchy={"negatives": "all"}).eval()
     losses = []
     for seed in (0, 1):

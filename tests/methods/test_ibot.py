@@ -14,12 +14,12 @@ from tests.methods.reference_losses import EXACT, SINGLE, Array, cross_entropy, 
 
 @pytest.fixture
 def set_mask(monkeypatch: pytest.MonkeyPatch):
-    """Replaces the random masks by a given one, [2B, 4, 4]."""
+    """A function that replaces the random masks by a given one, [2B, 4, 4]."""
     return lambda mask: monkeypatch.setattr(ibot, "block_masks", lambda *_: mask)
 
 
 def random_mask(views: int = 16) -> Tensor:
-    """Every view masked its own way; the first not at all, the second in one patch."""
+    """Return a different mask for every view; the first view is not masked, the second in one patch."""
     mask = torch.rand(views, 4, 4, generator=torch.Generator().manual_seed(3)) < 0.4
     mask[0] = False
     mask[1] = False
@@ -34,9 +34,9 @@ def slow_patch_loss(
     per_view = []
     for targets, logits, masked in zip(teacher, student, mask, strict=True):
         total = 0.0
-        for target, score, is_masked in zip(targets, logits, masked, strict=True):
+        for target, row, is_masked in zip(targets, logits, masked, strict=True):
             if is_masked:
-                total += cross_entropy(softmax((target - center) / teacher_temperature), score / student_temperature)
+                total += cross_entropy(softmax((target - center) / teacher_temperature), row / student_temperature)
         per_view.append(total / max(1, masked.sum()))
     return float(np.mean(per_view))
 
@@ -90,7 +90,7 @@ def test_patch_center_is_the_mean_over_all_patches_after_the_loss(make_method, d
     np.testing.assert_allclose(numbers(method.patch_center.value).ravel(), expected, atol=1e-6)
 
 
-def test_center_is_as_exact_under_autocast(make_method, draw_views, step_at, set_mask) -> None:
+def test_the_patch_center_is_float32_under_autocast(make_method, draw_views, step_at, set_mask) -> None:
     """bf16 has three digits, which the teacher's temperature would magnify 25 times."""
     method, batch = make_method("ibot"), draw_views()
     set_mask(random_mask())
@@ -102,7 +102,7 @@ def test_center_is_as_exact_under_autocast(make_method, draw_views, step_at, set
     torch.testing.assert_close(method.patch_center.value[0], logits.mean(dim=0) * 0.1, rtol=0, atol=1e-6)
 
 
-def test_without_masks_it_is_dino(make_method, draw_views, step_at, set_mask) -> None:
+def test_without_masks_the_loss_is_that_of_dino(make_method, draw_views, step_at, set_mask) -> None:
     method, plain, batch = make_method("ibot"), make_method("dino"), draw_views(local=1)
     plain.load_state_dict(method.state_dict(), strict=False)
     set_mask(torch.zeros(16, 4, 4, dtype=torch.bool))
@@ -112,7 +112,7 @@ def test_without_masks_it_is_dino(make_method, draw_views, step_at, set_mask) ->
     output.loss.backward()
 
 
-def test_class_logits_come_from_the_masked_view(make_method, draw_views, step_at, set_mask) -> None:
+def test_the_embedding_is_that_of_the_masked_view(make_method, draw_views, step_at, set_mask) -> None:
     method, batch, mask = make_method("ibot"), draw_views(), random_mask()
     torch.nn.init.normal_(method.mask_token)
     set_mask(mask)
@@ -122,7 +122,7 @@ def test_class_logits_come_from_the_masked_view(make_method, draw_views, step_at
     torch.testing.assert_close(embedding, masked, rtol=1e-4, atol=1e-5)
 
 
-def test_patches_leave_the_heads_running_statistics_to_the_class_tokens(make_method, draw_views, step_at) -> None:
+def test_patches_do_not_change_the_heads_running_statistics(make_method, draw_views, step_at) -> None:
     """`embed` normalises class tokens by them."""
     method = make_method("ibot", model={"batch_norm": True})
     norm = method.teacher.projector.layers[1]

@@ -31,11 +31,10 @@ def test_loss_is_the_formula() -> None:
 def test_step_takes_queries_of_view_0_keys_of_view_1_and_the_queue_of_earlier_batches(
     make_method, draw_views, step_at
 ) -> None:
-    """In groups of four, which share batch statistics; the keys' are shuffled."""
+    """Batch statistics are those of groups of four images; the images of the keys are shuffled."""
     method, batch = make_method("mocov2").train(), draw_views()
-    alone = make_method(
-        "mocov2", model={"batch_norm_groups": 1}
-    ).train()  # the same networks, given one group at a time
+    # the same networks, given one group at a time
+    alone = make_method("mocov2", model={"batch_norm_groups": 1}).train()
     queue = method.queue.clone()
     queries = torch.cat([alone.query_encoder(half) for half in batch[0].chunk(2)])
     torch.manual_seed(5)
@@ -52,7 +51,7 @@ def test_step_takes_queries_of_view_0_keys_of_view_1_and_the_queue_of_earlier_ba
     torch.testing.assert_close([ours[name] for name in norms], [theirs[name] for name in norms])
 
 
-def test_groups_know_nothing_of_each_others_images(make_method, draw_views, step_at) -> None:
+def test_images_of_one_group_do_not_influence_another(make_method, draw_views, step_at) -> None:
     method, batch = make_method("mocov2").train(), draw_views()
     embedding = method([batch[0].requires_grad_(), batch[1]], step_at()).embedding
     (gradient,) = torch.autograd.grad(embedding[:4].square().sum(), batch[0])
@@ -60,7 +59,7 @@ def test_groups_know_nothing_of_each_others_images(make_method, draw_views, step
     assert gradient[4:].abs().max() == 0
 
 
-def test_queue_swaps_its_oldest_keys_for_the_batch_round_and_round(make_method, draw_views, step_at) -> None:
+def test_the_queue_replaces_its_oldest_keys_by_those_of_the_batch(make_method, draw_views, step_at) -> None:
     method = make_method("mocov2", model={"queue_size": 20}).eval()  # a key without batch statistics is its image's own
     expected, oldest = method.queue.clone(), 0
     for seed in range(4):  # 4 batches of 8 go once round a ring of 20 and overlap its start
@@ -72,7 +71,7 @@ def test_queue_swaps_its_oldest_keys_for_the_batch_round_and_round(make_method, 
         torch.testing.assert_close(method.queue, expected, rtol=0, atol=SAME)
 
 
-def test_keys_come_from_the_already_moved_key_encoder(make_method, draw_views, step_at) -> None:
+def test_keys_come_from_the_updated_key_encoder(make_method, draw_views, step_at) -> None:
     method, batch = make_method("mocov2", model={"momentum": 0.5}).eval(), draw_views()
     with torch.no_grad():
         for parameter in method.query_encoder.parameters():
@@ -87,5 +86,5 @@ def test_keys_come_from_the_already_moved_key_encoder(make_method, draw_views, s
 
 
 def test_a_queue_shorter_than_the_batch_is_refused(make_method, draw_views, step_at) -> None:
-    with pytest.raises(ValueError, match=r"model\.queue_size 4 is less than a batch of 8"):
+    with pytest.raises(ValueError, match=r"model\.queue_size 4 is less than the batch of 8: raise it"):
         make_method("mocov2", model={"queue_size": 4})(draw_views(), step_at())

@@ -10,7 +10,7 @@ from hirl.methods.mocov3 import contrastive_loss
 from tests.methods.reference_losses import EXACT, SINGLE, Array, log_softmax, numbers, unit
 
 
-def slow_term(queries: Array, keys: Array, temperature: float) -> float:
+def slow_contrastive_loss(queries: Array, keys: Array, temperature: float) -> float:
     """2T times the cross-entropy of each query finding its own key in the batch."""
     losses = []
     for n, query in enumerate(queries):
@@ -19,10 +19,10 @@ def slow_term(queries: Array, keys: Array, temperature: float) -> float:
     return 2 * temperature * float(np.mean(losses))
 
 
-def test_term_is_the_formula() -> None:
+def test_loss_is_the_formula() -> None:
     torch.manual_seed(0)
     query, key = torch.randn(2, 6, 5, dtype=torch.float64)
-    expected = slow_term(numbers(query), numbers(key), 0.2)
+    expected = slow_contrastive_loss(numbers(query), numbers(key), 0.2)
     assert contrastive_loss(query, key, 0.2).item() == pytest.approx(expected, rel=EXACT)
 
 
@@ -30,7 +30,7 @@ def test_step_crosses_the_views_and_predicts_from_the_query_alone(make_method, d
     method, batch = make_method("mocov3").train(), draw_views()
     queries = [numbers(method.predictor(method.query_encoder(view))) for view in batch]
     keys = [numbers(method.key_encoder(view)) for view in batch]
-    expected = slow_term(queries[0], keys[1], 0.2) + slow_term(queries[1], keys[0], 0.2)
+    expected = slow_contrastive_loss(queries[0], keys[1], 0.2) + slow_contrastive_loss(queries[1], keys[0], 0.2)
     assert method(batch, step_at()).loss.item() == pytest.approx(expected, rel=SINGLE)
 
 

@@ -28,7 +28,7 @@ def test_loss_is_the_mean_over_both_directions(make_method, draw_views, step_at)
 
 
 def test_the_target_takes_no_gradient(make_method, draw_views, step_at) -> None:
-    """With a predictor of zeros but for its bias, all gradient would have to come through the targets: none does."""
+    """With zero weights in the predictor, a gradient of the encoder could only come through the targets."""
     method = make_method("simsiam")
     last = method.predictor.layers[-1]
     torch.nn.init.zeros_(last.weight)

@@ -53,7 +53,7 @@ def test_loss_is_the_formula(make_method, local: int) -> None:
     assert loss.item() == pytest.approx(slow_loss([numbers(view) for view in logits]), rel=EXACT)
 
 
-def test_step_scores_every_crop_and_encodes_crops_of_one_size_together(make_method, draw_views, step_at) -> None:
+def test_step_uses_every_crop_and_encodes_crops_of_one_size_together(make_method, draw_views, step_at) -> None:
     method, batch, calls = make_method("swav").train(), draw_views(local=2), []
     globals_, locals_ = method.encoder(torch.cat(batch[:2])), method.encoder(torch.cat(batch[2:]))
     logits = [numbers(method.prototypes(z)) for z in (*globals_.chunk(2), *locals_.chunk(2))]

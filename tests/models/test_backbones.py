@@ -216,7 +216,9 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 
 
 def test_an_image_size_must_be_whole_patches() -> None:
-    with pytest.raises(ValueError, match=r"views\.global_size 36 is no multiple of vit_narrow_patch8's patch, 8"):
+    with pytest.raises(
+        ValueError, match=r"views\.global_size 36 is not a multiple of vit_narrow_patch8's patch size 8"
+    ):
         vit(36)
 
 

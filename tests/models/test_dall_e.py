@@ -123,6 +123,6 @@ class WritesAFile:
 def test_nothing_in_a_file_is_run(tmp_path, zipped: bool) -> None:
     content = {"blocks.input.w": WritesAFile(tmp_path / "done")}
     torch.save(content, tmp_path / "encoder.pkl", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match="is no tokenizer"):
+    with pytest.raises(ValueError, match="is not a tokenizer"):
         dall_e.read_state(tmp_path / "encoder.pkl")
     assert not (tmp_path / "done").exists()

@@ -73,16 +73,16 @@ def test_a_missing_file_is_named_with_how_to_make_one(tmp_path) -> None:
 @pytest.mark.parametrize("name", ["tokenizer.safetensors", "encoder.pkl"])
 def test_a_damaged_file_is_named(tmp_path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x80\x02nothing of the kind")
-    assert "is no readable tokenizer" in refusal(tmp_path / name)
+    assert "is not a readable tokenizer" in refusal(tmp_path / name)
 
 
 def test_other_weights_are_no_tokenizer(tmp_path) -> None:
     save_file({"weight": torch.ones(2)}, tmp_path / "weights.safetensors")
-    assert "is no tokenizer: give one that hirl trained" in refusal(tmp_path / "weights.safetensors")
+    assert "is not a tokenizer: give one that hirl trained" in refusal(tmp_path / "weights.safetensors")
     torch.save([torch.ones(2)], tmp_path / "list.pt")
-    assert "is no tokenizer" in refusal(tmp_path / "list.pt")
+    assert "is not a tokenizer" in refusal(tmp_path / "list.pt")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"a": 1}))
-    assert "is no" in refusal(tmp_path / "plain.pkl")
+    assert "is not a" in refusal(tmp_path / "plain.pkl")
 
 
 def test_half_a_tokenizer_is_refused(tmp_path) -> None:
@@ -90,7 +90,7 @@ def test_half_a_tokenizer_is_refused(tmp_path) -> None:
     del state["blocks.group_3.block_2.res_path.conv_1.b"]
     torch.save(state, tmp_path / "encoder.pt")
     message = refusal(tmp_path / "encoder.pt")
-    assert "no whole tokenizer: blocks.group_3.block_2.res_path.conv_1.b missing or of another shape" in message
+    assert "not a complete tokenizer: blocks.group_3.block_2.res_path.conv_1.b missing or of another shape" in message
     save_tokenizer(DiscreteVAE(vocabulary=6, width=4, patch_size=4), tmp_path / "ours.safetensors")
     state = load_file(tmp_path / "ours.safetensors")
     sizes = {"tokenizer": "dvae", "vocabulary": "7", "width": "4", "patch_size": "4"}

@@ -70,7 +70,7 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path, content: bytes | Non
     path = tmp_path / "weights.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"weights\.safetensors is no readable weights file"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors is not a readable weights file"):
         load_weights(build_backbone(RESNET, 32), RESNET, path)
 
 
@@ -78,7 +78,7 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_weights(build_backbone(RESNET, 32), RESNET, path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="is no readable weights file"):
+    with pytest.raises(ValueError, match="is not a readable weights file"):
         load_weights(build_backbone(RESNET, 32), RESNET, path)
 
 
@@ -347,7 +347,7 @@ def test_the_other_variant_is_named(tmp_path, config_of) -> None:
 
 def test_a_full_checkpoint_of_another_method_is_named(tmp_path, config_of) -> None:
     theirs = checkpoint("full module", "mocov3", "baseline")
-    refused(tmp_path, config_of("dino"), theirs, r"holds encoder_q\.cls_token, which is no part of dino")
+    refused(tmp_path, config_of("dino"), theirs, r"holds encoder_q\.cls_token, which is not part of dino")
 
 
 @pytest.mark.parametrize(

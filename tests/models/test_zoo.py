@@ -189,7 +189,7 @@ def test_what_is_not_known_of_a_file_is_told_for_the_list(folder, publish, capsy
 
 
 def test_an_unknown_name_lists_the_known(folder) -> None:
-    with pytest.raises(ValueError, match=r"no published weights 'swav'; known: swav-hirl$"):
+    with pytest.raises(ValueError, match=r"no published weights 'swav': choose swav-hirl$"):
         fetch_weights("swav", folder)
 
 

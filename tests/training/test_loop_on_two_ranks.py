@@ -58,8 +58,8 @@ def test_two_ranks_find_the_trees_of_one(trained, method):
 
 def test_a_batch_that_ranks_cannot_share_is_refused(tiny_run, tiny_data, tmp_path):
     config = tiny_run("simsiam", training={"batch_size": 15})
-    with pytest.raises(Exception, match=r"training\.batch_size 15 is no multiple of the 2 ranks"):
+    with pytest.raises(Exception, match=r"training\.batch_size 15 is not a multiple of the 2 ranks"):
         on_two_ranks(train_all, [(config, None)], tiny_data, tmp_path)
     config = tiny_run("mocov2", model={"batch_norm_groups": 3})
-    with pytest.raises(Exception, match=r"model\.batch_norm_groups 3 is no multiple of the 2 ranks"):
+    with pytest.raises(Exception, match=r"model\.batch_norm_groups 3 is not a multiple of the 2 ranks"):
         on_two_ranks(train_all, [(config, None)], tiny_data, tmp_path)

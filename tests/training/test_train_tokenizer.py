@@ -63,8 +63,8 @@ def test_training_brings_the_error_down(tiny_run, tiny_data, tmp_path) -> None:
     config = tiny_run("beit", model={"tokenizer": sizes}, views={"global_scale": [1, 1]})
     images = load_images(tiny_data, "validation")
     after = train_tokenizer(config, tiny_data, tmp_path / "tokenizer.safetensors", tmp_path / "scratch")
-    one_grey = images.images.double().div(255).std().item()  # the error without any tokens
-    assert after["error"] < 0.9 * one_grey  # 120 steps
+    one_gray = images.images.double().div(255).std().item()  # the error without any tokens
+    assert after["error"] < 0.9 * one_gray  # 120 steps
     assert after["token_perplexity"] > 3
 
 

@@ -1,1 +1,1 @@
-"""Images in, views out: data sources, prepared images, loaders, random views and masks."""
+"""From image files to views: data sources, prepared images, loaders, random views and masks."""

@@ -1,6 +1,6 @@
 """Build the tree over a data set's classes, from nested folders or from a CSV file.
 
-N images, L levels, finest first.
+Shapes: N images, L levels, finest first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from hirl.config import CONFIG_ROOT
 
 Lineage = tuple[str, ...]  # a class's name, then those of its ancestors, finest first
-Branch = tuple[str, ...]  # a class's folders below the split's folder, coarsest first
+Branch = tuple[str, ...]  # the folders of a class below that of its split, coarsest first
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def read_class_tree(path: str, classes: list[str]) -> ClassTree:
     listed = {row[0]: row for row in rows}
     if len(listed) < len(rows):
         twice = Counter(row[0] for row in rows).most_common(1)[0][0]
-        raise ValueError(f"{path}: class {twice!r} stands in two rows: remove one")
+        raise ValueError(f"{path}: class {twice!r} has two rows: remove one")
     if missing := sorted(set(classes) - set(listed)):
         raise ValueError(f"{path}: the data set's class {missing[0]!r} is not in it: add a row")
     if unknown := sorted(set(listed) - set(classes)):
@@ -86,7 +86,7 @@ def read_class_tree(path: str, classes: list[str]) -> ClassTree:
         for row in rows:
             if parents.setdefault(row[level], row[level + 1]) != row[level + 1]:
                 both = f"{parents[row[level]]!r} and {row[level + 1]!r}"
-                raise ValueError(f"{path}: {row[level]!r} stands under {both}: give it one parent")
+                raise ValueError(f"{path}: {row[level]!r} has the parents {both}: give it one parent")
     return ClassTree.of([listed[name] for name in classes], header)
 
 

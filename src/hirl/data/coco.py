@@ -27,12 +27,12 @@ Example = tuple[Tensor, dict[str, Tensor]]  # uint8 [3, H, W]; boxes [N, 4], lab
 
 @dataclass(frozen=True)
 class SceneSet:
-    """One split of a folder of scenes; its images are ordered by their ids.
+    """One split of a folder of scenes, whose images are ordered by their ids.
 
     Attributes:
-        folder: of the pictures.
-        categories: COCO's category id of labels 1, 2, and so on.
-        digest: of the prepared folder's content.
+        folder: the folder of the pictures.
+        categories: the category ids of COCO for labels 1, 2, and so on.
+        digest: the digest of the prepared folder's content.
     """
 
     annotations: COCO
@@ -42,16 +42,16 @@ class SceneSet:
 
     @property
     def images(self) -> list[int]:
-        """The ids of all images, sorted."""
+        """Return the ids of all images, sorted."""
         return sorted(self.annotations.imgs)
 
     @property
     def with_objects(self) -> list[int]:
-        """The ids of the images to train on: those with at least one object that is not a crowd."""
+        """Return the ids of the images to train on: those with at least one object that is not a crowd."""
         return [image for image in self.images if self.objects(image)]
 
     def objects(self, image: int) -> list[dict[str, Any]]:
-        """Return an image's annotations without crowds, and without the few in COCO that have no area."""
+        """Return an image's annotations without crowds and without the few boxes in COCO that have no area."""
         return [a for a in self.annotations.imgToAnns[image] if not a["iscrowd"] and min(a["bbox"][2:]) > 0]
 
     def picture(self, image: int) -> Tensor:
@@ -129,11 +129,13 @@ def _check(content: Any, path: Path, folder: Path) -> None:
     for number, annotation in enumerate(content["annotations"]):
         where = f"{path}: annotations[{number}]"
         if missing := {"image_id", "category_id", "bbox", "segmentation"} - annotation.keys():
-            raise ValueError(f"{where} has no {sorted(missing)[0]}: detection needs it")
+            raise ValueError(f"{where} has no {sorted(missing)[0]}: detection needs it, so add it")
         if annotation["image_id"] not in images:
             raise ValueError(f"{where} is of image {annotation['image_id']}, which is not listed: correct its image_id")
         if annotation["category_id"] not in categories:
-            raise ValueError(f"{where} has category_id {annotation['category_id']}; known: {sorted(categories)}")
+            raise ValueError(
+                f"{where} has category_id {annotation['category_id']}, which is unknown: choose {sorted(categories)}"
+            )
         _check_object(annotation, images[annotation["image_id"]], where)
         annotation |= {"id": number + 1}  # pycocotools takes a match with id 0 for no match
         annotation.setdefault("iscrowd", 0)
@@ -199,7 +201,7 @@ def _draws(images: list[int], seed: int, first: int, count: int) -> list[tuple[i
 
 @dataclass(frozen=True)
 class _Examples(Dataset):
-    """Training examples by draw."""
+    """A data set of training examples, indexed by draw: an image id and whether it is flipped."""
 
     scenes: SceneSet
 
@@ -209,7 +211,7 @@ class _Examples(Dataset):
 
 @dataclass(frozen=True)
 class _Pictures(Dataset):
-    """Pictures to detect objects in, by image id."""
+    """A data set of pictures to detect objects in, indexed by image id."""
 
     scenes: SceneSet
 

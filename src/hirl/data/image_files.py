@@ -1,4 +1,4 @@
-"""Image files: list them by class folder, decode them, and name the ones that cannot be read."""
+"""List image files by class folder, decode them, and name the ones that cannot be read."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Prepare the images of a source once for all jobs: decoded pixels, or paths to read at each step.
 
-N images, S pixels a side, L levels of classes, finest first.
+Shapes: N images, S pixels a side, L levels of classes, finest first.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def prepare(config: DataConfig, root: str | Path | None, out: str | Path) -> Non
 
 
 def _read(split: Split, index: np.ndarray, config: DataConfig) -> Tensor | None:
-    """Decode the chosen images. With storage "files" only check their headers: a million of them take minutes."""
+    """Decode the chosen images; with storage "files" only check their headers and return None."""
     if config.storage == "memory":
         return decode(split, index, config.image_size)
     if split.paths is None:

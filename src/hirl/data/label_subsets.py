@@ -15,7 +15,7 @@ from hirl.config.tasks import labels_file
 from hirl.data.images import ImageSet, load_images
 from hirl.files import atomic_path
 
-SEED = 0  # one for all runs: they share the labelled images
+SEED = 0  # the same for all runs, so that they share the labelled images
 COLUMNS = ["index", "label"]
 
 

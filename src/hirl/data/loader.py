@@ -1,6 +1,6 @@
 """Load batches of prepared images: shuffled views to train on, or every image in order.
 
-B images of a batch, S pixels a side.
+Shapes: B images of a batch, S pixels a side.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hirl.distributed.collectives import local_slice, shard_range, world_size
 from hirl.distributed.device import send
 
 SHORTER_SIDE = 256 / 224  # of an evaluated image, relative to the side of its central square
-PIECE = 128  # images that a worker reads for one item of its loader
+PIECE = 128  # images that a worker loads at a time
 
 
 def epoch_batches(
@@ -56,10 +56,10 @@ def epoch_batches(
 
 
 def check_shared_evenly(batch_size: int) -> None:
-    """Check that the ranks can share a training batch evenly.
+    """Check that a training batch is a multiple of the ranks.
 
     Raises:
-        ValueError: they cannot.
+        ValueError: it is not.
     """
     if batch_size % world_size():
         raise ValueError(
@@ -83,7 +83,7 @@ def ordered_batches(images: ImageSet, batch_size: int, device: torch.device) -> 
 
 
 class Crops(Dataset):
-    """Random crops of image files, as bytes: a quarter of the memory of floats between processes."""
+    """A data set of random crops of image files, as bytes: workers send a quarter of what floats would take."""
 
     def __init__(self, images: ImageSet, views: ViewsConfig, seed: int, epoch: int):
         assert images.paths is not None
@@ -104,7 +104,7 @@ class Crops(Dataset):
 
 
 class Squares(Dataset):
-    """Image files for evaluation: resized to a little more than the central square that is kept."""
+    """A data set of central squares of image files, for evaluation, after a resize to slightly more than the square."""
 
     def __init__(self, images: ImageSet):
         assert images.paths is not None
@@ -123,7 +123,7 @@ class Squares(Dataset):
 def read_pixels(path: Path) -> Tensor:
     """Read the RGB pixels of an image file, uint8 [3, H, W].
 
-    torchvision decodes gray and RGB JPEGs, Pillow everything else. Both use libjpeg-turbo; torchvision saves a copy.
+    torchvision decodes gray and RGB JPEGs, with one copy less; Pillow decodes everything else. Both use libjpeg-turbo.
 
     Raises:
         ValueError: the file is missing, broken or not an image.
@@ -148,8 +148,8 @@ def _color(
 def load_in_workers(dataset: Dataset, batches: Sequence[Tensor], device: torch.device) -> Iterator[list[Tensor]]:
     """Load batches in as many worker processes as torch has threads, and send them to the device.
 
-    A worker makes a piece of a batch at a time, so that the first batch arrives soon and little waits in shared memory,
-    however large a batch is.
+    A worker loads a piece of a batch at a time, so that the first batch arrives soon and shared memory stays small even
+    with large batches.
     """
     pieces = [piece.tolist() for batch in batches for piece in batch.split(PIECE)]
     loader = DataLoader(
@@ -166,7 +166,7 @@ def load_in_workers(dataset: Dataset, batches: Sequence[Tensor], device: torch.d
 
 
 def in_one_line(loader: DataLoader) -> Iterator[Any]:
-    """Iterate over a loader; a worker's ValueError is raised again as its one line, without the worker's traceback.
+    """Yield from a loader; raise a worker's ValueError again as its one line, without the worker's traceback.
 
     Raises:
         ValueError: a file cannot be read.

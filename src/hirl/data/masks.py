@@ -18,8 +18,8 @@ def block_masks(num_images: int, grid: int, config: MaskConfig) -> Tensor:
     An image is masked with `mask_probability`; its target ratio is uniform in `mask_ratio`. Blocks are placed until the
     target is reached or none of ten candidates fits, so that an image never has more masked patches than its target.
 
-    The authors' loops over images, blocks and attempts (also lightly's random_block_mask) are one loop over blocks
-    here, for all images at once. It draws from the CPU's generator, as every block depends on those before.
+    The authors (and lightly's random_block_mask) loop over images, blocks and attempts. Here there is one loop over
+    blocks, for all images at once; it runs on the CPU, since every block depends on the blocks before it.
 
     Source: iBOT (arXiv 2111.07832, section 3.2) and its loader.py, after BEiT (arXiv 2106.08254, algorithm 1).
     """

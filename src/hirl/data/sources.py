@@ -1,6 +1,6 @@
-"""Where images come from. SOURCES, at the end, is the table of all data sources by the name that data.name takes.
+"""Open data sources by name. SOURCES, at the end, maps every value of data.name to its source.
 
-To add a data source, write a function here that returns a Source, and give it a row in SOURCES.
+To add a data source, write a function here that returns a Source, and add it to SOURCES.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hirl.data.image_files import list_class_folders, read_image
 from hirl.data.synthetic import sketches, taxonomy
 
 DOWNLOADS = Path("~/.cache/hirl").expanduser()
-NO_FOLDER = Path()  # the root of a source that is drawn
+NO_FOLDER = Path()  # the root of a source whose images are drawn
 VALIDATION_FOLDERS = ("val", "validation", "test")  # the first that exists is taken
 IMAGENET_FOLDERS = ("ILSVRC/Data/CLS-LOC", "ILSVRC/Data", ".")  # where the released archive has train/, below the root
 PLACES_IMAGES = "data/vision/torralba/deeplearning/images256"  # as released
@@ -47,7 +47,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """What a data set holds, before images are chosen or decoded.
+    """The content of a data set, before images are chosen or decoded.
 
     Attributes:
         splits: "train" and "validation".
@@ -67,7 +67,7 @@ class SourceEntry:
     Attributes:
         open: returns the source of a configuration at a root.
         default_root: where the images are if no root is given; None: the user has to give one.
-        num_images: training and validation images of the whole set; None: it depends on the user's files.
+        num_images: training and validation images of the whole set; None: they depend on the user's files.
     """
 
     open: Callable[[DataConfig, Path], Source]

@@ -1,6 +1,6 @@
 """Load batches of augmented views with their class probabilities, to train a classifier on.
 
-B images of a rank's slice of a batch, S pixels a side, C classes of the finest level.
+Shapes: B images of a rank's slice of a batch, S pixels a side, C classes of the finest level.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class LabelledBatches:
             yield self._mixed(views, send(self.targets[index], self.device))
 
     def _local_rows(self, rows: Tensor) -> Tensor:
-        """Return this rank's rows of a batch; with mixing, both of every pair: timm mixes rows i and -1 - i."""
+        """Return this rank's rows of a batch; with mixing, both rows of each pair, as timm mixes rows i and -1 - i."""
         if self.mixup is None:
             return local_slice(rows)
         first, second = rows.chunk(2)
@@ -113,7 +113,7 @@ def _mixup(augmentation: AugmentationConfig, classes: int) -> Mixup | None:
 
 
 class Augmented(Dataset):
-    """Images under timm's training transform, bicubic with RandAugment and bilinear without, as in BEiT's release.
+    """A data set under timm's training transform, bicubic with RandAugment and bilinear without, as in BEiT's release.
 
     The release's colour jitter is missing here, as timm drops it when there is RandAugment.
     """
@@ -135,13 +135,13 @@ class Augmented(Dataset):
 
     def __getitem__(self, index: int) -> list[Tensor]:
         self._seed(index)
-        view: Any = self._crop(index)  # an image, then a tensor
+        view: Any = self._crop(index)  # first an image, then a tensor
         for change in self.changes:
             view = change(view)
         return [view]
 
     def _crop(self, index: int) -> Image.Image:
-        """Crop and flip an image; files by the draws of timm's transform, but four times as fast as Pillow."""
+        """Crop and flip an image; files are resized by torch, four times as fast as by Pillow, with timm's draws."""
         if self.images.images is not None:
             return self.crop(_picture(self.images.images[index]))
         assert self.images.paths is not None

@@ -1,8 +1,8 @@
 """Draw random views of a batch of images: torchvision's transforms, each image with its own parameters.
 
-Every operation is one expression over the whole batch, on the batch's device and without synchronising with it: crops
-and blurs are two small matrix products per image, blends and grayscale an affine map of its colours. Random numbers
-come from the default generator of that device and are drawn for the batch of all ranks. Call it outside autocast, which
+Every operation is one expression over the whole batch, on the batch's device and without waiting for it: crops and
+blurs are two small matrix products per image, blends and grayscale an affine map of its colours. Random numbers come
+from the default generator of that device and are drawn for the batch of all ranks. Call it outside autocast, which
 would round pixels to bfloat16.
 """
 
@@ -23,8 +23,8 @@ GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
 ASPECT = (3 / 4, 4 / 3)  # range of a crop's width over its height
 CROP_ATTEMPTS = 10
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-LOCAL = 2  # the place of local views in the configuration's triples
-LARGE = 64  # pixels; a CPU resizes larger images one by one, as the dense products would cost more
+LOCAL = 2  # the index of local views in the configuration's triples
+LARGE = 64  # pixels a side; a CPU resizes larger images one by one, since dense products would cost more
 
 
 class Views:
@@ -144,7 +144,7 @@ def resized_crop(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, inte
 
 
 def resize_each(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, interpolation: str) -> Tensor:
-    """Do the same image by image on a CPU; bytes stay bytes, floats are not clamped."""
+    """Do as `resized_crop` image by image on a CPU; bytes stay bytes, floats are not clamped."""
     crops = torch.empty(len(images), 3, size, size, dtype=images.dtype)
     for crop, image, (top, left, height, width), flip in zip(crops, images, boxes.tolist(), flipped, strict=True):
         box = image[None, :, top : top + height, left : left + width]
@@ -173,7 +173,7 @@ def triangle(distance: Tensor) -> Tensor:
 
 
 def cubic(distance: Tensor) -> Tensor:
-    """Return Keys' cubic with a = -1/2: the sum of a piece over [0, 1], 0 beyond, and one over [1, 2]."""
+    """Return Keys' cubic with a = -1/2, as the sum of its piece on [0, 1] and its piece on [1, 2]."""
     inner, outer = distance.clamp(max=1), distance.clamp(1, 2)
     return (1.5 * inner - 2.5) * inner**2 + 1 - 0.5 * (((outer - 5) * outer + 8) * outer - 4)
 
@@ -224,9 +224,8 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
     green_or_blue = torch.lerp((blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4), not_green)
     hue = torch.lerp(green - blue, green_or_blue, not_red).div_(chroma.clamp(min=1e-12).mul_(6))
     hue += turns[:, None, None]
-    offset = _constant((2, 5 / 3, 4 / 3), images.device).view(
-        3, 1, 1
-    )  # (n - 2) / 6 + 1.5, as frac needs a positive argument
+    # (n - 2) / 6 + 1.5, since frac needs a positive argument
+    offset = _constant((2, 5 / 3, 4 / 3), images.device).view(3, 1, 1)
     distance = (hue[:, None] + offset).frac_().sub_(0.5).abs_()
     weight = torch.rsub(distance, 2, alpha=6).clamp_(0, 1)
     return torch.addcmul(value[:, None], weight, chroma[:, None], value=-1)
@@ -268,5 +267,5 @@ def _chosen(n: int, probability: float, device: torch.device) -> Tensor:
 
 @lru_cache
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return numbers on a device, cached: every copy to a device waits for it."""
+    """Return numbers on a device; they are cached, since every copy to a device waits for it."""
     return torch.tensor(values, dtype=torch.float32, device=device)

@@ -1,1 +1,1 @@
-"""Training on several processes: collectives, parallel layers, launching, devices."""
+"""What the processes of one training share: collectives, parallel layers, the launcher, devices."""

@@ -39,7 +39,7 @@ def is_main_process() -> bool:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the ranks if torchrun started this process as one of them, and leave them at the end."""
+    """Join the process group if torchrun started this process as a rank, and leave it at the end."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return
@@ -59,7 +59,7 @@ def local_slice(rows: Tensor, dim: int = 0) -> Tensor:
 
 
 def shard_range(count: int) -> range:
-    """Return this rank's shard of `count` items: contiguous, each item on one rank; the last shard may be shorter."""
+    """Return this rank's shard of `count` items: contiguous, each item on one rank; the last shards may be shorter."""
     longest = -(-count // world_size())
     return range(count)[rank() * longest : (rank() + 1) * longest]
 

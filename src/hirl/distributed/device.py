@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-# Knuth's multipliers, which spread neighbouring seeds and steps apart; numpy's SeedSequence would change every draw
+# Knuth's multipliers: neighbouring seeds and steps become far-apart seeds of the generator
 MIXERS = (6364136223846793005, 1442695040888963407)
 
 
 def choose_device() -> torch.device:
     """Return the GPU if there is one, else the CPU.
 
-    On a CPU, this has glibc's malloc keep a step's memory for the next one, instead of returning it to the system.
+    On a CPU it also makes glibc's malloc keep the memory of a step for the next one, instead of returning it to the
+    system: freeing a large block raises malloc's threshold for that.
     """
     if torch.cuda.is_available():
         return torch.device("cuda")
-    torch.empty(2**23 - 2**10)  # just under the 32 MiB to which malloc adapts its thresholds when a block is freed
+    torch.empty(2**23 - 2**10)  # just under 32 MiB, the largest block that raises the threshold
     return torch.device("cpu")
 
 
@@ -33,8 +38,19 @@ def _cpu_multiplies_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+@contextmanager
+def float32_matmul(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
+    """Set how a GPU multiplies float32 matrices within the context, in full precision or in TF32."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, precision
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from main memory to a device, without a wait for the device."""
+    """Copy a tensor from main memory to a device, without waiting for the device."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 

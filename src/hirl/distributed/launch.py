@@ -1,4 +1,4 @@
-"""Launching a step of the workflow: the GPUs it gets, and its ranks, one per GPU.
+"""Launch a step of the workflow: the GPUs it gets, and its ranks, one per GPU.
 
 torchrun's launcher starts the ranks (hirl.distributed.collectives says what they share). If a rank crashes, all are
 started again and resume from the last checkpoint. A user error ends all of them.
@@ -25,14 +25,10 @@ from hirl.files import try_lock
 
 RESTARTS = 3
 USER_ERROR = signal.SIGUSR2  # by which a rank tells its launcher to end all ranks
-SIGNALS = (
-    "SIGTERM,SIGINT,SIGQUIT,SIGUSR2"  # they end all ranks; not SIGHUP: under nohup a training outlives its terminal
-)
-THREADS = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-)  # variables of a job's threads, as Snakemake sets them
+# signals that end all ranks; without SIGHUP, so that under nohup a training outlives its terminal
+SIGNALS = "SIGTERM,SIGINT,SIGQUIT,SIGUSR2"
+# variables that set the number of a job's threads, as Snakemake sets them
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 RENDEZVOUS = "HIRL_RENDEZVOUS"  # the variable with the address where the launchers of several nodes meet
 
 
@@ -75,8 +71,8 @@ def visible_gpus() -> list[str]:
 def lease(names: Sequence[str], number: int, folder: Path) -> Iterator[list[str]]:
     """Hold `number` of the GPUs, those with the fewest processes on them.
 
-    Every GPU has places, each a file; a process locks the first free place of a GPU. The lock ends with the process,
-    however that ends.
+    Every GPU has numbered places, each a file; a process locks the first free place. All first places are tried before
+    the second ones, so that jobs spread over the GPUs. A lock ends with its process, even if it is killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     places = ((name, place) for place in count() for name in names)
@@ -101,11 +97,11 @@ def launch(ranks: int, command: Sequence[str]) -> int:
     """Run `hirl COMMAND` on `ranks` processes, evenly on the nodes of a Slurm job; return the exit code.
 
     Raises:
-        ValueError: the ranks cannot be shared evenly by the nodes, or there are fewer GPUs.
+        ValueError: the ranks are not a multiple of the nodes, or there are fewer GPUs.
     """
     nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", 1))
     if ranks % nodes:
-        raise ValueError(f"--ranks {ranks} cannot be shared evenly by the {nodes} nodes of this Slurm job")
+        raise ValueError(f"--ranks {ranks} is not a multiple of the {nodes} nodes of this Slurm job: change either")
     if nodes > 1 and RENDEZVOUS not in os.environ:
         return _launch_on_every_node(nodes, command)
     with gpus(ranks // nodes):
@@ -113,7 +109,7 @@ def launch(ranks: int, command: Sequence[str]) -> int:
 
 
 def _launch_on_every_node(nodes: int, command: Sequence[str]) -> int:
-    """Have Slurm start this command's launcher on each node of the job; they meet on this node."""
+    """Make Slurm start this command's launcher on each node of the job; the launchers meet on this node."""
     with socket.create_server(("", 0)) as free:
         os.environ[RENDEZVOUS] = f"{socket.gethostname()}:{free.getsockname()[1]}"
     tasks = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit"]
@@ -123,7 +119,7 @@ def _launch_on_every_node(nodes: int, command: Sequence[str]) -> int:
 
 
 def _launch_here(nodes: int, ranks: int, command: Sequence[str]) -> int:
-    """Start this node's ranks, and again when one crashes; return the exit code."""
+    """Start this node's ranks, start them again when one crashes, and return the exit code."""
     import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -184,7 +180,7 @@ def as_rank() -> Iterator[None]:
     with process_group(), ExitStack() as quiet:
         if not is_main_process():
             quiet.enter_context(redirect_stdout(quiet.enter_context(open(os.devnull, "w"))))
-            warnings.simplefilter("ignore")  # rank 0 has the same
+            warnings.simplefilter("ignore")  # rank 0 shows the same warnings
         try:
             yield
         except ValueError as error:
@@ -192,9 +188,9 @@ def as_rank() -> Iterator[None]:
 
 
 def _end_all(error: ValueError, launcher: int) -> None:
-    """Print a user error once, though many ranks may have found it, and have the launcher end all ranks.
+    """Print a user error once, though many ranks may have found it, and make the launcher end all ranks.
 
-    If this rank exited by itself, the others would crash, or wait for it.
+    If this rank just exited, the others would crash or wait for it.
     """
     from torch.distributed import TCPStore
 

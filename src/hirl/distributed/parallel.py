@@ -1,4 +1,4 @@
-"""A network on several ranks: averaged gradients, batch norm over the whole batch."""
+"""Run a network on several ranks: averaged gradients, batch norm over the whole batch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hirl.distributed.collectives import local_slice, world_size
 
 
 def parallel(network: nn.Module) -> nn.Module:
-    """Wrap a network so that gradients are averaged over the ranks; no parameter may start to take gradients later.
+    """Wrap a network so that gradients are averaged over the ranks; frozen parameters must stay frozen afterwards.
 
-    Buffers are not synchronised: those of batch norm agree, as the ranks' statistics do (`synchronise`).
+    Buffers are not synchronised: after `synchronise`, batch norm has the same statistics on every rank.
     """
     if world_size() == 1:
         return network
@@ -26,9 +26,9 @@ def parallel(network: nn.Module) -> nn.Module:
 
 
 def synchronise(network: nn.Module) -> nn.Module:
-    """Have batch norm use the batch of all ranks, and drop path draw independently on each; in place.
+    """Make batch norm use the batch of all ranks, and drop path draw independently on each rank; in place.
 
-    A method's own kind of batch norm, as MoCo v2 has, stays.
+    A method's own kind of batch norm, such as that of MoCo v2, is left alone.
     """
     if world_size() == 1:
         return network
@@ -53,7 +53,7 @@ def replace_norms(network: nn.Module, kind: Callable[[int, float, float | None, 
 
 
 class _SyncBatchNorm(_BatchNorm):
-    """Batch norm over all ranks on a CPU, where torch has none; as in torch's, the running variance is unbiased."""
+    """Batch norm over all ranks on a CPU, which torch lacks; as in torch's, the running variance is unbiased."""
 
     def _check_input_dim(self, values: Tensor) -> None:
         """Accept input of any number of dimensions."""
@@ -68,17 +68,17 @@ class _SyncBatchNorm(_BatchNorm):
         self.num_batches_tracked.add_(1)
         dims = [0, *range(2, values.ndim)]
         number = _sum(torch.tensor(float(values.numel() // values.shape[1])))  # images of scenes differ in size
-        centre = _sum(values.float().sum(dims, keepdim=True)) / number
-        centred = values.float() - centre
-        variance = _sum(centred.square().sum(dims, keepdim=True)) / number
+        center = _sum(values.float().sum(dims, keepdim=True)) / number
+        centered = values.float() - center
+        variance = _sum(centered.square().sum(dims, keepdim=True)) / number
         with torch.no_grad():
-            self.running_mean.lerp_(centre.flatten(), self.momentum)
+            self.running_mean.lerp_(center.flatten(), self.momentum)
             self.running_var.lerp_(variance.flatten() * number / (number - 1), self.momentum)
-        normalised = centred * (variance + self.eps).rsqrt()
+        normalized = centered * (variance + self.eps).rsqrt()
         if self.affine:
             weight, bias = (part.view(-1, *[1] * len(dims[1:])) for part in (self.weight, self.bias))
-            normalised = normalised * weight + bias
-        return normalised.to(values.dtype)
+            normalized = normalized * weight + bias
+        return normalized.to(values.dtype)
 
 
 def global_mean(values: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ _sum = _Sum.apply
 
 
 class _DropPath(DropPath):
-    """timm's drop path, drawn for the batch of all ranks: their generators stay equal, and each image has its draw."""
+    """timm's drop path, drawn for the batch of all ranks, so that their generators stay equal."""
 
     def forward(self, values: Tensor) -> Tensor:
         if not self.training or not self.drop_prob:

@@ -1,4 +1,4 @@
-"""What HIRL adds to a method: a tree of clusters of the training images, and a loss over its semantic paths."""
+"""What HIRL adds to a method: a semantic tree, made by hierarchical k-means, and the path loss over its paths."""
 
 from hirl.hierarchy.kmeans import hierarchical_kmeans
 from hirl.hierarchy.path_loss import semantic_path_loss

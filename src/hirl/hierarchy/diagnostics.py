@@ -1,4 +1,4 @@
-"""Diagnostics of a tree: cluster sizes, and how much it changed since the tree before. No loss depends on them."""
+"""Diagnostics of a tree: cluster sizes, and how much it changed since the last tree. No loss depends on them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from hirl.hierarchy.tree import SemanticTree
 
 
 def snapshot_metrics(tree: SemanticTree, previous: SemanticTree | None = None) -> dict[str, float]:
-    """Return for every level: clusters, empty ones, share of images in the largest, and the NMI with the tree before.
+    """Return for every level: clusters, empty clusters, share of images in the largest, and the NMI with the last tree.
 
-    Shares and NMI are percentages, 0 to 100. Without a previous tree there is no NMI.
+    Shares and NMI are percentages, 0 to 100. Without a last tree there is no NMI.
     """
     metrics: dict[str, float] = {}
     for level, sizes in enumerate(cluster_sizes(tree)):
@@ -31,9 +31,9 @@ def cluster_sizes(tree: SemanticTree) -> list[NDArray[np.int64]]:
 
 
 def normalized_mutual_information(first: ArrayLike, second: ArrayLike) -> float:
-    """Return the NMI of two labellings of the same items, 0 to 1, arithmetic normalisation; 1 if neither divides them.
+    """Return the NMI of two labellings of the same items, in [0, 1]: mutual information over the mean of the entropies.
 
-    It is written out, since the training core does without scikit-learn.
+    It is 1 if both put all items into one cluster. scikit-learn has it too, but the training core runs without it.
     """
     first, second = (np.unique(labels, return_inverse=True)[1] for labels in (first, second))
     joint = first * (second.max() + 1) + second

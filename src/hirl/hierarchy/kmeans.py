@@ -1,23 +1,25 @@
-"""k-means, and hierarchical k-means, which clusters the images and then the clusters.
+"""Hierarchical k-means: cluster the images, then the clusters, and so on; and the k-means below it.
 
-Shapes: N points, K clusters, D width. Two backends with one contract: faiss on CPU, torch anywhere.
+There are two backends with one contract: faiss on a CPU, and torch on any device.
+
+Shapes: N points, K clusters, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hirl.config import KMeansConfig, TreeKMeansConfig
-from hirl.hierarchy.tree import SemanticTree, cluster_means
+from hirl.distributed.device import float32_matmul
+from hirl.hierarchy.tree import SemanticTree, cluster_means, follow_parents
 
-SCORES_PER_CHUNK = {"cpu": 2**18, "cuda": 2**26}  # of the [N, K] product: 1 MiB, about the cache of a core, and 256 MiB
-LEAST_ROWS = 128  # of a chunk: a product of fewer is slow
+# similarities of points to centroids that are held at a time: 1 MiB, about the cache of a core, and 256 MiB
+SIMILARITIES_PER_CHUNK = {"cpu": 2**18, "cuda": 2**26}
+LEAST_ROWS = 128  # points of a chunk: a product of fewer is slow
 SPLIT_SCALE = 1 / 1024  # how far the halves of a split cluster are pushed apart, as in faiss
 
 
@@ -28,14 +30,14 @@ def hierarchical_kmeans(
     seed: int = 0,
     last: SemanticTree | None = None,
 ) -> SemanticTree:
-    """Cluster the images, then the clusters, level by level.
+    """Cluster the images, then the clusters, level by level; return the tree.
 
-    Level 0 is k-means on the l2-normalised features, level l > 0 on the l2-normalised centroids of level l - 1. An
-    image's cluster at an upper level is its cluster's parent, so that paths are strictly nested.
+    Level 0 is k-means on the l2-normalised features, level l > 0 on the l2-normalised centroids of level l - 1. The
+    cluster of a centroid is its parent, and an image's path follows the parents, so that paths are strictly nested.
 
     With config.warm_iterations, level 0 is warm-started from the last tree: it starts once, from the means of that
-    tree's finest clusters over today's features. The upper levels have few points and are cheap, so they always start
-    anew: with some three points per cluster a warm start would stay in its optimum.
+    tree's finest clusters over the new features. The upper levels always start at random: they are cheap, and with
+    about three points per cluster a warm start would not leave its local optimum.
 
     Memory: a float32 copy of the features, 4 N D bytes, beside that of `kmeans`.
 
@@ -44,20 +46,14 @@ def hierarchical_kmeans(
         num_clusters: K_l, fine to coarse.
         config: how each level is clustered.
         seed: of level 0; level l has seed + l.
-        last: the tree before, of the same images and numbers of clusters; None starts level 0 anew.
+        last: the last tree, of the same images and numbers of clusters; None starts level 0 at random.
 
     Raises:
         ValueError: there are fewer images than clusters, or a feature is not finite or a zero vector.
 
-    Source: HIRL (arXiv 2205.13159)
+    Source: HIRL (https://arxiv.org/abs/2205.13159)
     """
-    if num_clusters[0] > len(features):
-        raise ValueError(
-            f"num_clusters {num_clusters[0]} is more than the {len(features)} images: lower hierarchy.num_clusters"
-        )
-    points = F.normalize(features.detach().float(), dim=1)
-    if not points.any(dim=1).all():
-        raise ValueError("features have all-zero rows, which have no direction to cluster: the network has collapsed")
+    points = _unit_features(features, num_clusters[0])
     centroids, memberships = [], []
     for level, count in enumerate(num_clusters):
         if level == 0 and last is not None and config.warm_iterations is not None:
@@ -68,10 +64,20 @@ def hierarchical_kmeans(
         points = F.normalize(raw, dim=1)
         centroids.append(points)
         memberships.append(membership)
-    assignments = memberships[:1]
-    for parents in memberships[1:]:
-        assignments.append(parents[assignments[-1]])
-    return SemanticTree(tuple(centroids), tuple(memberships[1:]), torch.stack(assignments, dim=1))
+    clusters, *parents = memberships
+    return SemanticTree(tuple(centroids), tuple(parents), follow_parents(clusters, parents))
+
+
+def _unit_features(features: Tensor, count: int) -> Tensor:
+    """Return l2-normalised features in float32, after checking that they can form `count` clusters."""
+    if count > len(features):
+        raise ValueError(f"num_clusters {count} is more than the {len(features)} images: lower hierarchy.num_clusters")
+    points = F.normalize(features.detach().float(), dim=1)
+    if not points.any(dim=1).all():
+        raise ValueError(
+            "the features to cluster have all-zero rows, since the network has collapsed: lower optimizer.base_lr"
+        )
+    return points
 
 
 def kmeans(
@@ -82,9 +88,9 @@ def kmeans(
     Both backends start from k of the points, iterate on at most max_points_per_centroid * k of them, and refill an
     empty cluster by splitting a large one. Both draws are random, so the order of the points does not matter.
 
-    Memory of the torch backend, beside the points: 4 bytes for each score of a chunk (SCORES_PER_CHUNK), about 16 K D
-    and 60 N bytes, and 4 D for each sampled point if they are sampled. On a GPU its iterations multiply in TF32,
-    several times as fast; the returned assignment is computed in float32.
+    Memory of the torch backend, beside the points: 4 bytes for each of SIMILARITIES_PER_CHUNK, about 16 K D and 60 N
+    bytes, and 4 D for each sampled point if they are sampled. On a GPU its iterations multiply in TF32, several times
+    as fast; the returned assignment is computed in float32.
 
     Args:
         points: [N, D], any float dtype, on any device; the work is done in float32.
@@ -107,24 +113,15 @@ def kmeans(
         raise ValueError("the features to cluster hold NaN or infinity: lower optimizer.base_lr, or use fp32")
     backend = ("torch" if points.is_cuda else "faiss") if config.backend == "auto" else config.backend
     start = None if groups is None else _update(points, groups, k)
-    centroids = (_faiss_centroids if backend == "faiss" else _torch_centroids)(points, k, config, seed, start)
-    with products("ieee"):
+    find_centroids = _faiss_centroids if backend == "faiss" else _torch_centroids
+    centroids = find_centroids(points, k, config, seed, start)
+    with float32_matmul("ieee"):
         assignments, distances = nearest(points, centroids)
     return centroids, assignments, distances.double().sum().item()
 
 
-@contextmanager
-def products(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
-    """Set how a GPU multiplies float32 within the context: in full, or in TF32; restore the setting afterwards."""
-    matmul = torch.backends.cuda.matmul
-    before, matmul.fp32_precision = matmul.fp32_precision, precision
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
-
-
 def _faiss_centroids(points: Tensor, k: int, config: KMeansConfig, seed: int, start: Tensor | None) -> Tensor:
+    """Return the centroids that faiss finds, from random points or from `start` [K, D]."""
     try:
         import faiss
     except ImportError as error:
@@ -143,29 +140,27 @@ def _faiss_centroids(points: Tensor, k: int, config: KMeansConfig, seed: int, st
 
 
 def _torch_centroids(points: Tensor, k: int, config: KMeansConfig, seed: int, start: Tensor | None) -> Tensor:
+    """Return the best centroids of several random starts, or those of one start from `start` [K, D]."""
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws for every device
     sample_size = k * config.max_points_per_centroid
     if len(points) > sample_size:
-        points = points[_permutation(len(points), generator)[:sample_size].to(points.device)]
+        sample = torch.randperm(len(points), generator=generator)[:sample_size]
+        points = points[sample.to(points.device)]
     if start is not None:
         return _lloyd(points, start, config.iterations)[0]
     best, best_inertia = None, float("inf")
     for _ in range(config.restarts):
-        drawn = _permutation(len(points), generator)[:k].to(points.device)
-        centroids, inertia = _lloyd(points, points[drawn], config.iterations)
+        drawn = torch.randperm(len(points), generator=generator)[:k]
+        centroids, inertia = _lloyd(points, points[drawn.to(points.device)], config.iterations)
         if best is None or inertia < best_inertia:
             best, best_inertia = centroids, inertia
     assert best is not None
     return best
 
 
-def _permutation(count: int, generator: torch.Generator) -> Tensor:
-    return torch.randperm(count, generator=generator)
-
-
-@products("tf32")
+@float32_matmul("tf32")
 def _lloyd(points: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, float]:
-    """Run Lloyd's iterations; the inertia is that of the last assignment, by which faiss compares restarts too."""
+    """Run Lloyd's iterations; return the centroids and the inertia of the last assignment, as faiss does."""
     previous = None
     for _ in range(iterations):
         assignments, distances = nearest(points, centroids)
@@ -176,27 +171,31 @@ def _lloyd(points: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, 
 
 
 def nearest(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each point's nearest centroid, int64 [N], and its squared distance [N]; the [N, K] product is chunked."""
-    rows = max(LEAST_ROWS, SCORES_PER_CHUNK[points.device.type] // max(centroids.shape))
+    """Return each point's nearest centroid, int64 [N], and its squared distance [N].
+
+    |p - c|^2 = |p|^2 - 2 (p . c - |c|^2 / 2): the nearest centroid has the largest similarity p . c - |c|^2 / 2. The
+    [N, K] similarities are computed in chunks of points.
+    """
+    rows = max(LEAST_ROWS, SIMILARITIES_PER_CHUNK[points.device.type] // max(centroids.shape))
     offset = -centroids.square().sum(dim=1) / 2
     assignments, distances = [], []
     for chunk in points.split(rows):
-        score, assignment = _largest(torch.addmm(offset, chunk, centroids.T))
+        similarity, assignment = _largest(torch.addmm(offset, chunk, centroids.T))
         assignments.append(assignment)
-        distances.append((chunk.square().sum(dim=1) - 2 * score).clamp(min=0))
+        distances.append((chunk.square().sum(dim=1) - 2 * similarity).clamp(min=0))
     return torch.cat(assignments), torch.cat(distances)
 
 
-def _largest(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest score of each row, and the first column that has it."""
-    if scores.is_cuda:
-        return scores.max(dim=1)
-    columns = torch.from_numpy(scores.numpy().argmax(axis=1))  # numpy's argmax is vectorised, torch's is not
-    return scores.gather(1, columns[:, None]).squeeze(1), columns
+def _largest(similarities: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest value of each row, and the first column that has it."""
+    if similarities.is_cuda:
+        return similarities.max(dim=1)
+    columns = torch.from_numpy(similarities.numpy().argmax(axis=1))  # numpy's argmax is vectorised, torch's is not
+    return similarities.gather(1, columns[:, None]).squeeze(1), columns
 
 
 def _update(points: Tensor, assignments: Tensor, k: int) -> Tensor:
-    """Return the mean of each cluster's points; empty clusters get half of a large one."""
+    """Return the mean of each cluster's points; an empty cluster is refilled by splitting a large one."""
     centroids, sizes = cluster_means(points, assignments, k)
     empty = (sizes == 0).nonzero().squeeze(1)
     if len(empty):
@@ -205,10 +204,10 @@ def _update(points: Tensor, assignments: Tensor, k: int) -> Tensor:
 
 
 def _split(centroids: Tensor, sizes: Tensor, empty: Tensor) -> None:
-    """Refill empty clusters in place from the largest ones: two copies, pushed apart along alternate signs."""
+    """Refill empty clusters in place: each copies the centroid of a large cluster, and the two are pushed apart."""
     donors = sizes.argsort(descending=True, stable=True)[: len(centroids) - len(empty)]
-    turn = torch.arange(len(empty), device=sizes.device)
-    donors, rounds = donors[turn % len(donors)], turn // len(donors) + 1
+    order = torch.arange(len(empty), device=sizes.device)
+    donors, rounds = donors[order % len(donors)], order // len(donors) + 1
     push = torch.full_like(centroids[0], SPLIT_SCALE)
     push[1::2] *= -1
     centroids[empty] = centroids[donors] * (1 + push * rounds[:, None])

@@ -1,6 +1,16 @@
-"""The semantic path discrimination (SPD) loss, "path loss" from here on: an image's path against negative paths.
+"""The semantic path discrimination (SPD) loss, "path loss" from here on: every image must recognise its own path.
+
+The probability that an image with projections z_0 ... z_{L-1} lies on a path with centroids c_0 ... c_{L-1} is
+
+    p(path) = product over the levels l of (1 + cos(z_l, c_l)) / 2
+
+The loss of an image raises p of its own path and lowers p of negative paths; it is averaged over the batch:
+
+    (-log p(own path) - mean over the negative paths of log(1 - p(path))) / 2
 
 Shapes: N batch, L levels (level 0 is the finest), K_l clusters of level l, D embedding width, M negatives per image.
+
+Source: HIRL (https://arxiv.org/abs/2205.13159). Deviations: docs/deviations.md.
 """
 
 from __future__ import annotations
@@ -14,7 +24,7 @@ from torch import Tensor
 from hirl.distributed.collectives import local_slice, world_size
 from hirl.hierarchy.tree import SemanticTree
 
-EPSILON = 1e-6
+EPSILON = 1e-6  # keeps the logarithms finite, and the mean over no negative path
 
 
 def semantic_path_loss(embeddings: Tensor, tree: SemanticTree, index: Tensor, negatives: Tensor | None) -> Tensor:
@@ -31,8 +41,6 @@ def semantic_path_loss(embeddings: Tensor, tree: SemanticTree, index: Tensor, ne
 
     Raises:
         ValueError: the embeddings do not fit the tree.
-
-    Source: HIRL (arXiv 2205.13159).
     """
     return path_loss(embeddings, tree, tree.assignments[index], negatives)
 
@@ -46,14 +54,14 @@ def path_loss(embeddings: Tensor, tree: SemanticTree, own_paths: Tensor, negativ
     with torch.autocast(embeddings.device.type, enabled=False):
         units = F.normalize(embeddings.to(dtype), dim=2).unbind(1)
         centroids = [_in_dtype(rows, dtype) for rows in tree.centroids]
-        positive = -torch.log(_path_scores(units, centroids, own_paths[:, None]) + EPSILON).squeeze(1)
+        positive = -torch.log(_path_probabilities(units, centroids, own_paths[:, None]) + EPSILON).squeeze(1)
         if negatives is None:
-            scores = _all_scores(units, centroids, tree.parents)
-            is_own = own_paths[:, :1] == torch.arange(scores.shape[1], device=scores.device)
+            probabilities = _all_path_probabilities(units, centroids, tree.parents)
+            is_own = own_paths[:, :1] == torch.arange(probabilities.shape[1], device=probabilities.device)
         else:
-            scores = _path_scores(units, centroids, negatives)
+            probabilities = _path_probabilities(units, centroids, negatives)
             is_own = (negatives == own_paths[:, None]).all(dim=2)
-        terms = torch.log(1 + EPSILON - scores).masked_fill_(is_own, 0)
+        terms = torch.log(1 + EPSILON - probabilities).masked_fill_(is_own, 0)
         count = (~is_own).sum(dim=1).to(dtype)
         negative = -terms.sum(dim=1) / (count + EPSILON)
         return ((positive + negative).mean() / 2).to(embeddings.dtype)
@@ -73,10 +81,10 @@ def _in_dtype(centroids: Tensor, dtype: torch.dtype) -> Tensor:
     return centroids if centroids.dtype == dtype else F.normalize(centroids.to(dtype), dim=1)
 
 
-def _path_scores(units: tuple[Tensor, ...], centroids: list[Tensor], paths: Tensor) -> Tensor:
-    """Return [N, M], the product over the levels of (1 + cosine) / 2, for paths int64 [N, M, L]."""
+def _path_probabilities(units: tuple[Tensor, ...], centroids: list[Tensor], paths: Tensor) -> Tensor:
+    """Return p of the given paths int64 [N, M, L]: [N, M]."""
     levels = zip(units, centroids, paths.unbind(2), strict=True)
-    return _probability(reduce(torch.mul, ((1 + _cosines(*level)) / 2 for level in levels)))
+    return _clamp(reduce(torch.mul, ((1 + _cosines(*level)) / 2 for level in levels)))
 
 
 def _cosines(unit: Tensor, rows: Tensor, ids: Tensor) -> Tensor:
@@ -93,14 +101,15 @@ def _cosines(unit: Tensor, rows: Tensor, ids: Tensor) -> Tensor:
     return (unit @ rows.T).gather(1, ids)
 
 
-def _all_scores(units: tuple[Tensor, ...], centroids: list[Tensor], parents: tuple[Tensor, ...]) -> Tensor:
-    """Return [N, K_0], coarse to fine: the score of a cluster's path is its own factor times its parent's score."""
-    scores = (1 + units[-1] @ centroids[-1].T) / 2
+def _all_path_probabilities(units: tuple[Tensor, ...], centroids: list[Tensor], parents: tuple[Tensor, ...]) -> Tensor:
+    """Return p of all paths, [N, K_0], from the coarsest level down: a cluster's factor times p of its parent."""
+    probabilities = (1 + units[-1] @ centroids[-1].T) / 2
     for level in reversed(range(len(parents))):
-        scores = scores.index_select(1, parents[level]) * ((1 + units[level] @ centroids[level].T) / 2)
-    return _probability(scores)
+        factors = (1 + units[level] @ centroids[level].T) / 2
+        probabilities = probabilities.index_select(1, parents[level]) * factors
+    return _clamp(probabilities)
 
 
-def _probability(scores: Tensor) -> Tensor:
-    """Clamp scores to [0, 1], beyond which rounding may put them and a logarithm could fail."""
-    return scores.clamp(0, 1)
+def _clamp(probabilities: Tensor) -> Tensor:
+    """Clamp to [0, 1]: rounding may leave it, and a logarithm of a negative number is NaN."""
+    return probabilities.clamp(0, 1)

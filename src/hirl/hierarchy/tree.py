@@ -5,6 +5,7 @@ Shapes: N images, L levels (level 0 is the finest), K_l clusters of level l, D e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ UNIT_TOLERANCE = 1e-5  # of a centroid's norm: float32 normalisation leaves abou
 
 @dataclass(frozen=True, eq=False)
 class SemanticTree:
-    """A strictly nested clustering of the training images; immutable, checked on creation.
+    """A strictly nested clustering of the training images. It is checked on creation and cannot be changed.
 
     Attributes:
         centroids: one [K_l, D] tensor of unit rows per level, finest first.
@@ -32,7 +33,7 @@ class SemanticTree:
     Raises:
         ValueError: the shapes disagree, an id is out of range, a path is not nested, a centroid is not a unit vector.
 
-    Source: HIRL (arXiv 2205.13159)
+    Source: HIRL (https://arxiv.org/abs/2205.13159)
     """
 
     centroids: tuple[Tensor, ...]
@@ -89,11 +90,8 @@ class SemanticTree:
 
     @cached_property
     def paths(self) -> Tensor:
-        """Return int64 [K_0, L], the path from each finest cluster to the top."""
-        path = [torch.arange(self.num_clusters[0], device=self.device)]
-        for parents in self.parents:
-            path.append(parents[path[-1]])
-        return torch.stack(path, dim=1)
+        """Return int64 [K_0, L], the path from each finest cluster to the coarsest level."""
+        return follow_parents(torch.arange(self.num_clusters[0], device=self.device), self.parents)
 
     def to(self, device: torch.device | str) -> SemanticTree:
         """Return the tree on another device."""
@@ -122,7 +120,7 @@ class SemanticTree:
         return SemanticTree(tuple(centroids), self.parents, self.assignments)
 
     def save(self, path: str | Path) -> None:
-        """Save the tree as a snapshot, one safetensors file, whole or not at all."""
+        """Save the tree as a snapshot: one safetensors file, written atomically."""
         tensors = {f"centroids.{level}": tensor for level, tensor in enumerate(self.centroids)}
         tensors |= {f"parents.{level}": tensor for level, tensor in enumerate(self.parents)}
         tensors["assignments"] = self.assignments
@@ -139,7 +137,9 @@ class SemanticTree:
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} is not a readable snapshot ({error}): correct the path, or make it") from error
+            raise ValueError(
+                f"{path} is not a readable snapshot ({error}): correct the path, or train the run"
+            ) from error
         levels = sum(name.startswith("centroids.") for name in tensors)
         try:
             centroids = [tensors[f"centroids.{level}"] for level in range(levels)]
@@ -161,6 +161,14 @@ def cluster_means(points: Tensor, assignments: Tensor, k: int) -> tuple[Tensor, 
     sizes = torch.bincount(assignments, minlength=k)
     members = assignments.argsort(stable=True)
     return F.embedding_bag(members, points, sizes.cumsum(0) - sizes, mode="mean"), sizes
+
+
+def follow_parents(clusters: Tensor, parents: Sequence[Tensor]) -> Tensor:
+    """Return the paths, int64 [N, L], from clusters of the finest level [N] up through the parents of each level."""
+    path = [clusters]
+    for ids in parents:
+        path.append(ids[path[-1]])
+    return torch.stack(path, dim=1)
 
 
 def _own_copy(tensor: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
-"""HIRL around any method: L projections of its embedding and the path loss (arXiv 2205.13159, section 4).
+"""HIRL around any method: L projections of its embedding, the semantic tree and the path loss.
 
-The wrapper is itself a Method, so a baseline and its HIRL version train alike. It knows no method by name.
+The wrapper is itself a Method, so that a baseline and its HIRL version train alike. It knows no method by name.
+
+Source: HIRL (https://arxiv.org/abs/2205.13159), section 4. Deviations: docs/deviations.md.
 """
 
 from __future__ import annotations
@@ -44,10 +46,8 @@ class HIRL(Method):
     `start_epoch` on, only the projections learn from it.
 
     Attributes:
+        projections: L small MLPs, one for each level of the tree, finest first.
         tree: the current tree, or None before the first.
-
-    Raises:
-        ValueError: `reassign` is asked of a method that does not embed its second view online.
     """
 
     def __init__(self, method: Method, config: HierarchyConfig, seed: int):
@@ -67,11 +67,11 @@ class HIRL(Method):
         return self.method.backbone
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the method's own embedding: what is clustered has not passed the projections."""
+        """Return the method's own embedding: clustering does not use the projections."""
         return self.method.embed(images)
 
     def before_epoch(self, epoch: int, encode_all: EncodeAll) -> dict[str, float] | None:
-        """Call the method's own; then make a new tree, if one is due, and return its diagnostics on rank 0."""
+        """Call the method's hook; then make a new tree, if one is due, and return its diagnostics on rank 0."""
         self.method.before_epoch(epoch, encode_all)
         since_start = epoch - self.config.start_epoch
         if since_start < 0 or since_start % self.config.snapshot_epochs:
@@ -80,7 +80,7 @@ class HIRL(Method):
         return snapshot_metrics(self.tree, previous) if is_main_process() else None
 
     def _cluster(self, encode_all: EncodeAll) -> SemanticTree:
-        """Return a new tree: rank 0, which alone has all rows, clusters them and broadcasts it."""
+        """Return a new tree: rank 0, which alone has all rows, makes it and sends it to all ranks."""
         config, device = self.config, next(self.parameters()).device
         embeddings = encode_all(self.embed, self.embedding_dim)
         invariant = self._invariant_features(encode_all) if config.features == "invariant" else None
@@ -102,15 +102,19 @@ class HIRL(Method):
         return None if means is None else whiten(means, covariance)
 
     def before_step(self, step: Step) -> None:
-        """Call the method's own."""
+        """Call the method's hook."""
         self.method.before_step(step)
 
     def after_step(self, step: Step) -> None:
-        """Call the method's own."""
+        """Call the method's hook."""
         self.method.after_step(step)
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
-        """Return the method's output with the path loss added to its loss and metrics."""
+        """Return the method's output with the path loss added to its loss and metrics.
+
+        Raises:
+            ValueError: `reassign` is set, but the method does not embed view 1 online.
+        """
         output = self.method(views, step)
         if self.tree is None:
             return output
@@ -129,7 +133,7 @@ class HIRL(Method):
         return step.epoch < self.config.start_epoch + self.config.projection_warmup_epochs
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the method's groups, and the projections under the same rule of weight decay."""
+        """Return the method's groups and those of the projections, which follow the method's rule of weight decay."""
         groups = self.method.parameter_groups()
         if any("decay" in group for group in groups):
             return groups + split_decay(self.projections)
@@ -137,7 +141,7 @@ class HIRL(Method):
 
     @torch.no_grad()
     def _own_paths(self, output: MethodOutput, images: Tensor) -> Tensor:
-        """Return the images' own paths, [B, L]; with `reassign`, first move the images to view 1's nearest clusters."""
+        """Return the images' own paths, [B, L]; with `reassign`, first move them to the clusters nearest to view 1."""
         assert self.tree is not None
         if self.config.reassign:
             if output.second_embedding is None:
@@ -149,17 +153,17 @@ class HIRL(Method):
         return self.tree.assignments[images]
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the tree, which is in the checkpoint: a resumed run keeps its paths."""
+        """Return the tree for the checkpoint, so that a resumed run keeps its paths."""
         if self.tree is None:
             return {}
         return {name: getattr(self.tree, name) for name in ("centroids", "parents", "assignments")}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Set the tree of a checkpoint, if it has one, on this network's device."""
+        """Take the tree from a checkpoint, if it has one, to this network's device."""
         self.tree = SemanticTree(**state).to(next(self.parameters()).device) if state else None
 
 
 def _projection(dim: int, layers: int) -> ProjectionHead:
-    """Build (Linear without bias, BatchNorm, ReLU) x (layers - 1), Linear: all of the embedding's width."""
+    """Build an MLP of the embedding's width: (Linear without bias, BatchNorm, ReLU) x (layers - 1), then Linear."""
     hidden = [(width, out, nn.BatchNorm1d(out), nn.ReLU()) for width, out in pairwise([dim] * layers)]
     return ProjectionHead([*hidden, (dim, dim, None, None)])

@@ -26,7 +26,12 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Step:
-    """A training step: its `number` among `epochs` x `per_epoch`, and the indices of the batch's images, [B]."""
+    """A training step.
+
+    Attributes:
+        number: of the step, from 0 to `epochs` x `per_epoch` - 1.
+        images: int64 [B], the indices of the batch's images in the training split.
+    """
 
     number: int
     per_epoch: int
@@ -77,12 +82,12 @@ class Method(nn.Module):
     """A self-supervised method, built from a backbone and its own typed configuration.
 
     A subclass sets `embedding_dim`, and defines `backbone`, `forward` and `embed`. It draws all random numbers from
-    torch's default generators, which the training seeds for every step. If its configuration has a `tokenizer`, it is
-    built with one, as third argument.
+    torch's default generators, which the training seeds for every step. If its configuration has a `tokenizer`, the
+    third argument of the constructor is a `Tokenizer`.
     """
 
     embedding_dim: int
-    global_crops = 2  # the least that `forward` needs
+    global_crops = 2  # the smallest number of global views that `forward` takes
 
     @property
     def backbone(self) -> Backbone:
@@ -98,7 +103,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def before_epoch(self, epoch: int, encode_all: EncodeAll) -> dict[str, float] | None:
-        """Called before each epoch.
+        """Do what is due before an epoch; the training calls it.
 
         Args:
             epoch: from 0.
@@ -109,13 +114,13 @@ class Method(nn.Module):
         """
 
     def before_step(self, step: Step) -> None:
-        """Called before the forward pass: momentum updates, freezing."""
+        """Do what is due before a forward pass, such as momentum updates and freezing."""
 
     def after_step(self, step: Step) -> None:
-        """Called after the optimiser's step."""
+        """Do what is due after the optimiser's step."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the optimiser's groups: `decay: False` takes no weight decay, `fixed_lr: True` keeps the peak rate."""
+        """Return the optimiser's groups; `decay: False` means no weight decay, `fixed_lr: True` keeps the peak rate."""
         return [{"params": list(trainable(self))}]
 
 
@@ -175,10 +180,10 @@ def in_full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def require_vit(backbone: Backbone, method: str) -> ViT:
-    """Return a backbone that is a ViT.
+    """Return the backbone after checking that it is a ViT.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a ViT.
     """
     if not isinstance(backbone, ViT):
         raise ValueError(f"{method} masks the patches of a ViT: choose one as backbone.name")
@@ -193,7 +198,7 @@ def trainable(module: nn.Module) -> Iterator[nn.Parameter]:
 def split_decay(module: nn.Module, without: Sequence[nn.Parameter] = ()) -> list[dict[str, Any]]:
     """Group parameters: weight decay for matrices; none for biases, norms, other vectors, and those of `without`.
 
-    lightly's get_weight_decay_parameters would decay vectors that are no biases and no norms, such as a mask token.
+    lightly's get_weight_decay_parameters would also decay vectors other than biases and norms, such as a mask token.
     """
     free = {id(parameter) for parameter in trainable(module) if parameter.ndim <= 1} | set(map(id, without))
     parameters = list(trainable(module))
@@ -204,7 +209,7 @@ def split_decay(module: nn.Module, without: Sequence[nn.Parameter] = ()) -> list
 
 
 def momentum_copy(module: M) -> M:
-    """Return a copy that takes no gradients and drops no paths: the start of a momentum or teacher network."""
+    """Return a copy without gradients and without drop path, to start a momentum or teacher network."""
     copied = copy.deepcopy(module).requires_grad_(False)
     for layer in copied.modules():
         if isinstance(layer, DropPath):
@@ -214,7 +219,7 @@ def momentum_copy(module: M) -> M:
 
 @torch.no_grad()
 def update_momentum(average: nn.Module, online: nn.Module, momentum: float) -> None:
-    """Set the averages to momentum * average + (1 - momentum) * online; batch-norm buffers follow their own batches."""
+    """Set each parameter to momentum * average + (1 - momentum) * online; buffers of batch norm are left alone."""
     # one pass; lightly's update_momentum takes two, which rounds differently
     torch._foreach_lerp_(list(average.parameters()), list(online.parameters()), 1 - momentum)
 

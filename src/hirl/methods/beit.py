@@ -1,7 +1,9 @@
-"""BEiT (Bao et al., arXiv 2106.08254).
+"""BEiT (Bao et al., https://arxiv.org/abs/2106.08254).
 
 Blocks of an image's patches are replaced by a mask token. The network predicts the visual token of each masked patch:
-the id that a frozen tokenizer gives it in the unmasked image. There is one view and no momentum network.
+the id that a frozen tokenizer gives to the patch in the unmasked image. There is one view and no momentum network.
+
+Deviations from the authors' code: docs/deviations.md.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def masked_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
 
 @register("beit")
 class BEiT(Method):
-    """Masked image modelling. The embedding is the class token itself: there is no projector."""
+    """Masked image modelling; the embedding is the class token itself, without a projector."""
 
     global_crops = 1
 
@@ -63,7 +65,7 @@ class BEiT(Method):
         return require_vit(self.encoder.backbone, "BEiT")
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
-        """Return the loss over the masked patches of view 0; its class token sees the visible patches only."""
+        """Return the loss over the masked patches of view 0; the embedding is the class token of the masked view."""
         images = views[0]
         grid = images.shape[-1] // self.backbone.patch_embed.patch_size[0]
         mask = local_slice(block_masks(len(images) * world_size(), grid, self.config))
@@ -79,14 +81,14 @@ class BEiT(Method):
         return self.encoder(images)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Exclude biases, norms and the class token from weight decay; the mask token and the position bias have it."""
+        """Return the groups; biases, norms and the class token have no weight decay, others do."""
         class_token = self.backbone.cls_token
         assert class_token is not None
         return split_decay(self, without=[class_token])
 
     @torch.no_grad()
     def _visual_tokens(self, views: Tensor, grid: int) -> Tensor:
-        """Return one visual token per patch, [B, grid, grid]; the view is resized to the tokenizer's grid."""
+        """Return one visual token for each patch, [B, grid, grid], of the view resized to the tokenizer's grid."""
         pixels, side = denormalize(views), grid * self.tokenizer.patch_size
         if side != pixels.shape[-1]:
             pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)

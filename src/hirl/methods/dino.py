@@ -1,8 +1,10 @@
-"""DINO (Caron et al., arXiv 2104.14294).
+"""DINO (Caron et al., https://arxiv.org/abs/2104.14294).
 
-From every crop, a student predicts the distribution over prototypes that a teacher gives to the global crops. The
-teacher's weights are an exponential moving average of the student's. Centring and sharpening the teacher's
+A student sees all crops of an image and predicts the distribution over prototypes that a teacher gives to the global
+crops. The teacher's weights are an exponential moving average of the student's. Centering and sharpening the teacher's
 distributions prevent collapse.
+
+Deviations from the authors' code: docs/deviations.md.
 """
 
 from __future__ import annotations
@@ -77,11 +79,11 @@ class DINO(Method):
         return self.teacher(images)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Exclude biases and norms from weight decay."""
+        """Return the groups: biases and norms have no weight decay."""
         return split_decay(self)
 
     def _class_loss(self, targets: list[Tensor], logits: list[Tensor], epoch: int) -> Tensor:
-        """Return DINO's loss of the teacher's and the student's logits; the teacher's center moves after it."""
+        """Return DINO's loss of the teacher's and the student's logits, and update the teacher's center afterwards."""
         temperature = linear_warm_up(*self.config.teacher_temperature, self.config.teacher_temperature_epochs, epoch)
         with full_precision():
             return self.self_distillation(targets, logits, teacher_temp=temperature)
@@ -92,7 +94,7 @@ class DINO(Method):
 
 
 def _projector(width: int, config: DINOConfig) -> ProjectionHead:
-    """Build three linear layers with GELU between them, weights drawn from N(0, 0.02)."""
+    """Build three linear layers with GELU between them; weights are drawn from a normal of deviation 0.02."""
     hidden = config.hidden_dim
     norms = [nn.BatchNorm1d(hidden) if config.batch_norm else None for _ in range(2)]
     projector = ProjectionHead(

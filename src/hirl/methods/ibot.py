@@ -1,7 +1,9 @@
-"""iBOT (Zhou et al., arXiv 2111.07832).
+"""iBOT (Zhou et al., https://arxiv.org/abs/2111.07832).
 
-DINO on the class token, and the same self-distillation on masked patches: they are hidden from the student, while the
-teacher sees them and acts as an online tokenizer. Class token and patches share one head.
+DINO on the class token, and the same self-distillation on masked patches: the student does not see them, the teacher
+does and acts as an online tokenizer. Class token and patches share one head.
+
+Deviations from the authors' code: docs/deviations.md.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def masked_patch_loss(target: Tensor, logits: Tensor, weight: Tensor, temperatur
     Args:
         target: [P, K] teacher probabilities of the P masked patches.
         logits: [P, K] of the student.
-        weight: [P], 1 / (masked patches of the patch's view x views): an image without masked patches adds nothing.
+        weight: [P], 1 / (masked patches in the patch's view x number of views), as `_patch_weights` returns them.
         temperature: of the student.
     """
     return -(weight * (target * F.log_softmax(logits / temperature, dim=1)).sum(dim=1)).sum()
@@ -57,8 +59,9 @@ class IBOT(DINO):
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """Return the class loss over all crops plus the patch loss over the masked patches of the global crops."""
         global_views = torch.cat(list(views[:2]))
-        device, masked = global_views.device, self._draw_masks(global_views)  # [2B, rows, columns] on the CPU
-        where = tuple(send(index, device) for index in masked.flatten(1).nonzero(as_tuple=True))  # so without a wait
+        device, masked = global_views.device, self._draw_masks(global_views)
+        # indices of masked patches, found on the CPU: finding them on the device would wait for it
+        where = tuple(send(index, device) for index in masked.flatten(1).nonzero(as_tuple=True))
         tokens = require_vit(self.student.backbone, "iBOT").tokens(global_views, send(masked, device), self.mask_token)
         embeddings = [
             *self.student.projector(tokens[:, 0]).float().chunk(2),
@@ -87,8 +90,8 @@ class IBOT(DINO):
     ) -> tuple[list[Tensor], Tensor]:
         """Return the teacher's class logits of both views, and its probabilities of the masked patches.
 
-        The patch center averages the logits of ALL patches. Logits are linear in the unit embedding, so their mean is
-        that of the mean embedding: one product instead of one per patch.
+        The patch center averages the logits of ALL patches. Logits are linear in the unit embedding, so the mean logits
+        are the logits of the mean embedding: one product instead of one for each patch.
         """
         tokens = self.backbone.tokens(global_views)
         targets = list(self.teacher_prototypes(self.teacher.projector(tokens[:, 0])).chunk(2))
@@ -106,7 +109,7 @@ class IBOT(DINO):
 
 
 def _project_patches(projector: nn.Module, patches: Tensor) -> Tensor:
-    """Apply the shared head to patches [P, width] -> [P, D]; its running statistics stay those of class tokens."""
+    """Apply the shared head to patches [P, width] -> [P, D], without changing its running statistics."""
     norms = [layer for layer in projector.modules() if isinstance(layer, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -118,6 +121,6 @@ def _project_patches(projector: nn.Module, patches: Tensor) -> Tensor:
 
 
 def _patch_weights(masked: Tensor) -> Tensor:
-    """Return the weight of each masked patch: the mean within its view, then over views; bool [2B, P] -> [masked]."""
+    """Return the weights of masked patches for a mean within each view, then over views: bool [2B, P] -> [masked]."""
     counts = masked.sum(dim=1, keepdim=True).clamp(min=1)
     return (1 / (counts * len(masked))).expand_as(masked)[masked]

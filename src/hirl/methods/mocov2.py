@@ -1,12 +1,14 @@
-"""MoCo v2 (Chen et al., arXiv 2003.04297).
+"""MoCo v2 (Chen et al., https://arxiv.org/abs/2003.04297).
 
 A query is matched with its key, the other view of its image, against a queue of keys of earlier images as negatives.
 The key encoder is an exponential moving average of the query encoder. The queue makes the number of negatives
 independent of the batch.
 
-Shuffled batch norm: a query and its key in one batch would share statistics, which gives the positive away. So
-statistics are taken over groups of images, and the keys' groups are shuffled. The authors' groups are their GPUs; here
-the number of groups belongs to the method, on any number of devices.
+Shuffled batch norm: if a query and its key share batch statistics, these give the positive away. Statistics are
+therefore taken over groups of images, and the keys are shuffled over the groups. The authors' groups are their GPUs;
+here the number of groups is a setting of the method, the same on any number of GPUs.
+
+Deviations from the authors' code: docs/deviations.md.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from hirl.methods.base import (
 
 @in_full_precision
 def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """Return the InfoNCE loss, a cross-entropy: logits [q.k, q @ queue] / T, the target is column 0.
+    """Return the InfoNCE loss: the cross-entropy of logits [q.k, q @ queue] / T with column 0, the positive.
 
     Args:
         query: [B, D] unit rows.
@@ -54,7 +56,7 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> T
 
 @register("mocov2")
 class MoCoV2(Method):
-    """Momentum contrast with a queue."""
+    """Momentum contrast with a queue of negatives."""
 
     queue: Tensor
     oldest: Tensor
@@ -63,7 +65,7 @@ class MoCoV2(Method):
         super().__init__()
         if config.batch_norm_groups % world_size():
             raise ValueError(
-                f"model.batch_norm_groups {config.batch_norm_groups} is no multiple of the {world_size()} ranks: "
+                f"model.batch_norm_groups {config.batch_norm_groups} is not a multiple of the {world_size()} ranks: "
                 "change either"
             )
         self.config = config
@@ -81,12 +83,12 @@ class MoCoV2(Method):
         return self.query_encoder.backbone
 
     def before_step(self, step: Step) -> None:
-        """Update the key encoder, before it computes this batch's keys."""
+        """Update the key encoder before it computes the keys of this batch."""
         update_momentum(self.key_encoder, self.query_encoder, self.config.momentum)
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
-        """Return the loss: queries from view 0, keys from view 1, negatives from the queue of earlier batches."""
-        with _statistics_in_turn(self.query_encoder):
+        """Return the loss of queries from view 0, keys from view 1, and negatives from the queue of earlier batches."""
+        with _chained_statistics(self.query_encoder):
             embedding = self.query_encoder(views[0])
         keys = F.normalize(self._keys(views[1]), dim=1)
         loss = info_nce(F.normalize(embedding, dim=1), local_slice(keys), self.queue.clone(), self.config.temperature)
@@ -99,10 +101,10 @@ class MoCoV2(Method):
 
     @torch.no_grad()
     def _keys(self, views: Tensor) -> Tensor:
-        """Return the keys of all ranks, computed on the shuffled batch and put back in the views' order."""
+        """Return the keys of all ranks, computed on the shuffled batch and put back into the order of the views."""
         views = gather(views)
         order = torch.randperm(len(views), device=views.device)
-        with _statistics_in_turn(self.key_encoder):
+        with _chained_statistics(self.key_encoder):
             return gather(self.key_encoder(local_slice(views[order])))[order.argsort()]
 
     @torch.no_grad()
@@ -132,10 +134,11 @@ class _BatchNormInGroups(_BatchNorm):
 
 
 @contextmanager
-def _statistics_in_turn(encoder: Encoder) -> Iterator[None]:
-    """Make the running statistics of all ranks those of one rank that sees all groups, one after the other.
+def _chained_statistics(encoder: Encoder) -> Iterator[None]:
+    """Give all ranks the running statistics of one process that sees all groups, one after the other.
 
-    The u groups of a rank take a running value r to d r + a, with d = (1 - momentum)^u; the ranks' updates are chained.
+    The u groups of a rank turn a running value r into d r + a, with d = (1 - momentum)^u. The updates of the ranks are
+    applied one after the other.
     """
     norms = [layer for layer in encoder.modules() if isinstance(layer, _BatchNormInGroups)]
     if world_size() == 1 or not norms:

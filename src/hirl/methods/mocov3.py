@@ -1,7 +1,9 @@
-"""MoCo v3 (Chen et al., arXiv 2104.02057).
+"""MoCo v3 (Chen et al., https://arxiv.org/abs/2104.02057).
 
-Momentum contrast without a queue: the negatives are the other images of a large batch, the query passes a predictor,
+Momentum contrast without a queue: the negatives are the other images of a large batch. The query passes a predictor,
 and the loss is symmetric in the two views.
+
+Deviations from the authors' code: docs/deviations.md.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ class MoCoV3(Method):
         update_momentum(self.key_encoder, self.query_encoder, half_cosine(self.config.momentum, 1, step.progress))
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
-        """Return 2T [CE(q1 k2'/T, own) + CE(q2 k1'/T, own)]; the batch norms of the heads see one view at a time."""
+        """Return 2T [CE(q1 k2'/T, own) + CE(q2 k1'/T, own)]; each view has its own batch statistics."""
         z1, z2 = self.query_encoder(views[0]), self.query_encoder(views[1])
         q1, q2 = self.predictor(z1).float(), self.predictor(z2).float()
         with torch.no_grad():

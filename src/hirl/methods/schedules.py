@@ -1,6 +1,6 @@
 """Schedules of one number: a learning rate, a weight decay, a momentum, a temperature.
 
-They stand below the methods' own files and the training core, since both use them.
+Methods and the training core both use them.
 """
 
 from __future__ import annotations

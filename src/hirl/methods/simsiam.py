@@ -1,7 +1,9 @@
-"""SimSiam (Chen and He, arXiv 2011.10566).
+"""SimSiam (Chen and He, https://arxiv.org/abs/2011.10566).
 
 A predictor maps the projection of each view to that of the other view, which takes no gradient. There are no negatives
 and no momentum encoder: stop-gradient alone prevents collapse.
+
+Deviations from the authors' code: docs/deviations.md.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ negative_cosine = in_full_precision(NegativeCosineSimilarity())
 
 @register("simsiam")
 class SimSiam(Method):
-    """Siamese prediction with stop-gradient. Each view is encoded once."""
+    """Siamese prediction with stop-gradient; each view is encoded once."""
 
     def __init__(self, backbone: Backbone, config: SimSiamConfig):
         super().__init__()
@@ -36,7 +38,7 @@ class SimSiam(Method):
         return self.encoder.backbone
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
-        """Return -1/2 (cos(p1, stop(z2)) + cos(p2, stop(z1))), means over the batch."""
+        """Return -1/2 (cos(p1, stop(z2)) + cos(p2, stop(z1))), averaged over the batch."""
         z1, z2 = self.encoder(views[0]), self.encoder(views[1])
         p1, p2 = self.predictor(z1).float(), self.predictor(z2).float()
         loss = (negative_cosine(p1, z2.detach()) + negative_cosine(p2, z1.detach())) / 2
@@ -47,7 +49,7 @@ class SimSiam(Method):
         return self.encoder(images)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Keep the predictor's learning rate constant (paper, section 4.2)."""
+        """Return the encoder's group and the predictor's, whose learning rate is constant (paper, section 4.2)."""
         return [
             {"params": list(trainable(self.encoder))},
             {"params": list(trainable(self.predictor)), "fixed_lr": True},

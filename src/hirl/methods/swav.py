@@ -1,7 +1,10 @@
-"""SwAV (Caron et al., arXiv 2006.09882).
+"""SwAV (Caron et al., https://arxiv.org/abs/2006.09882).
 
-Online clustering with prototypes: each global view gets a code, its assignment to prototypes, which Sinkhorn-Knopp
-balances over the batch. The code is predicted from the image's other views, local crops included (swapped prediction).
+Online clustering with prototypes. Each global view gets a code: its assignment to the prototypes, balanced over the
+batch by Sinkhorn-Knopp. The code is predicted from the other views of the image, local crops included (swapped
+prediction).
+
+Deviations from the authors' code: docs/deviations.md.
 """
 
 from __future__ import annotations

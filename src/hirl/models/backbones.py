@@ -48,7 +48,7 @@ def build_backbone(config: BackboneConfig, image_size: int) -> ResNet | ViT:
         image_size: side of the global views in pixels; sets the grid of a ViT's position embedding.
 
     Raises:
-        ValueError: an unknown name, or an image size that the patch size does not divide.
+        ValueError: the name is unknown, or the image size is not a multiple of the patch size.
     """
     if config.name in RESNETS:
         options: dict[str, Any] = {"zero_init_last": config.zero_init_residual, "drop_path_rate": config.drop_path}
@@ -97,7 +97,10 @@ class ViT(VisionTransformer):
 
     def __init__(self, config: BackboneConfig, image_size: int, patch_size: int, conv_stem: bool = False, **sizes: Any):
         if image_size % patch_size:
-            raise ValueError(f"views.global_size {image_size} is no multiple of {config.name}'s patch, {patch_size}")
+            raise ValueError(
+                f"views.global_size {image_size} is not a multiple of {config.name}'s patch size {patch_size}: "
+                "change either"
+            )
         sincos, relative = (config.position_embedding == name for name in ("sincos", "relative"))
         super().__init__(
             img_size=image_size,
@@ -166,7 +169,7 @@ class ViT(VisionTransformer):
     def each_block(
         self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
     ) -> Iterator[Tensor]:
-        """Iterate over all tokens after each block, before the last norm; arguments as for `tokens`."""
+        """Yield all tokens after each block, before the last norm; arguments as for `tokens`."""
         patches = self.patch_embed(images)  # [B, H/p, W/p, D]
         if mask is not None:
             patches = torch.where(mask.unsqueeze(-1), mask_token.to(patches.dtype), patches)
@@ -185,7 +188,7 @@ class ViT(VisionTransformer):
         return interpolate_positions(self.pos_embed, self.patch_embed.grid_size, (height, width))
 
     def _bias(self, height: int, width: int) -> Tensor | None:
-        """Return what every block adds to its attention, [heads, 1 + P, 1 + P]; another grid's is interpolated."""
+        """Return the bias that every block adds to its attention, [heads, 1 + P, 1 + P]; other grids interpolate it."""
         if self.pos_embed is not None:
             return None
         shape = ((2 * height - 1) * (2 * width - 1) + 3, self.position_bias.shape[1])

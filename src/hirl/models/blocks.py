@@ -1,6 +1,6 @@
 """Switch how a network's repeated blocks run: compiled, or with activation checkpointing to save memory.
 
-Results stay the same except for rounding; names of parameters and buffers do not change.
+Results stay the same except for rounding, and so do the names of parameters and buffers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.utils.checkpoint import checkpoint
 
 from hirl.config import TrainingConfig
 
-COMPILED_GRAPHS = 256  # limit for one block's code: a graph per width, stride and image size, with and without gradient
+COMPILED_GRAPHS = 256  # limit for the code of a block: a graph per width, stride, image size, and use of gradients
 
 
 def set_up_blocks(network: nn.Module, config: TrainingConfig) -> None:
-    """Compile and checkpoint the blocks as a training's settings ask.
+    """Compile and checkpoint the blocks as the settings of a training ask.
 
     Raises:
         ValueError: a setting is on but the network has no blocks.

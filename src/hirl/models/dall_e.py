@@ -78,7 +78,7 @@ class _Conv(nn.Module):
 
 
 def sizes(state: dict[str, Tensor]) -> tuple[int, int, int]:
-    """Return the vocabulary, width and blocks per group of a state; 0 if they are missing."""
+    """Return the vocabulary, the width and the blocks per group of a state; a missing part counts 0."""
     vocabulary = len(state.get("blocks.output.conv.b", ()))
     blocks = {key.split(".")[2] for key in state if key.startswith("blocks.group_1.block_")}
     return vocabulary, len(state["blocks.input.w"]), len(blocks)
@@ -88,20 +88,22 @@ def sizes(state: dict[str, Tensor]) -> tuple[int, int, int]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a state or of a pickled module by name, without running code from the file.
+    """Return the tensors of a state or of a pickled module by name, without running code from the file.
 
     Raises:
-        ValueError: the file is neither.
+        ValueError: the file holds neither a state nor a module.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_TENSORS_ONLY)
     except (OSError, EOFError, RuntimeError, AttributeError, ValueError, TypeError, pickle.UnpicklingError) as error:
         line = " ".join(str(error).split())
-        raise ValueError(f"{path} is no readable tokenizer ({line}): give DALL-E's encoder.pkl or its state") from error
+        raise ValueError(
+            f"{path} is not a readable tokenizer ({line}): give DALL-E's encoder.pkl or its state"
+        ) from error
     if isinstance(content, _Inert):
         content = dict(_tensors(content))
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} is no tokenizer: give DALL-E's encoder.pkl or its state")
+        raise ValueError(f"{path} is not a tokenizer: give DALL-E's encoder.pkl or its state")
     return {key: value.detach() for key, value in content.items()}
 
 
@@ -140,7 +142,7 @@ _TENSORS_ONLY = SimpleNamespace(
 
 
 def _tensors(module: _Inert, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Iterate over (name, tensor) of all parameters of a pickled module."""
+    """Yield (name, tensor) of all parameters of a pickled module."""
     state = vars(module)
     for name, value in state.get("_parameters", {}).items():
         if value is not None:

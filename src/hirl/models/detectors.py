@@ -42,17 +42,17 @@ def build_detector(
 
     Args:
         categories: the number of classes without the background.
-        image_size: side of the images of pretraining. A box of this size is pooled from the map of a ResNet's last
-            stage but one, or of a ViT's patches.
+        image_size: side of the images in pretraining. A box of this size is pooled from the second-coarsest map: that
+            of a ResNet's last stage but one, or of a ViT's patches.
 
     Raises:
         ValueError: the configuration asks for C4 but the network has no fourth stage.
 
     Source: Mask R-CNN (arXiv 1703.06870); FPN (arXiv 1612.03144, equation 1); ViTDet (arXiv 2203.16527)
     """
-    trunk: C4Head | SimplePyramid | ResNetPyramid
+    trunk: C4Trunk | SimplePyramid | ResNetPyramid
     if config.neck == "c4" and isinstance(backbone, ResNet):
-        trunk, heads = C4Head(backbone), _c4_heads(backbone, config, categories)
+        trunk, heads = C4Trunk(backbone), _c4_heads(backbone, config, categories)
         sizes = [tuple(config.anchor_size << step for step in range(C4_SIZES))]
     else:
         if isinstance(backbone, ViT):
@@ -85,8 +85,8 @@ class ResNetPyramid(nn.Module):
         return self.fpn(self.body(images))
 
 
-class C4Head(nn.Module):
-    """A ResNet up to its last stage but one, of stride 16 (res4); the last stage (res5) belongs to the heads.
+class C4Trunk(nn.Module):
+    """The trunk of C4: a ResNet up to its third stage, of stride 16 (res4); the last stage (res5) belongs to the heads.
 
     Raises:
         ValueError: the network has three stages.
@@ -106,10 +106,10 @@ class C4Head(nn.Module):
 
 
 class SimplePyramid(nn.Module):
-    """Maps of 1/4 to 2 times the patch stride, all made from the last block's, and a subsampled one for proposals.
+    """Maps with strides of 1/4 to 2 times the patch size, made from the last block, and one more for proposals.
 
-    They are taken before the ViT's last norm, as in the paper, as each level has its own norms. Strides below 2, which
-    small patches would give, are left out: a ResNet's first map is not finer either.
+    They are made before the ViT's last norm, as in the paper, since each level has its own norms. Strides below 2,
+    which small patches would give, are left out, as in a ResNet.
 
     Source: ViTDet (arXiv 2203.16527, section 3)
     """

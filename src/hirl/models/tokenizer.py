@@ -1,7 +1,9 @@
 """Tokenizers: frozen networks from images to visual tokens, which BEiT predicts.
 
 There are two: the encoder of OpenAI's DALL-E, which BEiT's authors use, read from the user's file; and a small discrete
-VAE, trained here if no file is given. B images, V tokens in the vocabulary, f pixels a side of a token.
+VAE, trained here if no file is given.
+
+Shapes: B images, V tokens in the vocabulary, f pixels a side of a token.
 """
 
 from __future__ import annotations
@@ -59,11 +61,13 @@ def load_tokenizer(path: Path | None) -> Tokenizer:
     elif "blocks.input.w" in state:
         network = dall_e.Encoder(*dall_e.sizes(state))
     else:
-        raise ValueError(f"{path} is no tokenizer: give one that hirl trained, or DALL-E's encoder.pkl")
+        raise ValueError(f"{path} is not a tokenizer: give one that hirl trained, or DALL-E's encoder.pkl")
     expected = {key: value.shape for key, value in network.state_dict().items()}
     wrong = [key for key in expected.keys() | state.keys() if key not in state or state[key].shape != expected.get(key)]
     if wrong:
-        raise ValueError(f"{path} is no whole tokenizer: {', '.join(sorted(wrong)[:3])} missing or of another shape")
+        raise ValueError(
+            f"{path} is not a complete tokenizer: {', '.join(sorted(wrong)[:3])} missing or of another shape"
+        )
     network.load_state_dict(state)
     return Tokenizer(network)
 
@@ -73,7 +77,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is no readable tokenizer ({error}): make it again, or give another") from error
+        raise ValueError(f"{path} is not a readable tokenizer ({error}): make it again, or give another") from error
 
 
 # --- the discrete VAE trained here ------------------------------------------------------------------------------------
@@ -107,7 +111,7 @@ class DiscreteVAE(nn.Module):
     def loss(self, images: Tensor, temperature: float, kl_weight: float) -> Tensor:
         """Return the squared reconstruction error of relaxed tokens, plus a weighted KL divergence in nats.
 
-        The divergence is that of the batch's mean token distribution from the uniform one: it favours the use of all
+        The divergence is that of the batch's mean token distribution from the uniform one, which favours the use of all
         tokens. Deviation: DALL-E takes that of each single token's distribution, which discourages confident choices.
         """
         logits = self(images)
@@ -128,6 +132,8 @@ def _halve(before: int, after: int) -> nn.Sequential:
 
 
 class _Residual(nn.Module):
+    """A residual block of two convolutions."""
+
     def __init__(self, width: int):
         super().__init__()
         self.path = nn.Sequential(
@@ -139,7 +145,7 @@ class _Residual(nn.Module):
 
 
 def save_tokenizer(network: DiscreteVAE, path: Path) -> None:
-    """Write a discrete VAE, with its sizes as metadata."""
+    """Write a discrete VAE to a safetensors file, with its sizes as metadata."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     sizes = {key: str(getattr(network, key)) for key in ("vocabulary", "width", "patch_size")}
     with atomic_path(path) as temporary:

@@ -25,10 +25,10 @@ State = dict[str, Tensor]
 # The authors' names. `backbone` is another name for the network to evaluate: the query or online encoder of MoCo v2,
 # SimSiam, SwAV and MoCo v3, the teacher without its head of DINO and iBOT (their release, hirl/models/*.py).
 BACKBONES = {"baseline": "backbone.", "hirl": "model.backbone."}
-# within a backbone: heads, BEiT's mask token, and what follows from the grid
+# keys within a backbone that are not loaded: heads, BEiT's mask token, and an index that follows from the grid
 DROPPED = ("fc.", "head.", "masked_embed", "rel_pos_bias.relative_position_index")
 RENAMED = {"rel_pos_bias.relative_position_bias_table": "position_bias", "gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
-OTHER_PARTS = {  # beside the backbone, in a full checkpoint
+OTHER_PARTS = {  # parts of a full checkpoint beside the backbone
     "mocov2": ("encoder_q", "encoder_k", "queue", "queue_ptr"),
     "simsiam": ("encoder", "predictor"),
     "swav": ("encoder", "prototypes", "queue"),
@@ -76,7 +76,7 @@ def describe_weights(path: str | Path) -> dict[str, str]:
             return file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise ValueError(
-            f"{path} is no readable weights file ({error}): give a .safetensors that hirl wrote"
+            f"{path} is not a readable weights file ({error}): give a .safetensors that hirl wrote"
         ) from error
 
 
@@ -135,7 +135,9 @@ def _backbone_state(state: State, config: RunConfig, file: str | Path) -> State:
     parts = (*OTHER_PARTS.get(config.algorithm, ()), "projections")
     for key in state:
         if not key.startswith(prefix) and key.removeprefix("model.").partition(".")[0] not in parts:
-            raise ValueError(f"{file} holds {key}, which is no part of {config.method}: name the method it is of")
+            raise ValueError(
+                f"{file} holds {key}, which is not part of {config.method}: give the method of this checkpoint"
+            )
     inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return {_our_name(key): value for key, value in inside.items() if not key.startswith(DROPPED)}
 
@@ -173,6 +175,6 @@ def _interpolate_to_grid(state: State, backbone: Any) -> State:
 
 
 def _side(count: int) -> int:
-    """Return the side of a square of `count` patches, 0 if they form none."""
+    """Return the side of a square of `count` patches, or 0 if they do not form one."""
     side = math.isqrt(max(count, 0))
     return side if side**2 == count else 0

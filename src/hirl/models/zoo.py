@@ -37,12 +37,12 @@ class PublishedWeights(Section):
 
     @property
     def name(self) -> str:
-        """The name by which `hirl weights fetch` knows it."""
+        """Return the name by which `hirl weights fetch` knows it."""
         return f"{self.method}-{self.variant}"
 
     @property
     def file(self) -> str:
-        """The authors' own file name."""
+        """Return the authors' own file name."""
         return Path(urlsplit(self.url).path).name
 
 
@@ -67,7 +67,7 @@ def published_weights() -> dict[str, PublishedWeights]:
 
 
 def recognise(file: str | Path) -> PublishedWeights | None:
-    """Return which of the authors' files this is by its name, or None."""
+    """Return the entry of the authors' file that has this file's name, or None."""
     return next((weights for weights in published_weights().values() if weights.file == Path(file).name), None)
 
 
@@ -82,7 +82,7 @@ def fetch_weights(name: str, folder: str | Path) -> Path:
     """
     known = published_weights()
     if name not in known:
-        raise ValueError(f"there are no published weights {name!r}; known: {', '.join(known)}")
+        raise ValueError(f"there are no published weights {name!r}: choose {', '.join(known)}")
     weights = known[name]
     make_folder(folder)
     target = Path(folder) / weights.file

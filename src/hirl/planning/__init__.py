@@ -1,1 +1,1 @@
-"""Before a study runs: its cost, the fastest settings, and the step benchmark that both measure with."""
+"""Plan a study before it runs: its cost, the fastest settings, and the step benchmark that measures both."""

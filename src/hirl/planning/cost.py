@@ -1,7 +1,7 @@
-"""The cost of one run: seconds of GPUs, memory and disk, from counted operations and a machine's rates.
+"""Estimate the cost of a run: GPU seconds, memory and disk, from counted operations and a machine's rates.
 
-A run's seconds on one GPU are those of its parts, each operations / (matmul FLOP/s x MFU), where MFU (model FLOPs
-utilisation) is the part of the machine's rate that the network's training reaches:
+The seconds of a run on one GPU are the sum over its parts of operations / (matmul FLOP/s x MFU), where MFU (model FLOPs
+utilisation) is the part of the machine's rate that the training of the network reaches:
 
     pretraining     epochs x images x operations of an image in a step, its views and teachers included;
                     hirl: + 6 L m D^2 for L projections of m layers, + 4 D sum_l K_l for the path loss
@@ -11,14 +11,14 @@ utilisation) is the part of the machine's rate that the network's training reach
     evaluations     features: (training + validation images) x forward; linear: epochs x images x forward;
                     fine-tuning: three times that, as a backward pass costs two forward passes; detection: steps x
                     batch x 3 forwards of larger images, times DETECTOR_FLOP_FACTOR for pyramid and heads
-    JOB_OVERHEAD_S  seconds until a job computes; only small studies notice them
+    JOB_OVERHEAD_S  seconds until a job computes; they matter in small studies only
 
 On R ranks every part takes 1/R of its seconds, except k-means, which rank 0 runs while the others wait. Reading images
 is not counted, as it overlaps with the steps (benchmarks/input.py measures how much of it a GPU needs).
 
 Memory of a GPU, in bytes: weights and buffers of all networks; 4 for each gradient; 4 (SGD, LARS) or 8 (AdamW) for the
 optimiser's state of each parameter; what autograd keeps (counted in real steps) of batch / R images. hirl: the tree,
-and on rank 0 while it clusters, two copies of all embeddings in place of what autograd keeps. Fused attention needs
+and on rank 0 while it clusters, two copies of all embeddings instead of what autograd keeps. Fused attention needs
 less.
 
 Disk, in bytes: snapshots, 4 D sum_l K_l + 8 N L each, twice until scratch/ is emptied; features, 4 (N + M) W; weights;
@@ -39,7 +39,7 @@ from hirl.files import read_json
 from hirl.planning.count import Counts
 from hirl.planning.machine import Machine, matmul_precision
 
-KMEANS_MFU = 0.7  # k-means is almost nothing but large matrix products
+KMEANS_MFU = 0.7  # k-means consists almost only of large matrix products
 DETECTOR_FLOP_FACTOR = 3.0  # Mask R-CNN over its backbone: ResNet-50 FPN has 260, ResNet-50 87 GMAC at 800 x 1333
 COCO_ASPECT = 4 / 3  # mean width over height
 COCO_IMAGES = (117_266, 5_000)  # training images with objects, validation images
@@ -61,12 +61,12 @@ class Cost:
 
     @property
     def trees(self) -> float:
-        """Seconds of all snapshots."""
+        """Return the seconds of all snapshots."""
         return self.embedding + self.clustering
 
     @property
     def gpu_seconds(self) -> float:
-        """Seconds in which a GPU computes; the time in which ranks wait is not included."""
+        """Return the seconds in which a GPU computes, without those in which ranks wait."""
         return self.pretraining + self.trees + self.evaluations
 
     def wall(self, ranks: int) -> float:
@@ -117,10 +117,10 @@ def _task_precision(task: str, config: RunConfig) -> str:
 
 
 def number_of_images(config: DataConfig, data: Path | None = None) -> tuple[int, int]:
-    """Return the training and validation images: as asked for, as prepared, or as the data set is known to have.
+    """Return the numbers of training and validation images: configured, prepared, or known of the data set.
 
     Raises:
-        ValueError: none of the three is known.
+        ValueError: they are neither configured, nor prepared, nor known.
     """
     source = SOURCES.get(config.name)
     known = source.num_images if source else None
@@ -178,17 +178,17 @@ def kmeans_operations(config: RunConfig, width: int, images: int) -> float:
     total = 0.0
     points = images
     for level, clusters in enumerate(sizes):
-        learnt_from = min(points, clusters * settings.max_points_per_centroid)
+        sampled = min(points, clusters * settings.max_points_per_centroid)
         pair = 2 * width * clusters
-        cold = pair * (learnt_from * settings.iterations * settings.restarts + points)
-        continued = pair * (learnt_from * (warm or 0) + points)
-        total += (made - later) * cold + later * (continued if level == 0 else cold)
+        random_start = pair * (sampled * settings.iterations * settings.restarts + points)
+        warm_start = pair * (sampled * (warm or 0) + points)
+        total += (made - later) * random_start + later * (warm_start if level == 0 else random_start)
         points = clusters
     return total
 
 
 def task_operations(task: str, config: RunConfig, counts: Counts, images: int, validation: int) -> float:
-    """Return the operations of one evaluation; kNN stands for the extraction of the features that others share."""
+    """Return the operations of one evaluation; those of kNN include extracting the features that others share."""
     settings = config.evaluation.of(task)
     if isinstance(settings, KNNConfig):
         return (images + validation) * counts.forward + 2 * images * validation * counts.width

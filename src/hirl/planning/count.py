@@ -1,4 +1,4 @@
-"""Count what one image costs a run's networks: real training steps of few images, on this CPU."""
+"""Count the operations and bytes that one image costs a run's networks, in real training steps on this CPU."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from hirl.config import RunConfig
 from hirl.planning.step_benchmark import StepBenchmark, with_training
 
-BATCH_SIZES = (2, 4)  # of the counted steps; what does not grow from one to the other does not depend on the batch
+BATCH_SIZES = (2, 4)  # of the counted steps; their difference is the cost of the additional images
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What one image costs a run's networks, and how large they are.
+    """The operations and bytes that one image costs a run's networks, and the size of the networks.
 
     Attributes:
         step: floating-point operations of a training step per image, without those that HIRL adds.

@@ -1,4 +1,4 @@
-"""The rates of a machine: read from config/hardware.yaml, or measured on this one."""
+"""Read the rates of a machine from config/hardware.yaml, or measure those of this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Machine:
     """GPUs of one kind, or this machine's cores.
 
     Attributes:
-        memory_gib: of one GPU.
+        memory_gib: memory of one GPU.
         tflops: TFLOP/s of large matrix products, by precision.
         mfu: model FLOPs utilisation by backbone family ("vit", "resnet"); None: to be measured run by run.
     """
@@ -63,7 +63,7 @@ def _measure_this_machine() -> Machine:
         precisions.append("tf32")
         memory = torch.cuda.get_device_properties(device).total_memory
     else:
-        torch.set_num_threads(1)  # as the workflow's jobs, which have one core each
+        torch.set_num_threads(1)  # a job of the workflow has one core
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     tflops = {precision: measure_matmul_flops(precision, device) / 1e12 for precision in precisions}
     return Machine("here", memory / 2**30, tflops, None)
@@ -87,12 +87,12 @@ def measure_mfu(config: RunConfig, operations: float, machine: Machine, plugins:
 
 
 def matmul_precision(precision: str, config: RunConfig) -> str:
-    """Return what a network's products are computed in: a GPU's fp32 convolutions are TF32 by torch's default."""
+    """Return the precision of a network's matrix products: torch computes fp32 convolutions on a GPU in TF32."""
     if precision == "fp32" and backbone_family(config) == "resnet":
         return "tf32"
     return precision
 
 
 def backbone_family(config: RunConfig) -> str:
-    """Return "vit" or "resnet"."""
+    """Return the family of a run's backbone, "vit" or "resnet"."""
     return "vit" if config.backbone.name.startswith("vit") else "resnet"

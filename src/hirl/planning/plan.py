@@ -1,4 +1,4 @@
-"""Plan a study: the cost of every run, when all are done, and how far a plan was from what was measured.
+"""Plan a study: the cost of every run, the time until all are done, and how far a plan was from the measured times.
 
 Runs are independent: with C GPUs and R for each run, C // R run at a time, the longest first.
 """
@@ -105,12 +105,12 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:.3g}"
 
 
-# --- checked against finished runs ------------------------------------------------------------------------------------
+# --- check against finished runs --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Check:
-    """Seconds of a finished run's pretraining and trees, as planned and as its own record has them."""
+    """Seconds of a finished run's pretraining and trees, planned and measured."""
 
     run: str
     planned: float
@@ -118,12 +118,12 @@ class Check:
 
     @property
     def ratio(self) -> float:
-        """Planned over measured."""
+        """Return planned over measured."""
         return self.planned / self.measured
 
     @property
     def error(self) -> float:
-        """The factor by which the plan is too high or too low: at least 1."""
+        """Return the factor by which the plan is too high or too low, at least 1."""
         return max(self.ratio, 1 / self.ratio)
 
 

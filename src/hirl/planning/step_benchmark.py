@@ -1,7 +1,7 @@
-"""Real training steps on random images: what `hirl tune` and `hirl plan` measure.
+"""Take real training steps on random images; `hirl tune` and `hirl plan` measure them.
 
-Network, optimiser and views are those of the run; images and clusters are random, so no data are needed. Reading and
-decoding image files is not part of the measured times.
+Network, optimiser and views are those of the run; images and clusters are random, so that no data are needed. Measured
+times do not include reading and decoding image files.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from hirl.config import RunConfig
 from hirl.data.views import Views
-from hirl.distributed.device import choose_precision
+from hirl.distributed.device import choose_precision, float32_matmul
 from hirl.hierarchy import SemanticTree
-from hirl.hierarchy.kmeans import products
+from hirl.hierarchy.tree import follow_parents
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods.base import Method, Step
 from hirl.models.blocks import set_up_blocks
@@ -33,7 +33,7 @@ MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}  # rows and columns of the matrices wh
 
 
 class StepBenchmark:
-    """A run's method and optimiser, and steps of its last epoch, when every part of the method is in use."""
+    """A run's method and optimiser, which take steps of the last epoch, when every part of the method is in use."""
 
     def __init__(self, config: RunConfig, device: torch.device, plugins: tuple[str, ...] = ()):
         training = config.training
@@ -44,12 +44,12 @@ class StepBenchmark:
         if isinstance(self.method, HIRL):
             self.method.tree = random_tree(self.method, training.batch_size).to(device)
         self.optimizer = build_optimizer(self.method.parameter_groups(), training.optimizer)
-        set_rates(self.optimizer, 1e-6, 1e-6, 0.0)  # tiny: random images teach nothing
+        set_rates(self.optimizer, 1e-6, 1e-6, 0.0)  # tiny, so that random images do not make the loss diverge
         self.at = Step(training.epochs - 1, 1, training.epochs, torch.arange(training.batch_size, device=device))
         self.draw_views = _view_drawer(config, device)
 
     def step(self) -> None:
-        """Take one step, drawing its views included."""
+        """Draw the views of a batch and take one step."""
         views = [view.to(memory_format=torch.channels_last) for view in self.draw_views()]
         take_step(self.method, self.method, self.optimizer, views, self.at, self.dtype, self.clip_norm)
 
@@ -77,7 +77,7 @@ def measure_matmul_flops(precision: str, device: torch.device) -> float:
     """Return the FLOP/s of a product of two large matrices in bf16, fp32 or a GPU's tf32: the best of ten."""
     side, dtype = MATMUL_SIDE[device.type], torch.bfloat16 if precision == "bf16" else torch.float32
     one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    with products("tf32" if precision == "tf32" else "ieee"):
+    with float32_matmul("tf32" if precision == "tf32" else "ieee"):
         return 2 * side**3 / min(seconds(lambda: one @ other, 1, device) for _ in range(10))
 
 
@@ -86,14 +86,11 @@ def random_tree(method: HIRL, images: int) -> SemanticTree:
     numbers = method.config.num_clusters
     centroids = tuple(F.normalize(torch.randn(number, method.embedding_dim), dim=1) for number in numbers)
     parents = tuple(torch.randint(above, (number,)) for number, above in pairwise(numbers))
-    path = [torch.randint(numbers[0], (images,))]
-    for above in parents:
-        path.append(above[path[-1]])
-    return SemanticTree(centroids, parents, torch.stack(path, dim=1))
+    return SemanticTree(centroids, parents, follow_parents(torch.randint(numbers[0], (images,)), parents))
 
 
 def _build(config: RunConfig, plugins: tuple[str, ...]) -> Method:
-    """Build the method; one that uses a tokenizer gets an untrained one."""
+    """Build the method, with an untrained tokenizer if it uses one."""
     if not config.uses_tokenizer:
         return build_method(config, plugins)
     sizes = config.model.tokenizer
@@ -104,7 +101,7 @@ def _build(config: RunConfig, plugins: tuple[str, ...]) -> Method:
 
 
 def _view_drawer(config: RunConfig, device: torch.device) -> Callable[[], list[Tensor]]:
-    """Return what draws the views of a batch of random images; files' crops, made by workers, are made beforehand."""
+    """Return a function that draws the views of random images; crops of files, the work of workers, are made before."""
     side, views = config.data.image_size, Views(config.views)
     images = torch.randint(256, (config.training.batch_size, 3, side, side), dtype=torch.uint8, device=device)
     if config.data.storage == "memory":

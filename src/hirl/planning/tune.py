@@ -28,10 +28,10 @@ COLUMNS = ("precision", "mode", "images/s", "speed-up", "memory", "MFU", "start"
 
 @dataclass
 class Candidate:
-    """A combination of speed settings, and what was measured with it; no `seconds` if a step does not fit into memory.
+    """A combination of speed settings and its measurements, without `seconds` if a step does not fit into memory.
 
     Attributes:
-        start: seconds that the first two steps, compiling included, take longer than two later ones.
+        start: seconds by which the first two steps, with compilation, take longer than two later ones.
         memory: peak bytes on the device, of this candidate alone; 0 on a CPU, where it is not measured.
         seconds: of a step, one value per round.
     """
@@ -45,12 +45,12 @@ class Candidate:
 
     @property
     def step(self) -> float:
-        """Seconds of a step: the median over the rounds."""
+        """Return the seconds of a step: the median over the rounds."""
         return median(self.seconds) if self.seconds else math.inf
 
     @property
     def settings(self) -> dict[str, str | bool]:
-        """The keys of `training` and their values."""
+        """Return the settings as keys of `training` and their values."""
         return {
             "precision": self.precision,
             "compile": self.compile,
@@ -59,13 +59,13 @@ class Candidate:
 
     @property
     def arguments(self) -> str:
-        """The settings as options of the command line."""
+        """Return the settings as options of the command line."""
         return " ".join(f"--set training.{key}={str(value).lower()}" for key, value in self.settings.items())
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What `tune` found.
+    """The measurements of all candidates.
 
     Attributes:
         candidates: all combinations, the plainest first.
@@ -82,7 +82,7 @@ def tune(config: RunConfig, plugins: tuple[str, ...] = ()) -> None:
     """Measure a run's steps with every speed setting that applies here, and print a table and a recommendation."""
     device = choose_device()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # an empty cache: each compilation is a first one
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # an empty cache, so that every compilation is timed in full
         candidates = measure(config, device, plugins)
         operations = count_operations(config, plugins)
     flops = {name: measure_matmul_flops(matmul_precision(name, config), device) for name in ("fp32", "bf16")}
@@ -109,7 +109,7 @@ def measure(config: RunConfig, device: torch.device, plugins: tuple[str, ...] = 
 def _measure_group(
     candidates: list[Candidate], config: RunConfig, device: torch.device, plugins: tuple[str, ...]
 ) -> None:
-    """Fill in the measurements of candidates that take turns; out of memory, a group of one stays without."""
+    """Fill in the measurements of candidates in turns; one that runs out of memory, alone in its group, has none."""
     before = _reset_peak_memory(device)
     try:
         benchmarks = [
@@ -135,7 +135,7 @@ def count_operations(config: RunConfig, plugins: tuple[str, ...] = ()) -> float:
 
 
 def _reset_peak_memory(device: torch.device) -> int:
-    """Restart the count of a GPU's peak memory, and return the bytes in use; 0 on a CPU."""
+    """Reset a GPU's peak memory, and return the bytes in use; 0 on a CPU."""
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats(device)

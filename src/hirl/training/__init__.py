@@ -1,1 +1,1 @@
-"""The training core, with its optimisers, schedules and checkpoints, and the trainings that use it."""
+"""The training core with optimisers, schedules and checkpoints, and the trainings that use it."""

@@ -12,7 +12,7 @@ import torch
 
 from hirl.files import atomic_path
 
-KEPT = 2
+KEPT = 2  # checkpoints: if the newest is damaged, training resumes from the one before
 
 
 def save_checkpoint(folder: Path, epochs_done: int, state: dict[str, Any]) -> None:
@@ -24,7 +24,7 @@ def save_checkpoint(folder: Path, epochs_done: int, state: dict[str, Any]) -> No
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Return the newest state that can be read, or None; print on stderr which cannot."""
+    """Return the newest state that can be read, or None; name unreadable ones on stderr."""
     for path in _newest_first(folder):
         try:
             return _read(path)

@@ -1,7 +1,6 @@
-"""The core of every training: its epochs, seeds, rates, precision, progress and checkpoints.
+"""The core of every training: epochs, seeds, rates, precision, progress and checkpoints.
 
-Pretraining (hirl.training.loop) and supervised training (hirl.training.fit) bring their batches and what a step does
-with one.
+Pretraining (hirl.training.loop) and supervised training (hirl.training.fit) define their batches and their steps.
 """
 
 from __future__ import annotations
@@ -26,26 +25,26 @@ from hirl.training.checkpoint import load_checkpoint, save_checkpoint
 from hirl.training.optimizers import build_optimizer, set_rates
 from hirl.training.schedules import learning_rate, weight_decay
 
-SECONDS_BETWEEN_LINES = 30  # of progress within an epoch
+SECONDS_BETWEEN_LINES = 30  # between lines of progress within an epoch
 
-Row = dict[str, float]  # of the history: an epoch's numbers
+Row = dict[str, float]  # the numbers of an epoch in the history
 
 
 class Trainer:
-    """A network in training. After a kill it resumes from its last epoch, to the same bits on a CPU.
+    """The training of a network. After a kill it resumes from its last epoch; on a CPU the result is bit-equal.
 
-    Every rank trains on its share of the batches; rank 0 alone reads and writes `scratch`, and prints. A subclass
+    Every rank trains on its slice of the batches; only rank 0 reads and writes `scratch`, and prints. A subclass
     defines `batches`, `step` and `row`.
 
     Args:
-        name: what lines of progress and errors call the training.
+        name: of the training in lines of progress and errors.
         network: on its device; its state is in the checkpoints. On several ranks its batch norm becomes that of the
             whole batch, in place.
-        groups: for the optimiser; `decay: False`, `fixed_lr: True` and `lr_scale: float` are heeded (`set_rates`).
+        groups: of the optimiser, which may have `decay: False`, `fixed_lr: True` and `lr_scale: float` (`set_rates`).
         per_epoch: steps of an epoch.
         scratch: the folder of the checkpoints.
-        fingerprint: digest of all that decides the result.
-        seed: decides, with a step's number, the step's random numbers.
+        fingerprint: digest of everything that decides the result.
+        seed: fixes, with the number of a step, the random numbers of that step.
     """
 
     def __init__(
@@ -68,42 +67,42 @@ class Trainer:
         self.optimizer = build_optimizer(groups, config.optimizer)
         self.history: list[Row] = []
 
-    # --- what a training brings ---------------------------------------------------------------------------------------
+    # --- what a subclass defines --------------------------------------------------------------------------------------
 
     def before_training(self) -> None:
-        """Called on rank 0 once the history is known, before the first epoch that is missing."""
+        """Do what is due on rank 0 once the history is known, before the first missing epoch."""
 
     def before_epoch(self, epoch: int) -> None:
-        """Called before each epoch, with random numbers of its own."""
+        """Do what is due before an epoch; it has random numbers of its own."""
 
     def batches(self, epoch: int) -> Iterable[Any]:
-        """The `per_epoch` batches of an epoch; the generators are seeded for a step before its batch is drawn."""
+        """Return the `per_epoch` batches of an epoch; each is drawn after the generators are seeded for its step."""
         raise NotImplementedError
 
     def step(self, batch: Any, number: int) -> dict[str, Tensor]:
-        """Take one optimisation step; return its detached scalars, `loss` among them, with no wait for the device."""
+        """Take one optimisation step; return detached scalars, `loss` among them, without waiting for the device."""
         raise NotImplementedError
 
     def row(self, totals: dict[str, Tensor], rate: float, seconds: float) -> Row:
-        """Return what the history keeps of an epoch.
+        """Return the row of an epoch in the history.
 
         Args:
             totals: the sums of the steps' scalars, means over the ranks.
             rate: the learning rate of the last step.
-            seconds: what the steps took.
+            seconds: that the steps took.
         """
         raise NotImplementedError
 
     def record(self, row: Row) -> None:
-        """Called on rank 0 with each new row of the history, before the epoch's checkpoint is written."""
+        """Record a new row of the history, on rank 0, before the checkpoint of the epoch is written."""
 
-    # --- what all have in common --------------------------------------------------------------------------------------
+    # --- what all trainings have in common ----------------------------------------------------------------------------
 
     def train(self) -> list[Row]:
         """Resume from the newest checkpoint, run the epochs that are missing, and return the history.
 
         Raises:
-            ValueError: scratch holds the checkpoint of something else, or the loss is not finite.
+            ValueError: scratch holds the checkpoint of another training, or the loss is not finite.
         """
         self._resume()
         for epoch in range(len(self.history), self.config.epochs):
@@ -129,7 +128,7 @@ class Trainer:
             seed_step(self.seed, number + 1)
 
     def autocast(self) -> AbstractContextManager:
-        """Return the context of forward passes: the training's precision."""
+        """Return the context in which forward passes have the precision of the training."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _train_epoch(self, epoch: int) -> Row:
@@ -198,7 +197,7 @@ class Trainer:
 
 
 def lock_scratch(scratch: Path) -> AbstractContextManager[None]:
-    """Hold a scratch folder for this training alone: rank 0 locks it, the others rely on that.
+    """Lock a scratch folder for this training; rank 0 does it for all ranks.
 
     Raises:
         ValueError: another process holds it, or it cannot be written.
@@ -209,7 +208,7 @@ def lock_scratch(scratch: Path) -> AbstractContextManager[None]:
 def descend(
     loss: Tensor, optimizer: torch.optim.Optimizer, clipped: Iterable[nn.Parameter], clip_norm: float | None
 ) -> None:
-    """Take the optimiser's step down a loss; the gradients of `clipped` are scaled to a joint norm of `clip_norm`."""
+    """Take an optimisation step on a loss; the gradients of `clipped` are clipped to a global norm of `clip_norm`."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if clip_norm is not None:

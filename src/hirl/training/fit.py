@@ -1,4 +1,4 @@
-"""Supervised training: what every evaluation that trains a network, and the tokenizer, have in common."""
+"""Supervised training, for the evaluations that train a network and for the tokenizer."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def fit(
     """Train a network, or resume its training, as `Trainer` does; return one row per epoch.
 
     Args:
-        name: what the lines of progress call it.
+        name: of the training in lines of progress and errors.
         network: already on its device; the caller decides which of its parts are in training mode.
-        groups: for the optimiser.
-        batches: epoch -> its batches, `per_epoch` of them, each this rank's share.
-        loss: batch -> scalar, the mean over its rows, under autocast.
-        scratch: keeps the checkpoints, locked while training.
-        fingerprint: digest of all that decides the result.
+        groups: of the optimiser.
+        batches: epoch -> its `per_epoch` batches, this rank's slice of each.
+        loss: batch -> scalar, the mean over its rows; it runs under autocast.
+        scratch: the folder of the checkpoints, locked while training.
+        fingerprint: digest of everything that decides the result.
 
     Returns:
         One row per epoch: epoch, loss, learning_rate, seconds.
 
     Raises:
-        ValueError: scratch holds the checkpoint of something else, another process is at it, or the loss is not
-            finite.
+        ValueError: scratch holds the checkpoint of another training or is in use by another process, or the loss is
+            not finite.
     """
     with lock_scratch(scratch):
         trainer = _SupervisedTrainer(name, network, groups, config, per_epoch, scratch, fingerprint, seed)
@@ -50,7 +50,7 @@ def fit(
 
 
 class _SupervisedTrainer(Trainer):
-    """Minimises a loss of the batches."""
+    """A training that minimises a loss of the batches."""
 
     draw_batches: Callable[[int], Iterable[Any]]
     loss: nn.Module
@@ -69,7 +69,7 @@ class _SupervisedTrainer(Trainer):
 
 
 class _Loss(nn.Module):
-    """A loss as the forward pass of its network: DistributedDataParallel averages gradients of a forward pass only."""
+    """A loss as a forward pass: DistributedDataParallel averages the gradients of forward passes only."""
 
     def __init__(self, network: nn.Module, loss: Callable[[Any], Tensor]):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Pretraining of a method. The loop never asks which method it trains, nor whether HIRL is around it."""
+"""Pretrain a method. The loop does not know which method it trains, or whether HIRL is around it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def pretrain(
         data: the prepared data.
         out: gets config.json, weights.safetensors, history.csv, record.jsonl, snapshots/ and, for hirl,
             tree.safetensors; all at the end.
-        scratch: keeps the checkpoints, locked while training.
+        scratch: the folder of the checkpoints, locked while training.
         follower: gets the run's records as they are written.
         tokenizer: the file of the tokenizer, for a method that uses one.
 
@@ -87,10 +87,10 @@ def pretrain(
 
 
 class Pretrainer(Trainer):
-    """A method in training on views of images, and the trees that it makes on the way.
+    """The training of a method on views of images, and the trees that it makes.
 
     Args:
-        recorder: keeps the run's record; None on all ranks but the first.
+        recorder: writes the run's record; None on all ranks but rank 0.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Pretrainer(Trainer):
         self.views = Views(config.views)
 
     def before_training(self) -> None:
-        """Cut the record to the epochs of the history, or begin it."""
+        """Cut the record to the epochs of the history, or start it."""
         assert self.recorder is not None
         self.recorder.truncate_after(len(self.history) - 1)
         if not self.history:
@@ -123,7 +123,7 @@ class Pretrainer(Trainer):
             self.recorder.params({"name": self.name, "config": settings, "precision": str(self.dtype)})
 
     def before_epoch(self, epoch: int) -> None:
-        """Have the method make its new tree, if the epoch begins with one, and save it as a snapshot."""
+        """Let the method make a new tree if one is due, and save it as a snapshot."""
         metrics = self.method.before_epoch(epoch, self.encode_all)
         if metrics is not None and self.recorder is not None:
             assert isinstance(self.method.tree, SemanticTree)
@@ -189,7 +189,7 @@ def take_step(
     dtype: torch.dtype,
     clip_norm: float | None,
 ) -> MethodOutput:
-    """Take one optimisation step on views [B, 3, S, S], with no wait for their device.
+    """Take one optimisation step on views [B, 3, S, S], without waiting for their device.
 
     Args:
         network: what calls the method: the method itself, or `parallel` around it.
@@ -205,7 +205,7 @@ def take_step(
 
 
 def feature_std(embedding: Tensor) -> Tensor:
-    """Return the collapse metric: the deviation per channel of l2-normalised embeddings, times sqrt(D).
+    """Return a collapse metric: the standard deviation per channel of l2-normalised embeddings, times sqrt(D).
 
     It is 0 when all embeddings are the same, and 1 when their directions are spread evenly.
     """
@@ -214,7 +214,7 @@ def feature_std(embedding: Tensor) -> Tensor:
 
 
 def write_results(trainer: Pretrainer, record: Path, out: Path) -> None:
-    """Write a trained run's results, each whole; the weights last, since they say that the run is done."""
+    """Write a trained run's results, each atomically; the weights last, since they mark the run as done."""
     config = trainer.run
     write_json(out / "config.json", {"hash": config.pretraining_hash} | config.model_dump(mode="json"))
     _write_history(out / "history.csv", trainer.history)
@@ -239,7 +239,7 @@ def _check_clusters(config: RunConfig, images: int) -> None:
 
 
 def _fingerprint(config: RunConfig, data: Path, tokenizer: Path | None) -> str:
-    """Return the digest of all that decides a run's weights."""
+    """Return the digest of everything that decides a run's weights."""
     decides = [config.pretraining_hash, read_json(data / "manifest.json")["digest"]]
     if config.uses_tokenizer and tokenizer is not None:
         decides.append(sha256(tokenizer))

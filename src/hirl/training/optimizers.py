@@ -1,4 +1,4 @@
-"""The optimisers, from torch and timm, their rates at every step, and groups with layer decay."""
+"""Optimisers of torch and timm, their rates at every step, and parameter groups with layer decay."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float, peak_lr: float, weigh
 def layer_groups(backbone: nn.Module, layer_decay: float | None) -> list[dict[str, Any]]:
     """Group a backbone's parameters by rate: it shrinks by `layer_decay` from each layer of a ViT to the one below.
 
-    Class token, positions and patch embedding are the first layer, each block is one, and the norm and all else are the
-    last, with the full rate. With None every layer has the full rate. Vectors, class token and positions have no weight
-    decay. timm's param_groups_layer_decay counts the last norm to the last block, so its rates differ.
+    Class token, positions and patch embedding are the first layer, each block is a layer, and everything else is the
+    last one, with the full rate. With None every layer has the full rate. Vectors, class token and positions have no
+    weight decay. timm's param_groups_layer_decay puts the last norm into the last block's layer, so its rates differ.
 
     Raises:
         ValueError: there is a layer decay, but the backbone has no blocks.

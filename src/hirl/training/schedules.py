@@ -1,4 +1,4 @@
-"""Learning rate and weight decay as functions of the step's number."""
+"""Learning rate and weight decay as functions of the number of the step."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from hirl.methods.schedules import half_cosine, linear_warm_up
 
 
 def learning_rate(config: TrainingConfig, number: int, per_epoch: int) -> float:
-    """Return the rate of step `number`: linear warm-up to the effective rate, then half a cosine to min_lr, or steps.
+    """Return the rate of step `number`: linear warm-up to the effective rate, then half a cosine to min_lr.
 
-    The first step after the warm-up has the effective rate; with `warmup_ends_at_peak` the last one of it has it too.
-    With `per_epoch` the whole epoch has the rate of its first step (MoCo v2, SimSiam).
+    With `milestones` the rate is multiplied by `factor` at each of them instead. The first step after the warm-up has
+    the effective rate; with `warmup_ends_at_peak` the last step of the warm-up has it too. With `per_epoch` the whole
+    epoch has the rate of its first step (MoCo v2, SimSiam).
     """
     schedule, peak = config.schedule, config.effective_lr
     if schedule.per_epoch:

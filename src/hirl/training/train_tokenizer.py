@@ -1,4 +1,4 @@
-"""Training of the discrete VAE whose visual tokens BEiT predicts."""
+"""Train the discrete VAE whose visual tokens BEiT predicts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from hirl.training.fit import fit
 
 
 def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> dict[str, float]:
-    """Train a discrete VAE on the views of a method that uses a tokenizer, or resume that; write it to `out`.
+    """Train a discrete VAE on the views of a method that uses a tokenizer, or resume its training; write it to `out`.
 
     Args:
-        config: of any run of that method; all its runs share one tokenizer.
+        config: of any run of the method; all its runs share one tokenizer.
         data: the prepared data.
-        out: a .safetensors.
-        scratch: keeps the checkpoints.
+        out: a .safetensors file.
+        scratch: the folder of the checkpoints.
 
     Returns:
         The metrics of the validation images, by `measure`.

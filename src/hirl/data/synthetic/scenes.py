@@ -1,6 +1,6 @@
 """Prepare scenes for detection: drawn from the taxonomy's objects, or a user's folder in COCO's layout.
 
-S pixels a side, M objects of a scene.
+Shapes: S pixels a side, M objects of a scene.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENTRIES = {  # the keys that COCO's JSON needs
     "categories": {"id", "name"},
 }
 CLASSES_PER_PLAN = NUM_CLASSES // len(PLANS)
-KEYS = 8  # reserved for the random numbers of a scene: its own, and one for each object
+KEYS = 8  # of random numbers, reserved for each scene: one for itself and one for each object
 
 
 class Split(NamedTuple):
@@ -93,7 +93,7 @@ def prepare_scenes(config: ScenesConfig, root: str | Path | None, out: str | Pat
 
 
 def _write_split(found: Split, out: Path, name: str) -> tuple[Path, Path]:
-    """Write what is not a user's file, and return the paths of annotations and images as the manifest has them."""
+    """Write a split unless its files are the user's; return the manifest's paths of annotations and images."""
     annotations, images = found.annotations, found.images
     if annotations is None:
         annotations = Path("annotations", f"instances_{name}.json")
@@ -179,7 +179,9 @@ def arrange(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         places = generator.uniform(0.8 * radius - 1, 1 - 0.8 * radius, (50, 2))  # up to a tenth may be cut off
         apart = np.hypot(*(places[:, None] - frames[:, :2]).transpose(2, 0, 1)) - frames[:, 2] - radius
         room = apart.min(1, initial=np.inf)
-        chosen = places[np.argmax(np.minimum(room, -OVERLAP))]  # the first with enough room, or the one with the most
+        chosen = places[
+            np.argmax(np.minimum(room, -OVERLAP))
+        ]  # the first place with enough room, or the one with the most
         frames = np.vstack([frames, [*chosen, radius]])
     return generator.integers(NUM_CLASSES, size=len(radii)), frames
 

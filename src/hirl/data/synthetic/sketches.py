@@ -1,7 +1,9 @@
 """Draw the taxonomy in ink: the same shapes and textures, in colours that are independent of the class.
 
 Ink, paper, pose, stroke and coffee stains are random in every picture, so that features of colour do not transfer from
-the taxonomy and features of shape do. N pictures, S pixels a side.
+the taxonomy and features of shape do.
+
+Shapes: N pictures, S pixels a side.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from hirl.data.synthetic.taxonomy import (
 )
 
 DENSITIES = ("sparse", "medium", "dense")  # textures of a kind's three classes
-LINES_PER_UNIT = 9  # of hatching
+LINES_PER_UNIT = 9  # of the hatching
 SEEDS = {"train": 1, "validation": 2}  # other drawn data sets use other seeds
 NUM_IMAGES = (1800, 720)  # training and validation, if the configuration asks for no number
 

@@ -79,7 +79,7 @@ def union(*distances: Field) -> Field:
 
 
 def within(shape: Field, *pattern: Field) -> Field:
-    """Return the intersection of a shape with patterns."""
+    """Return the intersection of a shape and patterns."""
     return np.maximum.reduce([shape, *pattern])
 
 
@@ -129,9 +129,9 @@ def monarch(x: Field, y: Field, n: int) -> Parts:
 def peacock(x: Field, y: Field, n: int) -> Parts:
     """Draw a butterfly with round wings and eye-spots."""
     wings, side = round_wings(x, y), np.abs(x)
-    centres = ([(0.58, 0.4)], [(0.58, 0.4), (0.44, -0.46)], [(0.74, 0.5), (0.34, 0.26), (0.44, -0.5)])[n]
+    centers = ([(0.58, 0.4)], [(0.58, 0.4), (0.44, -0.46)], [(0.74, 0.5), (0.34, 0.26), (0.44, -0.5)])[n]
     radius = (0.3, 0.24, 0.18)[n]
-    spot = union(*(np.hypot(side - cx, y - cy) for cx, cy in centres))
+    spot = union(*(np.hypot(side - cx, y - cy) for cx, cy in centers))
     return [
         (wings, BODY),
         (spot - radius, ACCENT),
@@ -265,7 +265,7 @@ class Chance:
         return low + (high - low) * next(self._numbers)[:, None, None]
 
     def color(self, low: float, high: float) -> np.ndarray:
-        """Return a color per picture, [N, 3, 1, 1]."""
+        """Return a colour per picture, [N, 3, 1, 1]."""
         return np.stack([self.uniform(low, high) for _ in "rgb"], axis=1)
 
 

@@ -99,7 +99,7 @@ def test_ranks_of_which_one_is_killed_go_on_to_the_same_numbers(tiny_study, tiny
     kill_second_rank(call.pid, once_there=tmp_path / "scratch" / "checkpoint00001.pt")
     said, errors = call.communicate()
     assert call.returncode == 0, errors
-    assert said.count("goes on after epoch 1/3") == 1, said
+    assert said.count("resumes after epoch 1/3") == 1, said
     assert said.count("epoch 3/3  loss") == 1  # the first rank alone is heard
     assert "exitcode: -9" in errors
 

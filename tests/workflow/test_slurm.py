@@ -93,6 +93,6 @@ def test_a_cancelled_job_of_two_nodes_goes_on_to_the_numbers_of_one_node(evaluat
     subprocess.run(["scancel", job], check=True)
     said, _ = snakemake.communicate()
     assert snakemake.returncode == 0, said
-    assert "goes on after epoch" in (project.folder / "logs/tiny/mocov2-hirl-s0/pretrain.log").read_text()
+    assert "resumes after epoch" in (project.folder / "logs/tiny/mocov2-hirl-s0/pretrain.log").read_text()
     # two ranks are two ranks, wherever they are
     pd.testing.assert_frame_equal(history(project), history(evaluated), check_exact=True)

@@ -182,7 +182,7 @@ class Trainer:
         if is_main_process():
             self.before_training()
             if self.history:
-                print(f"{self.name}  goes on after epoch {len(self.history)}/{self.config.epochs}", flush=True)
+                print(f"{self.name}  resumes after epoch {len(self.history)}/{self.config.epochs}", flush=True)
 
     def _line(self, row: Row, steps_done: int | None = None) -> str:
         """Return one line of progress, the same in a terminal and in a log."""

@@ -102,19 +102,13 @@ def test_variants_start_from_the_same_network_and_agree_until_the_first_snapshot
     assert first[0] == first[1]
 
 
-def test_trees_of_invariant_features_are_the_same_again_also_after_a_resume(tiny_run, tiny_data, tmp_path, monkeypatch):
+def test_trees_of_invariant_features_are_bit_equal_after_a_resume(
+    tiny_run, tiny_data, tmp_path, stopped_after_one_epoch
+):
     config = tiny_run("simsiam", "hirl", hierarchy={"features": "invariant", "views": 3})
     pretrain(config, tiny_data, tmp_path / "once", tmp_path / "scratch1")
-    saved = core.save_checkpoint
-
-    def stop(folder: Path, epochs_done: int, state: object) -> None:
-        saved(folder, epochs_done, state)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(core, "save_checkpoint", stop)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(config, tiny_data, tmp_path / "twice", tmp_path / "scratch2")
+    with stopped_after_one_epoch():
+        pretrain(config, tiny_data, tmp_path / "twice", tmp_path / "scratch2")
     pretrain(config, tiny_data, tmp_path / "twice", tmp_path / "scratch2")
     assert_same_results(tmp_path / "once", tmp_path / "twice")
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,6 @@ from torch import Tensor, nn
 
 from hirl.data.images import load_images
 from hirl.models.tokenizer import load_tokenizer
-from hirl.training import core
 from hirl.training.train_tokenizer import measure, train_tokenizer
 from tests.methods.reference_losses import SINGLE
 
@@ -68,19 +65,11 @@ def test_training_brings_the_error_down(tiny_run, tiny_data, tmp_path) -> None:
     assert after["token_perplexity"] > 3
 
 
-def test_stopped_and_resumed_is_bit_equal_to_one_go(tiny_run, tiny_data, tmp_path, monkeypatch) -> None:
+def test_stopped_and_resumed_is_bit_equal_to_one_go(tiny_run, tiny_data, tmp_path, stopped_after_one_epoch) -> None:
     config, once, twice = tiny_run("beit"), tmp_path / "once.safetensors", tmp_path / "twice.safetensors"
     train_tokenizer(config, tiny_data, once, tmp_path / "scratch1")
-    saved = core.save_checkpoint
-
-    def stop(folder: Path, epochs_done: int, state: object) -> None:
-        saved(folder, epochs_done, state)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(core, "save_checkpoint", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train_tokenizer(config, tiny_data, twice, tmp_path / "scratch2")
+    with stopped_after_one_epoch():
+        train_tokenizer(config, tiny_data, twice, tmp_path / "scratch2")
     assert not twice.exists()
     train_tokenizer(config, tiny_data, twice, tmp_path / "scratch2")
     first, second = load_file(once), load_file(twice)

@@ -2,23 +2,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from pydantic import ValidationError
 
-from hirl.config import (
-    CONFIG_ROOT,
-    MODEL_CONFIGS,
-    TASKS,
-    flatten,
-    load_study,
-    parse_override,
-    read_yaml,
-)
+from hirl.config import CONFIG_ROOT, MODEL_CONFIGS, TASKS, flatten, load_study, read_yaml
+from tests.config.conftest import PLAIN, problem
 
 PAPER_TASKS = (  # evaluations that the methods' files have published settings for; your own need none
     *("knn", "probe", "linear", "finetune", "semisup-1", "semisup-10", "transfer"),
@@ -26,28 +15,6 @@ PAPER_TASKS = (  # evaluations that the methods' files have published settings f
 )
 STUDIES = sorted(path.stem for path in (CONFIG_ROOT / "studies").glob("*.yaml"))
 RUNS = [(study, method) for study in STUDIES for method in load_study(study).config.methods]
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Callable[[str], str]:
-    """Return a function that writes a study file and returns its path."""
-
-    def write(text: str, name: str = "own") -> str:
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(text)
-        return str(path)
-
-    return write
-
-
-def problem(call: Callable[[], object]) -> str:
-    """Return the one line that a user reads."""
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the caller looks at the words
-        call()
-    message = str(caught.value)
-    assert not isinstance(caught.value, ValidationError)
-    assert "\n" not in message
-    return message
 
 
 # --- what is shipped --------------------------------------------------------------------------------------------------
@@ -152,131 +119,7 @@ def test_a_study_names_its_runs_and_configures_its_controls(study) -> None:
     assert "name one of its methods' backbones" in problem(lambda: load_study(path).resolve_control("resnet18"))
 
 
-def test_the_effective_rate_is_derived_and_never_written_back(study) -> None:
-    config = load_study(study("methods: [mocov2]")).resolve("mocov2", "hirl", 0, {"training.batch_size": 1024})
-    assert config.training.effective_lr == pytest.approx(0.12)
-    assert config.training.optimizer.base_lr == 0.03
-    with pytest.raises(ValidationError):
-        config.training.epochs = 3
-
-
-@pytest.mark.parametrize("text", ["1e-4", "1.0e-4", ".0001", "1E-4", "+1e-4"])
-def test_floats_are_numbers_in_every_spelling(study, text: str) -> None:
-    path = study(f"methods: [mocov2]\nall: {{training: {{optimizer: {{base_lr: {text}}}}}}}")
-    config = load_study(path).resolve("mocov2", "hirl")
-    assert config.training.optimizer.base_lr == pytest.approx(1e-4, rel=1e-15)
-    assert parse_override(f"training.optimizer.base_lr={text}")[1] == pytest.approx(1e-4, rel=1e-15)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("a.b=3", 3),
-        ("a.b=[4, 2]", [4, 2]),
-        ("a.b=all", "all"),
-        ("a.b=true", True),
-        ("a.b=x=y", "x=y"),
-    ],
-)
-def test_overrides_are_read_as_yaml(text: str, value: Any) -> None:
-    assert parse_override(text) == ("a.b", value)
-
-
-# --- hashes -----------------------------------------------------------------------------------------------------------
-
-PLAIN = "methods: [mocov2]\nall: {training: {epochs: 5, batch_size: 64}, hierarchy: {start_epoch: 1}}\n"
-REWRITTEN = """# why
-all:
-  hierarchy: {start_epoch: 1}
-  training:
-    batch_size: 64  # fits
-    epochs: 5
-methods: [mocov2]
-"""
-
-
-def test_the_hash_sees_values_not_their_spelling(study) -> None:
-    first = load_study(study(PLAIN)).resolve("mocov2", "hirl").pretraining_hash
-    assert load_study(study(REWRITTEN)).resolve("mocov2", "hirl").pretraining_hash == first
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("training.epochs", 6), ("model.momentum", 0.5), ("hierarchy.negatives", "all"), ("views.jitter.hue", 0.2)],
-)
-def test_the_hash_changes_with_what_decides_the_weights(study, key: str, value: Any) -> None:
-    path = study(PLAIN)
-    changed = load_study(path).resolve("mocov2", "hirl", 0, {key: value})
-    assert changed.pretraining_hash != load_study(path).resolve("mocov2", "hirl").pretraining_hash
-
-
-def test_each_run_has_a_hash_of_its_own_and_a_baselines_leaves_the_hierarchy_out(study) -> None:
-    path = study(PLAIN)
-    runs = [("baseline", 0), ("hirl", 0), ("baseline", 1)]
-    hashes = [load_study(path).resolve("mocov2", *run).pretraining_hash for run in runs]
-    assert len(set(hashes)) == 3
-    assert load_study(path).resolve("mocov2", "baseline", 0, {"hierarchy.negatives": 5}).pretraining_hash == hashes[0]
-
-
-def test_evaluation_settings_have_hashes_of_their_own(study) -> None:
-    path = study(PLAIN)
-    first, second = (
-        load_study(path).resolve("mocov2", "hirl", 0, {"evaluation.knn.temperature": t}) for t in (0.07, 0.1)
-    )
-    assert first.pretraining_hash == second.pretraining_hash
-    assert first.task_hash("knn") != second.task_hash("knn")
-    assert first.task_hash("linear") == second.task_hash("linear")
-
-
-@pytest.mark.parametrize(
-    "key", ["evaluation.linear.epochs", "transfer_data.train_images", "scenes.train_images", "data.label_lists"]
-)
-def test_what_comes_after_the_training_does_not_decide_its_weights(study, key: str) -> None:
-    value = {1: "list.txt"} if key.endswith("lists") else 7
-    changed = load_study(study(PLAIN)).resolve("mocov2", "hirl", 0, {key: value})
-    assert changed.pretraining_hash == load_study(study(PLAIN)).resolve("mocov2", "hirl", 0).pretraining_hash
-
-
 # --- mistakes ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("overrides", "parts"),
-    [
-        ({"training.epoch": 5}, ["unknown key 'training.epoch'", "epochs"]),
-        ({"training.optimizer.lr": 1}, ["unknown key 'training.optimizer.lr'", "base_lr"]),
-        ({"model.tau": 1}, ["unknown key 'model.tau'", "temperature"]),
-        ({"hierarchy.levels": 3}, ["unknown key 'hierarchy.levels'", "num_clusters"]),
-        ({"hierarchy.kmeans.niter": 3}, ["unknown key 'hierarchy.kmeans.niter'", "iterations"]),
-        ({"traning.epochs": 5}, ["unknown key 'traning'", "training"]),
-        ({"training.epochs": 0}, ["training.epochs = 0", "greater than or equal to 1"]),
-        ({"training.epochs": "many"}, ["training.epochs = 'many'", "integer"]),
-        ({"training.epochs.first": 1}, ["training.epochs", "integer"]),
-        ({"training.precision": "fp16"}, ["training.precision = 'fp16'", "'auto', 'fp32' or 'bf16'"]),
-        ({"model.momentum": 1.5}, ["model.momentum = 1.5", "less than or equal to 1"]),
-        ({"training.optimizer.base_lr": float("nan")}, ["training.optimizer.base_lr", "finite"]),
-        ({"hierarchy.num_clusters": [10, 30]}, ["num_clusters is [10, 30]", "fine to coarse"]),
-        ({"hierarchy.num_clusters": []}, ["num_clusters is []"]),
-        ({"hierarchy.negatives": "some"}, ["hierarchy.negatives = 'some'", "integer", "'all'"]),
-        ({"hierarchy": None}, ["hierarchy is empty", "baseline"]),
-        ({"views.global_scale": [0.9, 0.1]}, ["global_scale is [0.9, 0.1]", "[low, high]"]),
-        ({"seed": 4}, ["'seed' names a run"]),
-    ],
-    ids=lambda value: ".".join(value) if isinstance(value, dict) else "",
-)
-def test_a_wrong_setting_is_named_with_what_is_allowed(study, overrides: dict[str, Any], parts: list[str]) -> None:
-    path = study(PLAIN)
-    for variant in ("baseline", "hirl"):  # a baseline's hierarchy is read with the same care
-        message = problem(lambda v=variant: load_study(path).resolve("mocov2", v, 0, overrides))
-        assert all(part in message for part in [*parts, "mocov2"]), message
-
-
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_a_hirl_run_that_ends_before_its_first_tree_is_refused_and_its_baseline_is_not(study, epochs: int) -> None:
-    short = {"training.epochs": epochs, "hierarchy.start_epoch": 2}
-    message = problem(lambda: load_study(study(PLAIN)).resolve("mocov2", "hirl", 0, short))
-    assert f"hierarchy.start_epoch is 2, but training.epochs is {epochs}: " in message
-    assert load_study(study(PLAIN)).resolve("mocov2", "baseline", 0, short).training.epochs == epochs
 
 
 @pytest.mark.parametrize(
@@ -309,73 +152,7 @@ def test_unknown_names_are_answered_with_the_known_ones(study) -> None:
     assert "seed = -1" in problem(lambda: load_study(study(PLAIN)).resolve("mocov2", "hirl", -1))
 
 
-@pytest.mark.parametrize("text", ["epochs", "=3", "training.epochs=[1,"])
-def test_an_incomplete_override_is_named(text: str) -> None:
-    assert repr(text) in problem(lambda: parse_override(text))
-
-
-# --- a method of your own ---------------------------------------------------------------------------------------------
-
-PLUGIN = '''
-from hirl.config import Count, Section
-from hirl.methods import register
-from hirl.methods.base import Encoder, Method, MethodOutput
-from torch import nn
-
-
-class Config(Section):
-    embedding_dim: Count = 8
-
-
-@register("mean_teacherless", Config)
-class Own(Method):
-    """Pulls two views together."""
-
-    def __init__(self, backbone, config):
-        super().__init__()
-        self.embedding_dim = config.embedding_dim
-        self.encoder = Encoder(backbone, nn.Linear(backbone.num_features, config.embedding_dim))
-
-    @property
-    def backbone(self):
-        return self.encoder.backbone
-
-    def forward(self, views, step):
-        first, second = self.encoder(views[0]), self.encoder(views[1])
-        return MethodOutput((first - second).square().mean(), first)
-
-    def embed(self, images):
-        return self.encoder(images)
-'''
-
-
-@pytest.fixture
-def forget_plugins():
-    known = set(MODEL_CONFIGS)
-    yield
-    for name in MODEL_CONFIGS.keys() - known:
-        del MODEL_CONFIGS[name]
-
-
-@pytest.mark.usefixtures("forget_plugins")
-def test_a_method_of_your_own_is_one_python_file(study, tmp_path: Path) -> None:
-    from hirl.hierarchy.wrapper import HIRL
-    from hirl.methods import create_method
-    from hirl.models.backbones import build_backbone
-
-    (tmp_path / "own.py").write_text(PLUGIN)
-    settings = {
-        "methods": {"mean_teacherless": {"backbone": {"name": "resnet8"}, "model": {"embedding_dim": 4}}},
-        "plugins": [str(tmp_path / "own.py")],
-    }
-    path = study(yaml.safe_dump(settings))
-    config = load_study(path).resolve("mean_teacherless", "hirl")
-    assert config.model.embedding_dim == 4
-    method = create_method(config.method, build_backbone(config.backbone, 32), config.model)
-    assert HIRL(method, config.hierarchy, 0).embedding_dim == 4
-    assert "unknown key 'model.dim'" in problem(
-        lambda: load_study(path).resolve("mean_teacherless", "hirl", 0, {"model.dim": 4})
-    )
+# --- the files of a study ---------------------------------------------------------------------------------------------
 
 
 def test_a_missing_config_folder_is_named(study, tmp_path: Path, monkeypatch) -> None:
@@ -383,11 +160,6 @@ def test_a_missing_config_folder_is_named(study, tmp_path: Path, monkeypatch) ->
     monkeypatch.setattr("hirl.config.study.CONFIG_ROOT", tmp_path / "config")
     message = problem(lambda: load_study(path).resolve("mocov2", "hirl"))
     assert f"{tmp_path}/config is missing: install hirl again" in message
-
-
-def test_a_missing_plugin_is_named(study) -> None:
-    text = "methods: [own_method]\nplugins: [absent.py]"
-    assert "plugin absent.py is missing" in problem(lambda: load_study(study(text)))
 
 
 def test_a_study_reads_every_file_once(study, monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""Imports of src/hirl point down: a room imports only from the rooms below it."""
+"""Imports of src/hirl point down: a room imports only from the rooms below it. The tests mirror the modules."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "hirl"
+TESTS = Path(__file__).parent
+OF_NO_MODULE = {  # tests of several modules at once, and of what lies outside the package
+    "test_environment.py",
+    "test_layout.py",
+    "config/test_published_values.py",
+    "evaluation/test_on_two_ranks.py",
+    "methods/test_contract.py",
+    "reporting/test_show_results.py",
+    "training/test_bare_machine.py",
+    "training/test_loop_on_two_ranks.py",
+    "training/test_no_wait.py",
+}
 FLOORS = (  # top to bottom; rooms of one floor do not import each other
     ("cli",),
     ("reporting", "planning", "evaluation"),
@@ -77,3 +89,21 @@ def test_imports_point_down(module):
 def test_no_imports_run_in_a_circle():
     order = TopologicalSorter({module: imports(module) for module in FILES if FILES[module].name != "__init__.py"})
     assert list(order.static_order())
+
+
+MIRRORED = {  # the path of each module's tests in tests/
+    file.relative_to(SOURCE).with_name(f"test_{file.name}").as_posix()
+    for file in FILES.values()
+    if file.name != "__init__.py"
+}
+
+
+@pytest.mark.parametrize("path", sorted(MIRRORED))
+def test_every_module_has_its_tests(path):
+    assert (TESTS / path).is_file()
+
+
+def test_every_file_of_tests_is_that_of_a_module_or_known_to_be_of_none():
+    found = {path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")}
+    outside = {path for path in found if path.startswith("workflow/")}  # tests of whole studies
+    assert found - outside - MIRRORED == OF_NO_MODULE

@@ -1,52 +1,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hirl.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from hirl.config import OptimizerConfig, TrainingConfig
 from hirl.distributed.device import seed_step
 from hirl.files import locked
-from hirl.training import core
-from hirl.training.checkpoint import load_checkpoint
 from hirl.training.fit import fit
-
-PER_EPOCH = 3
-CONFIG = TrainingConfig(
-    epochs=4,
-    batch_size=128,
-    precision="fp32",
-    optimizer=OptimizerConfig(base_lr=0.1, weight_decay=0.01),
-    schedule=ScheduleConfig(warmup_epochs=1),
-)
-
-
-def new_network() -> nn.Sequential:
-    """With all that a resumed training must bring back: weights, running statistics, random numbers of its own."""
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
-
-
-def batches(epoch: int) -> Iterator[Tensor]:
-    """Random inputs, from the default generator that `fit` seeds."""
-    return (torch.randn(16, 4) for _ in range(PER_EPOCH))
-
-
-def loss_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    return lambda batch: (network(batch)[:, 0] - batch.sum(dim=1)).square().mean()
-
-
-def train(scratch: Path, network: nn.Module, loss: Callable[[Tensor], Tensor] | None = None, **changes: Any) -> list:
-    arguments = {"config": CONFIG, "fingerprint": "f", "seed": 5} | changes
-    groups = [{"params": list(network.parameters())}]
-    return fit(
-        "run", network, groups, batches, loss or loss_of(network), per_epoch=PER_EPOCH, scratch=scratch, **arguments
-    )
+from tests.training.small_training import CONFIG, loss_of, new_network, train
 
 
 class Killed(BaseException):
@@ -106,32 +71,6 @@ def test_gradients_are_clipped_to_a_global_norm(tmp_path) -> None:
     assert (after - before).norm().item() == pytest.approx(0.5 * 1e-3, rel=1e-3)  # float32 weights of size 1
 
 
-def test_precision_decides_the_autocast(tmp_path) -> None:
-    seen = {}
-    for precision in ("fp32", "bf16"):
-        network = new_network()
-
-        def loss(batch: Tensor, network: nn.Module = network, precision: str = precision) -> Tensor:
-            output = network(batch)
-            seen[precision] = output.dtype
-            return output.float().square().mean()
-
-        train(tmp_path / precision, network, loss, config=CONFIG.model_copy(update={"precision": precision}))
-    assert seen == {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def test_long_epochs_are_told_in_between(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(core, "SECONDS_BETWEEN_LINES", -1)
-    train(tmp_path, new_network())
-    first = capsys.readouterr().out.splitlines()[:4]
-    assert [line.split("  loss")[0] for line in first] == [
-        "run  epoch 1/4  step 1/3",
-        "run  epoch 1/4  step 2/3",
-        "run  epoch 1/4  step 3/3",
-        "run  epoch 1/4",
-    ]
-
-
 # --- going on after a kill --------------------------------------------------------------------------------------------
 
 
@@ -158,28 +97,6 @@ def test_a_finished_training_is_only_taken_up_again(tmp_path) -> None:
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_the_state_of_something_else_is_refused(tmp_path) -> None:
-    train(tmp_path, new_network())
-    with pytest.raises(ValueError, match="holds the checkpoint of another configuration, other data") as caught:
-        train(tmp_path, new_network(), fingerprint="other")
-    assert str(tmp_path) in str(caught.value)
-
-
 def test_a_second_process_is_refused(tmp_path) -> None:
     with locked(tmp_path), pytest.raises(ValueError, match="is in use by another process"):
         train(tmp_path, new_network())
-
-
-def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_last_good_state(tmp_path) -> None:
-    network, seen = new_network(), []
-
-    def loss(batch: Tensor) -> Tensor:
-        seen.append(batch)
-        return loss_of(network)(batch) * (math.inf if len(seen) > 2 * PER_EPOCH else 1)
-
-    with pytest.raises(
-        ValueError, match=r"^run: the loss is not finite in epoch 3, by step 3; the state after 2"
-    ) as caught:
-        train(tmp_path, network, loss)
-    assert "\n" not in str(caught.value)
-    assert len(load_checkpoint(tmp_path)["history"]) == 2

@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hirl.distributed.device import seed_step
 from hirl.files import locked
 from hirl.hierarchy import SemanticTree
 from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
@@ -231,15 +230,6 @@ def test_results_that_cannot_be_written_are_refused_before_training(tiny_run, ti
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
-
-
-def test_every_step_has_its_own_random_numbers() -> None:
-    def draw(seed: int, number: int) -> float:
-        seed_step(seed, number)
-        return torch.rand(()).item()
-
-    assert draw(1, 5) == draw(1, 5)
-    assert len({draw(seed, number) for seed in range(4) for number in range(-3, 60)}) == 4 * 63
 
 
 def test_the_collapse_metric_is_one_for_spread_and_zero_for_collapsed_features() -> None:

@@ -103,7 +103,7 @@ def test_every_module_has_its_tests(path):
     assert (TESTS / path).is_file()
 
 
-def test_every_file_of_tests_is_that_of_a_module_or_known_to_be_of_none():
+def test_every_file_of_tests_belongs_to_a_module_or_is_listed():
     found = {path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")}
     outside = {path for path in found if path.startswith("workflow/")}  # tests of whole studies
     assert found - outside - MIRRORED == OF_NO_MODULE

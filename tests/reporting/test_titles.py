@@ -16,8 +16,9 @@ def test_methods_have_the_names_of_their_papers_and_your_own_keeps_its_name() ->
     ("name", "title"),
     [
         ("resnet50", "ResNet-50"),
-        ("vit_base_patch16", "ViT-base patch16"),
-        ("vitc_small_patch16", "ViT-C-small patch16"),
+        ("vit_base_patch16", "ViT-B/16"),
+        ("vitc_small_patch16", "ViT-C-S/16"),
+        ("vitc_narrow_patch4", "ViT-C-narrow/4"),
         ("my_backbone", "my_backbone"),
     ],
 )

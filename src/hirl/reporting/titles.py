@@ -19,7 +19,8 @@ METHOD_TITLES = {
     "beit": "BEiT",
     UNTRAINED: "Untrained",
 }
-BACKBONE_TITLES = {"resnet": "ResNet-", "vit_": "ViT-", "vitc_": "ViT-C-"}
+VIT = re.compile(r"vit(?P<stem>c?)_(?P<size>\w+)_patch(?P<patch>\d+)")
+VIT_SIZES = {"small": "S", "base": "B", "large": "L"}  # as the papers abbreviate them; other sizes keep their name
 VARIANT_TITLES = {"hirl": "HIRL"}
 SUPERSCRIPT = re.compile(r"\^(\w+)")  # in a metric's title, such as AP^box
 
@@ -35,11 +36,11 @@ def variant_title(variant: str) -> str:
 
 
 def backbone_title(name: str) -> str:
-    """Return ResNet-50 for `resnet50`, ViT-base patch16 for `vit_base_patch16`; other names are kept."""
-    for prefix, title in BACKBONE_TITLES.items():
-        if name.startswith(prefix):
-            return title + name.removeprefix(prefix).replace("_", " ")
-    return name
+    """Return ResNet-50 for `resnet50`, ViT-B/16 for `vit_base_patch16`; other names are kept."""
+    if (vit := VIT.fullmatch(name)) is not None:
+        family = "ViT-C" if vit["stem"] else "ViT"
+        return f"{family}-{VIT_SIZES.get(vit['size'], vit['size'])}/{vit['patch']}"
+    return name.replace("resnet", "ResNet-") if name.startswith("resnet") else name
 
 
 def plain(title: str) -> str:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
 
 from hirl.config import ClusteringConfig
 from hirl.distributed.device import choose_device
@@ -45,8 +46,7 @@ def agreement(clusters: NDArray[np.int64], classes: NDArray[np.int64]) -> dict[s
     Returns:
         Percentages: acc under the best one-to-one map of clusters to classes, nmi and ami (arithmetic normalisation).
     """
-    table = np.zeros((clusters.max() + 1, classes.max() + 1), dtype=np.int64)
-    np.add.at(table, (clusters, classes), 1)
+    table = contingency_matrix(clusters, classes)
     hits = table[linear_sum_assignment(table, maximize=True)].sum()
     return {
         "acc": 100 * float(hits / len(classes)),

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from scipy.sparse import coo_array
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
 
 from hirl.evaluation.contracts import EvaluationResult, FrozenInputs
 
@@ -71,5 +71,5 @@ def hierarchy(assignments: NDArray[np.int64], num_clusters: list[int], labels: N
 
 def purity(clusters: NDArray[np.int64], classes: NDArray[np.int64]) -> float:
     """Return the fraction of images whose class is the most frequent one of their cluster."""
-    table = coo_array((np.ones(len(clusters), dtype=np.int64), (clusters, classes))).tocsr()
+    table = contingency_matrix(clusters, classes, sparse=True)
     return float(table.max(axis=1).sum() / len(clusters))

@@ -19,7 +19,7 @@ METHOD_TITLES = {
     "beit": "BEiT",
     UNTRAINED: "Untrained",
 }
-VIT = re.compile(r"vit(?P<stem>c?)_(?P<size>\w+)_patch(?P<patch>\d+)")
+VIT = re.compile(r"vit(?P<stem>c?)_(?P<size>[a-z]+)(_patch(?P<patch>\d+))?")
 VIT_SIZES = {"small": "S", "base": "B", "large": "L"}  # as the papers abbreviate them; other sizes keep their name
 VARIANT_TITLES = {"hirl": "HIRL"}
 SUPERSCRIPT = re.compile(r"\^(\w+)")  # in a metric's title, such as AP^box
@@ -38,8 +38,8 @@ def variant_title(variant: str) -> str:
 def backbone_title(name: str) -> str:
     """Return ResNet-50 for `resnet50`, ViT-B/16 for `vit_base_patch16`; other names are kept."""
     if (vit := VIT.fullmatch(name)) is not None:
-        family = "ViT-C" if vit["stem"] else "ViT"
-        return f"{family}-{VIT_SIZES.get(vit['size'], vit['size'])}/{vit['patch']}"
+        title = f"{'ViT-C' if vit['stem'] else 'ViT'}-{VIT_SIZES.get(vit['size'], vit['size'])}"
+        return f"{title}/{vit['patch']}" if vit["patch"] else title
     return name.replace("resnet", "ResNet-") if name.startswith("resnet") else name
 
 

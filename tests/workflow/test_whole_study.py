@@ -114,7 +114,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(finished, edited, p
 
     said = edited.snakemake(f"{run}/weights.safetensors", **asked)
     assert said.returncode == 0, said.stdout
-    assert "on after epoch 1/3" in said.stdout
+    assert "resumes after epoch 1/3" in said.stdout
     resumed, whole = (load_file(home / run / "weights.safetensors") for home in (edited.folder, finished.folder))
     assert resumed.keys() == whole.keys()
     assert all(np.array_equal(resumed[name], whole[name]) for name in whole)

@@ -249,10 +249,13 @@ def tune(args: argparse.Namespace) -> None:
     """Print how fast a run's steps are on this machine with each precision and execution switch."""
     study = load_study(args.study)
     config = _resolve(study, args)
-    from hirl.planning.tune import tune
+    from hirl.planning.tune import candidates_table, heading, recommended, tune
 
     with gpus(1):
-        tune(config, study.config.plugins)
+        measured = tune(config, study.config.plugins)
+        print(heading(config, measured))
+    _print(candidates_table(config, measured))
+    print(f"use {recommended(measured.candidates).arguments}")
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------

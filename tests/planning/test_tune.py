@@ -13,9 +13,9 @@ from hirl.planning import tune
 from hirl.planning.tune import (
     Candidate,
     Measurement,
+    candidates_table,
     count_operations,
     pays_off_after,
-    print_report,
     recommended,
 )
 
@@ -77,14 +77,13 @@ def test_a_setting_that_gains_next_to_nothing_is_not_recommended() -> None:
     assert recommended([*candidates[:3], candidate("bf16", True, 0.05)]).compile
 
 
-def test_a_candidate_that_does_not_fit_into_memory_is_marked(
-    tiny_run: Callable[..., Any], capsys: pytest.CaptureFixture
-) -> None:
+def test_a_candidate_that_does_not_fit_into_memory_is_marked(tiny_run: Callable[..., Any]) -> None:
     candidates = [Candidate("fp32", False, False), candidate("bf16", False, 0.1)]
-    print_report(tiny_run("simsiam"), Measurement(candidates, 10**9, {"fp32": 1e11, "bf16": 1e11}))
-    _, _, row, _, use = capsys.readouterr().out.splitlines()
-    assert row.split() == ["fp32", "eager", "out", "of", "memory", "now"]
-    assert use.startswith("use --set training.precision=bf16")
+    measured = Measurement(candidates, 10**9, {"fp32": 1e11, "bf16": 1e11})
+    columns = [list(column.cells) for column in candidates_table(tiny_run("simsiam"), measured).columns]
+    first_row = [cells[0] for cells in columns if cells[0]]
+    assert first_row == ["fp32", "eager", "out of memory", "now"]
+    assert recommended(candidates).arguments.startswith("--set training.precision=bf16")
 
 
 def test_settings_of_which_none_fits_into_memory_are_refused() -> None:

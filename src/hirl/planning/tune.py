@@ -10,7 +10,6 @@ from itertools import product
 from statistics import median
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from hirl.config import RunConfig
@@ -22,7 +21,6 @@ from hirl.planning.step_benchmark import StepBenchmark, measure_matmul_flops, wi
 
 ROUNDS, STEPS = 5, 3  # rounds over the candidates, and steps of each in a round
 TOLERANCE = 1.05  # the plainest candidate within this factor of the fastest is recommended
-TABLE_WIDTH = 120  # characters, also where output goes to a file
 COLUMNS = ("precision", "mode", "images/s", "speed-up", "memory", "MFU", "start", "pays off after", "")
 
 
@@ -78,15 +76,15 @@ class Measurement:
     matmul_flops: dict[str, float]
 
 
-def tune(config: RunConfig, plugins: tuple[str, ...] = ()) -> None:
-    """Measure a run's steps with every speed setting that applies here, and print a table and a recommendation."""
+def tune(config: RunConfig, plugins: tuple[str, ...] = ()) -> Measurement:
+    """Measure a run's steps with every speed setting that applies here."""
     device = choose_device()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # an empty cache, so that every compilation is timed in full
         candidates = measure(config, device, plugins)
         operations = count_operations(config, plugins)
     flops = {name: measure_matmul_flops(matmul_precision(name, config), device) for name in ("fp32", "bf16")}
-    print_report(config, Measurement(candidates, operations, flops))
+    return Measurement(candidates, operations, flops)
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -145,18 +143,11 @@ def _reset_peak_memory(device: torch.device) -> int:
 # --- reporting --------------------------------------------------------------------------------------------------------
 
 
-def print_report(config: RunConfig, measured: Measurement) -> None:
-    """Print the machine, a row for each candidate, and the recommended settings.
-
-    Raises:
-        ValueError: no candidate fits into memory.
-    """
+def heading(config: RunConfig, measured: Measurement) -> str:
+    """Return the line above the table: run, batch size, operations of a step, machine."""
     device, batch_size = choose_device(), config.training.batch_size
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    table, best = candidates_table(config, measured), recommended(measured.candidates)
-    print(f"{config.name}  batches of {batch_size}  {measured.operations / 1e9:.4g} GFLOP a step  {name}")
-    Console(width=TABLE_WIDTH).print(table)
-    print(f"use {best.arguments}")
+    return f"{config.name}  batches of {batch_size}  {measured.operations / 1e9:.4g} GFLOP a step  {name}"
 
 
 def candidates_table(config: RunConfig, measured: Measurement) -> Table:

@@ -79,6 +79,7 @@ $(VENV)/.synced: requirements.lock pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.txt
 	@pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
-	@uv pip sync --quiet --require-hashes requirements.lock
+	@uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	@uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@python -m compileall -q src
 	@touch $@

@@ -189,8 +189,8 @@ def spread(study: Study) -> str:
     if study.table.seeds < 2:
         known = "With one seed the spread over seeds is unknown."
     paragraphs = [
-        f"{known} The same machine gives the same bits. Another processor rounds differently and gives another draw of "
-        "chance, as another seed would."
+        f"{known} The same machine gives the same bits on as many threads; jobs of the workflow have one. Another "
+        "processor rounds differently and gives another draw of chance, as another seed would."
     ]
     if study.floor:
         body = [[html(metric.title), f"{value:.1f}"] for metric, value in study.floor.items()]

@@ -21,7 +21,7 @@ from hirl.config import (
     load_study,
     parse_override,
 )
-from hirl.distributed.launch import as_rank, gpus, is_launched, is_main_process, launch
+from hirl.distributed.launch import as_rank, choose_threads, gpus, is_launched, is_main_process, launch
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,7 +50,9 @@ def _compute(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     if is_launched():
         with as_rank():
             args.step(args)
-    elif args.ranks > 1:
+        return 0
+    choose_threads()
+    if args.ranks > 1:
         _resolve(load_study(args.study), args)  # reports mistakes before any process starts
         return launch(args.ranks, arguments)
     else:
@@ -249,6 +251,7 @@ def tune(args: argparse.Namespace) -> None:
     """Print how fast a run's steps are on this machine with each precision and execution switch."""
     study = load_study(args.study)
     config = _resolve(study, args)
+    choose_threads()
     from hirl.planning.tune import candidates_table, heading, recommended, tune
 
     with gpus(1):

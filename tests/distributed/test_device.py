@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
-from hirl.distributed.device import choose_device, choose_precision, float32_matmul, seed_step, send
+from hirl.distributed.device import (
+    choose_device,
+    choose_precision,
+    float32_matmul,
+    resume_threads,
+    seed_step,
+    send,
+)
+from hirl.distributed.launch import CHOSEN
 
 CPU = torch.device("cpu")
 
@@ -54,6 +64,45 @@ def test_the_precision_of_products_comes_back_after_an_error() -> None:
     with pytest.raises(KeyError):
         fail_within()
     assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+@pytest.fixture
+def one_thread_of_two(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this a process of one thread on two cores; nobody has set the number."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    for variable in ("OMP_NUM_THREADS", CHOSEN):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.usefixtures("one_thread_of_two")
+@pytest.mark.parametrize("variables", [{}, {"OMP_NUM_THREADS": "1", CHOSEN: "1"}], ids=["unset", "chosen"])
+def test_a_resumed_training_keeps_its_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    assert resume_threads(2) == "threads: 2 as before (1 would be chosen now)"
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("one_thread_of_two")
+def test_a_number_of_threads_that_the_user_sets_counts_after_an_interruption_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert resume_threads(2) == "threads: 1 instead of 2, so it rounds differently from here"
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.usefixtures("one_thread_of_two")
+def test_a_training_that_resumes_on_a_smaller_machine_takes_no_more_threads_than_cores() -> None:
+    assert resume_threads(3) == "threads: 1 instead of 3, so it rounds differently from here"
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_nothing_is_told_of_a_number_of_threads_that_stays() -> None:
+    assert resume_threads(1) == ""
 
 
 def test_a_tensor_on_the_cpu_is_sent_as_it_is() -> None:

@@ -1,4 +1,4 @@
-"""One process or many: which GPUs a job takes, and what becomes of ranks that crash or find a mistake."""
+"""One process or many: which GPUs and threads a job takes, and what becomes of ranks that crash or find a mistake."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from hirl.distributed.launch import gpus, lease, visible_gpus
+from hirl.distributed import launch
+from hirl.distributed.launch import THREADS, choose_threads, gpus, idle_cores, lease, visible_gpus
 from hirl.training.loop import pretrain
 from tests.run_on_ranks import on_two_ranks
 
@@ -69,6 +70,86 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(ValueError, match="--ranks 3 needs as many GPUs, but 2 are visible"), gpus(3):
         pass
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+STEP = """
+import sys
+from hirl import cli
+from hirl.distributed import launch
+
+def step(args):
+    assert "torch" not in sys.modules
+    import torch
+    print("threads:", torch.get_num_threads())
+
+launch.idle_cores = lambda: 1
+cli.pretrain_run = step
+cli.main("pretrain --method dino --variant hirl --data . --out . --scratch .".split())
+"""
+
+
+def start_a_step(**variables: str) -> str:
+    """Return what a step prints that `hirl` starts while one core is idle, in an environment with these variables."""
+    environment = {name: value for name, value in os.environ.items() if name not in (*THREADS, launch.CHOSEN)}
+    call = subprocess.run([sys.executable, "-c", STEP], env=environment | variables, capture_output=True, text=True)
+    assert call.returncode == 0, call.stderr
+    return call.stdout.splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell which cores are idle")
+def test_a_step_has_one_thread_per_idle_core_before_torch_loads():
+    assert start_a_step() == "threads: 1"
+
+
+def test_a_number_of_threads_that_the_user_sets_stays():
+    assert start_a_step(OMP_NUM_THREADS="2") == "threads: 2"
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    """Return a function that makes this a machine of two cores, which are in use for these shares of the time."""
+
+    def make(*shares: float) -> None:
+        before = dict.fromkeys(range(len(shares)), (500, 9000))
+        after = {core: (500 + round(share * 25), 9000 + 25) for core, share in enumerate(shares)}
+        readings = iter([before, after])
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+        monkeypatch.setattr(launch, "_core_ticks", lambda: next(readings))
+        monkeypatch.setattr(launch, "SAMPLE_SECONDS", 0)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("shares", "idle"),
+    [((0, 0), 2), ((0.1, 0.2), 2), ((0.5, 0.4), 1), ((0, 1), 1), ((1, 1), 1), ((), 2), ((1,), 1)],
+    ids=["idle", "nearly idle", "half busy", "one busy", "both busy", "unknown", "one unknown"],
+)
+def test_cores_that_other_processes_use_are_not_idle(two_cores, shares, idle):
+    two_cores(*shares)
+    assert idle_cores() == idle
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/stat")
+def test_the_system_tells_how_long_each_core_has_been_in_use():
+    ticks = launch._core_ticks()
+    assert os.sched_getaffinity(0) <= ticks.keys()
+    assert all(0 <= used <= total for used, total in ticks.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell which cores are idle")
+def test_fewer_threads_than_cores_are_told_in_one_line(two_cores, monkeypatch, capsys):
+    for shares, said in (((0, 0), ""), ((1, 1), "threads: 1 of 2, since other processes use the cores")):
+        with monkeypatch.context() as fresh:
+            fresh.setattr(os, "environ", {})
+            fresh.delitem(sys.modules, "torch")
+            two_cores(*shares)
+            choose_threads()
+        out = capsys.readouterr().out
+        assert out.startswith(said)
+        assert out.count("\n") == bool(said)
 
 
 # --- ranks ------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from hirl.tracking.record import Record, Recorder, environment, read_record
 
 
@@ -33,6 +35,12 @@ def test_params_hold_the_environment(tmp_path):
     record_of(tmp_path / "record.jsonl", 0)
     where = read_record(tmp_path / "record.jsonl")[0]["values"]["environment"]
     assert {"processor", "cores", "memory_gb", "gpu", "torch", "git_commit"} <= set(where)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_params_hold_the_number_of_threads(tmp_path):
+    record_of(tmp_path / "record.jsonl", 0)
+    assert read_record(tmp_path / "record.jsonl")[0]["values"]["environment"]["threads"] == 1
 
 
 def test_the_environment_imports_no_torch(monkeypatch):

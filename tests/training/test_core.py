@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from hirl.distributed.launch import CHOSEN
 from hirl.files import locked
 from hirl.training import core
 from hirl.training.checkpoint import load_checkpoint
@@ -72,6 +74,30 @@ def test_a_resumed_training_says_where_it_goes_on(tmp_path, capsys, stopped_afte
     capsys.readouterr()
     train(tmp_path, new_network())
     assert capsys.readouterr().out.splitlines()[0] == "run  resumes after epoch 1/4"
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("set_by_the_user", "remark", "threads"),
+    [
+        (False, "threads: 2 as before (1 would be chosen now)", [2, 2, 2, 2]),
+        (True, "threads: 1 instead of 2, so it rounds differently from here", [2, 1, 1, 1]),
+    ],
+)
+def test_a_resumed_training_keeps_its_number_of_threads_or_says_that_it_differs(
+    tmp_path, capsys, monkeypatch, stopped_after_one_epoch, set_by_the_user: bool, remark: str, threads: list[int]
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv(CHOSEN, raising=False) if set_by_the_user else monkeypatch.setenv(CHOSEN, "1")
+    torch.set_num_threads(2)
+    with stopped_after_one_epoch():
+        train(tmp_path, new_network())
+    torch.set_num_threads(1)
+    capsys.readouterr()
+    history = train(tmp_path, new_network())
+    assert capsys.readouterr().out.splitlines()[0] == f"run  resumes after epoch 1/4  {remark}"
+    assert [row["threads"] for row in history] == threads
 
 
 @pytest.mark.parametrize(("clip_norm", "length"), [(None, 5.0), (1.0, 1.0), (7.0, 5.0)])

@@ -53,6 +53,11 @@ def test_one_command_leaves_every_number_the_pictures_and_the_report(finished):
     assert (results / "table.txt").read_text() in finished.said
 
 
+def test_a_training_has_the_threads_of_its_rule(finished):
+    histories = [pd.read_csv(finished.folder / "results" / "tiny" / "runs" / run / "history.csv") for run in RUNS]
+    assert {threads for history in histories for threads in history["threads"]} == {1}
+
+
 def test_a_second_command_runs_nothing(finished, pictures):
     assert finished.planned(study="tiny.yaml", data_root=pictures) == {}
 

@@ -1,13 +1,16 @@
-"""The device, precision and random seeds of a process."""
+"""The device, precision, threads and random seeds of a process."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from hirl.distributed.launch import may_choose_threads
 
 # Knuth's multipliers: neighbouring seeds and steps become far-apart seeds of the generator
 MIXERS = (6364136223846793005, 1442695040888963407)
@@ -47,6 +50,23 @@ def float32_matmul(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
         yield
     finally:
         matmul.fp32_precision = before
+
+
+def resume_threads(before: int) -> str:
+    """Compute on as many threads as before an interruption, unless their number is set or there are fewer cores.
+
+    The number of threads decides in which order a CPU sums, and so how it rounds.
+
+    Returns:
+        What to tell the user; empty if the number is the same anyway.
+    """
+    now = torch.get_num_threads()
+    if now == before:
+        return ""
+    if may_choose_threads() and before <= (os.cpu_count() or 1):
+        torch.set_num_threads(before)
+        return f"threads: {before} as before ({now} would be chosen now)"
+    return f"threads: {now} instead of {before}, so it rounds differently from here"
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:

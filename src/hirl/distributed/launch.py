@@ -1,4 +1,4 @@
-"""Launch a step of the workflow: the GPUs it gets, and its ranks, one per GPU.
+"""Launch a step of the workflow: the GPUs and threads it gets, and its ranks, one per GPU.
 
 torchrun's launcher starts the ranks (hirl.distributed.collectives says what they share). If a rank crashes, all are
 started again and resume from the last checkpoint. A user error ends all of them.
@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ USER_ERROR = signal.SIGUSR2  # by which a rank tells its launcher to end all ran
 SIGNALS = "SIGTERM,SIGINT,SIGQUIT,SIGUSR2"
 # variables that set the number of a job's threads, as Snakemake sets them
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+CHOSEN = "HIRL_CHOSEN_THREADS"  # set where `choose_threads` set THREADS, and neither the user nor Snakemake
+SAMPLE_SECONDS = 0.25  # for which cores are watched before their number is chosen
 RENDEZVOUS = "HIRL_RENDEZVOUS"  # the variable with the address where the launchers of several nodes meet
 
 
@@ -88,6 +91,55 @@ def lease(names: Sequence[str], number: int, folder: Path) -> Iterator[list[str]
 def _take(path: Path, held: ExitStack) -> bool:
     """Lock a file until `held` is closed, unless another process has locked it; return whether it is locked now."""
     return try_lock(held.enter_context(path.open("w")))
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+def choose_threads() -> None:
+    """Give this process and those it starts one thread per idle core; a number that is set already stays.
+
+    The variables count for every library that loads later: torch, faiss, and the BLAS of numpy and scipy. Threads wait
+    for each other in every operation, so one that has to share its core slows down all of them. Waiting asleep
+    (OMP_WAIT_POLICY) or for a shorter time (GOMP_SPINCOUNT) does not help: it slows down small networks on an idle
+    machine, too.
+    """
+    if not may_choose_threads() or "torch" in sys.modules or sys.platform != "linux":
+        return
+    cores, threads = len(os.sched_getaffinity(0)), idle_cores()
+    os.environ.update(dict.fromkeys(THREADS, str(threads)))
+    os.environ[CHOSEN] = "1"
+    if threads < cores:
+        print(f"threads: {threads} of {cores}, since other processes use the cores (OMP_NUM_THREADS sets their number)")
+
+
+def may_choose_threads() -> bool:
+    """Return whether neither the user nor Snakemake has set the number of threads."""
+    return "OMP_NUM_THREADS" not in os.environ or CHOSEN in os.environ
+
+
+def idle_cores() -> int:
+    """Watch the cores of this process for a moment; return how many other processes leave idle, at least 1."""
+    cores, before = os.sched_getaffinity(0), _core_ticks()
+    time.sleep(SAMPLE_SECONDS)
+    after = _core_ticks()
+    busy = 0.0
+    for core in cores & before.keys() & after.keys():
+        used, total = (new - old for new, old in zip(after[core], before[core], strict=True))
+        busy += used / max(1, total)
+    return max(1, len(cores) - round(busy))
+
+
+def _core_ticks() -> dict[int, tuple[int, int]]:
+    """Return of each core the ticks in use and all ticks since the start; empty if the system does not tell."""
+    stat = Path("/proc/stat")
+    ticks = {}
+    for name, *counts in map(str.split, stat.read_text().splitlines() if stat.exists() else []):
+        if (number := name.removeprefix("cpu")).isdigit():
+            user, nice, system, idle, iowait, *interrupts_and_steal = map(int, counts[:8])
+            used = user + nice + system + sum(interrupts_and_steal)
+            ticks[int(number)] = (used, used + idle + iowait)
+    return ticks
 
 
 # --- the launcher -----------------------------------------------------------------------------------------------------

@@ -83,12 +83,13 @@ def read_record(path: str | Path) -> list[Record]:
 
 
 def environment() -> dict[str, Any]:
-    """Return processor, memory, GPUs, versions and commit."""
+    """Return processor, threads, memory, GPUs, versions and commit."""
     torch = sys.modules.get("torch")  # a training has imported it; nobody else should wait for the import
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch else []
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads() if torch else "unknown",
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpu": ", ".join(f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus)) or "none",
         "system": f"{platform.system()} {platform.machine()}",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hirl.config import TrainingConfig
 from hirl.distributed.collectives import broadcast_object, is_main_process, mean
-from hirl.distributed.device import choose_precision, seed_step
+from hirl.distributed.device import choose_precision, resume_threads, seed_step
 from hirl.distributed.parallel import synchronise
 from hirl.files import locked
 from hirl.models.blocks import set_up_blocks
@@ -31,7 +31,9 @@ Row = dict[str, float]  # the numbers of an epoch in the history
 
 
 class Trainer:
-    """The training of a network. After a kill it resumes from its last epoch; on a CPU the result is bit-equal.
+    """The training of a network. After a kill it resumes from its last epoch.
+
+    On a CPU the result is then bit-equal, if the number of threads is the same (`resume_threads`).
 
     Every rank trains on its slice of the batches; only rank 0 reads and writes `scratch`, and prints. A subclass
     defines `batches`, `step` and `row`.
@@ -110,6 +112,7 @@ class Trainer:
             seed_step(self.seed, -1 - epoch)
             self.before_epoch(epoch)
             row = {"epoch": epoch} | self._train_epoch(epoch) | {"seconds": time.monotonic() - started}
+            row["threads"] = torch.get_num_threads()
             self.history.append(row)
             if is_main_process():
                 self.record(row)
@@ -169,7 +172,7 @@ class Trainer:
 
     def _resume(self) -> None:
         """Load the newest checkpoint, if there is one, on every rank."""
-        state = broadcast_object(lambda: load_checkpoint(self.scratch))
+        state, remark = broadcast_object(lambda: load_checkpoint(self.scratch)), ""
         if state is not None:
             if state["fingerprint"] != self.fingerprint:
                 raise ValueError(
@@ -179,10 +182,13 @@ class Trainer:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.history = state["history"]
+            if self.device.type == "cpu":
+                remark = resume_threads(int(self.history[-1]["threads"]))
         if is_main_process():
             self.before_training()
             if self.history:
-                print(f"{self.name}  resumes after epoch {len(self.history)}/{self.config.epochs}", flush=True)
+                parts = [self.name, f"resumes after epoch {len(self.history)}/{self.config.epochs}", remark]
+                print("  ".join(filter(None, parts)), flush=True)
 
     def _line(self, row: Row, steps_done: int | None = None) -> str:
         """Return one line of progress, the same in a terminal and in a log."""

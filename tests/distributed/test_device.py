@@ -13,7 +13,7 @@ from hirl.distributed.device import (
     seed_step,
     send,
 )
-from hirl.distributed.launch import CHOSEN
+from hirl.distributed.launch import CHOSEN, THREADS
 
 CPU = torch.device("cpu")
 
@@ -70,7 +70,7 @@ def test_the_precision_of_products_comes_back_after_an_error() -> None:
 def one_thread_of_two(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make this a process of one thread on two cores; nobody has set the number."""
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    for variable in ("OMP_NUM_THREADS", CHOSEN):
+    for variable in (*THREADS, CHOSEN):
         monkeypatch.delenv(variable, raising=False)
 
 

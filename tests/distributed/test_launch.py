@@ -107,6 +107,13 @@ def test_a_number_of_threads_that_the_user_sets_stays():
     assert start_a_step(OMP_NUM_THREADS="2") == "threads: 2"
 
 
+def test_a_number_of_threads_that_the_user_sets_for_one_library_stays_too(monkeypatch):
+    monkeypatch.setattr(os, "environ", {"MKL_NUM_THREADS": "2"})
+    assert not launch.may_choose_threads()
+    monkeypatch.setattr(os, "environ", {})
+    assert launch.may_choose_threads()
+
+
 @pytest.fixture
 def two_cores(monkeypatch):
     """Return a function that makes this a machine of two cores, which are in use for these shares of the time."""

@@ -44,14 +44,6 @@ def test_finds_groups_that_lie_apart(backend):
     assert len(assignments.unique()) == 3
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_faiss_has_as_many_threads_as_torch():
-    faiss = pytest.importorskip("faiss")
-    faiss.omp_set_num_threads(2)
-    kmeans(blobs(3, 50)[0], 3, KMeansConfig(backend="faiss"), seed=0)
-    assert faiss.omp_get_max_threads() == 1
-
-
 def test_backends_agree_in_quality():
     """Different starts end in different optima; with five restarts their inertias are within one per cent."""
     points, _ = blobs(30, 60)

@@ -99,10 +99,10 @@ def _take(path: Path, held: ExitStack) -> bool:
 def choose_threads() -> None:
     """Give this process and those it starts one thread per idle core; a number that is set already stays.
 
-    The variables count for every library that loads later: torch, faiss, and the BLAS of numpy and scipy. Threads wait
-    for each other in every operation, so one that has to share its core slows down all of them. Waiting asleep
-    (OMP_WAIT_POLICY) or for a shorter time (GOMP_SPINCOUNT) does not help: it slows down small networks on an idle
-    machine, too.
+    The variables count for libraries that load later: torch's OpenMP, which faiss shares, and the BLAS of numpy and
+    scipy. Threads wait for each other in every operation, so one that has to share its core slows down all of them.
+    Waiting asleep (OMP_WAIT_POLICY) or for a shorter time (GOMP_SPINCOUNT) helps little, and slows down small networks
+    on an idle machine.
     """
     if not may_choose_threads() or "torch" in sys.modules or sys.platform != "linux":
         return
@@ -115,7 +115,7 @@ def choose_threads() -> None:
 
 def may_choose_threads() -> bool:
     """Return whether neither the user nor Snakemake has set the number of threads."""
-    return "OMP_NUM_THREADS" not in os.environ or CHOSEN in os.environ
+    return CHOSEN in os.environ or not any(variable in os.environ for variable in THREADS)
 
 
 def idle_cores() -> int:

@@ -126,7 +126,6 @@ def _faiss_centroids(points: Tensor, k: int, config: KMeansConfig, seed: int, st
         import faiss
     except ImportError as error:
         raise ValueError("kmeans.backend faiss is not installed: install faiss-cpu, or set it to torch") from error
-    faiss.omp_set_num_threads(torch.get_num_threads())  # faiss has an OpenMP of its own
     clustering = faiss.Kmeans(
         points.shape[1],
         k,

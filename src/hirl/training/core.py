@@ -183,7 +183,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.history = state["history"]
             if self.device.type == "cpu":
-                remark = resume_threads(int(self.history[-1]["threads"]))
+                now = torch.get_num_threads()
+                remark = resume_threads(int(self.history[-1].get("threads", now)))
         if is_main_process():
             self.before_training()
             if self.history:

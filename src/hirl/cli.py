@@ -205,9 +205,10 @@ def pretrain_run(args: argparse.Namespace) -> None:
     from hirl.training.loop import pretrain
 
     follower = live_run(config.name, config.model_dump(mode="json")) if is_main_process() else None
-    kept = study.stem_epochs(args.method, args.seed, _overrides(args)) if config.hierarchy is None else ()
+    keeps = args.stems is not None and config.hierarchy is None
+    kept = study.stem_epochs(args.method, args.seed, _overrides(args)) if keeps else ()
     folders = (args.data, args.out, args.scratch)
-    pretrain(config, *folders, follower, study.config.plugins, args.tokenizer, args.stems, kept if args.stems else ())
+    pretrain(config, *folders, follower, study.config.plugins, args.tokenizer, args.stems, kept)
 
 
 # --- planning ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,14 @@
 
 STEMS = f"results/{STUDY}/runs/{{run}}/stems"  # of a baseline: its state at the epochs at which HIRL starts
 
+ASKED_BASELINES = [name for name, run in RUNS.items() if not run.hierarchy]
+OTHER_BASELINES = [name for name in TRAININGS if name not in RUNS]
+
+
+def one_of(runs):
+    """Return a pattern that matches these names of runs alone."""
+    return "|".join(map(re.escape, runs)) or "(?!)"
+
 
 def stems(wildcards):
     """Return the folder in which a run's baseline leaves its state; none for a run with trees from the first epoch."""
@@ -29,7 +37,7 @@ rule pretrain_baseline:
     log:
         f"logs/{STUDY}/{{run}}/pretrain.log",
     wildcard_constraints:
-        run=r".+-baseline-s\d+",
+        run=one_of(ASKED_BASELINES),
     priority: 2
     threads: 1
     resources:
@@ -62,11 +70,11 @@ use rule pretrain_baseline as pretrain_hirl with:
         config=f"results/{STUDY}/runs/{{run}}/config.json",
         tree=f"results/{STUDY}/runs/{{run}}/tree.safetensors",
     wildcard_constraints:
-        run="|".join(map(re.escape, HIRL_RUNS)),
+        run=one_of(HIRL_RUNS),
     priority: 1
 
 
-if TRAININGS.keys() > RUNS.keys():
+if OTHER_BASELINES:
 
     # Without its baseline a HIRL run finds no state and trains all epochs. The inputs and params are those of
     # pretrain_baseline: asked for the other way round, neither rule runs again.
@@ -77,7 +85,7 @@ if TRAININGS.keys() > RUNS.keys():
         output:
             stems=directory(STEMS),
         wildcard_constraints:
-            run="|".join(map(re.escape, TRAININGS.keys() - RUNS.keys())),
+            run=one_of(OTHER_BASELINES),
         localrule: True
         params:
             run=run_options,

@@ -80,7 +80,7 @@ def pretrain(
         tokenizer: the file of the tokenizer, for a method that uses one.
         stems: the folder that a baseline shares with its HIRL runs: it leaves its whole state after `kept_epochs`
             there, and they start from it, with the same bits as if they had trained these epochs.
-        kept_epochs: numbers of epochs, for a baseline.
+        kept_epochs: numbers of epochs, of a baseline alone.
 
     Raises:
         ValueError: the data, the tokenizer or the stem do not fit, `out` cannot be written, another process trains this

@@ -56,14 +56,14 @@ rule pretrain_baseline:
         """
 
 
-# A HIRL run goes on from its baseline's state at the start epoch, so baselines start first. It is the same run with or
-# without that state: `ancient`, so that a baseline trained later does not make it stale.
+# A HIRL run goes on from its baseline's state at the start epoch, so baselines start first. The state is no `ancient`
+# input: Snakemake would then not see a change of the run's own params in a call that also trains its baseline.
 # The last tree is an output: it is compared with the true classes.
 use rule pretrain_baseline as pretrain_hirl with:
     input:
         data=f"results/{STUDY}/data/manifest.json",
         tokenizer=tokenizer,
-        stems=ancient(stems),
+        stems=stems,
     output:
         weights=f"results/{STUDY}/runs/{{run}}/weights.safetensors",
         history=f"results/{STUDY}/runs/{{run}}/history.csv",
@@ -76,8 +76,8 @@ use rule pretrain_baseline as pretrain_hirl with:
 
 if OTHER_BASELINES:
 
-    # Without its baseline a HIRL run finds no state and trains all epochs. The inputs and params are those of
-    # pretrain_baseline: asked for the other way round, neither rule runs again.
+    # Without its baseline a HIRL run finds no state and trains all epochs. Inputs and params are those of
+    # pretrain_baseline, so that a finished study stays finished when HIRL alone is asked for.
     rule no_stems:
         input:
             data=f"results/{STUDY}/data/manifest.json",

@@ -186,6 +186,8 @@ def _add_training(steps: Any) -> None:
     _add_prepared_data(step)
     _add_out(step, "FOLDER", "gets the results when the training is done")
     step.add_argument("--scratch", type=Path, required=True, metavar="FOLDER", help="keeps the resume state")
+    stems = "a baseline leaves its state there at the epochs where HIRL starts; a HIRL run goes on from it"
+    step.add_argument("--stems", type=Path, metavar="FOLDER", help=stems)
     _add_ranks(step)
 
 
@@ -205,7 +207,10 @@ def pretrain_run(args: argparse.Namespace) -> None:
     from hirl.training.loop import pretrain
 
     follower = live_run(config.name, config.model_dump(mode="json")) if is_main_process() else None
-    pretrain(config, args.data, args.out, args.scratch, follower, study.config.plugins, args.tokenizer)
+    keeps = args.stems is not None and config.hierarchy is None
+    kept = study.stem_epochs(args.method, args.seed, _overrides(args)) if keeps else ()
+    folders = (args.data, args.out, args.scratch)
+    pretrain(config, *folders, follower, study.config.plugins, args.tokenizer, args.stems, kept)
 
 
 # --- planning ---------------------------------------------------------------------------------------------------------

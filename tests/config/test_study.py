@@ -100,6 +100,21 @@ def test_provenance_names_the_layer_of_each_value(study) -> None:
     assert set(found) == set(flatten(load_study(study(LAYERED)).resolve("mocov2", "hirl").model_dump(mode="json")))
 
 
+def test_a_run_knows_the_configuration_of_its_baseline() -> None:
+    loaded = load_study("demo")
+    hirl, baseline = (loaded.resolve("dino", variant, 3) for variant in ("hirl", "baseline"))
+    assert hirl.baseline == baseline
+    assert hirl.baseline.pretraining_hash == baseline.pretraining_hash
+    assert (hirl.stem_epochs, baseline.stem_epochs) == (4, 0)
+
+
+def test_a_study_knows_where_its_runs_leave_their_baselines() -> None:
+    loaded = load_study("demo")
+    assert loaded.stem_epochs("mocov2", 0) == (10,)
+    assert loaded.stem_epochs("mocov2", 0, {"hierarchy.start_epoch": 0}) == ()
+    assert loaded.stem_epochs("mocov2", 0, {"training.epochs": 10}) == ()  # such a HIRL run is refused
+
+
 def test_studies_take_their_own_keys_from_a_call(study) -> None:
     config = load_study(study(LAYERED), {"methods": ["dino", "swav"], "seeds": [0, 1]}).config
     assert list(config.methods) == ["dino", "swav"]

@@ -58,6 +58,24 @@ def test_seconds_are_operations_over_the_flops_that_the_network_reaches(tiny_run
     assert seconds == pytest.approx(6.0 + 3 * 64 * 100 / 500)  # 10^3 FLOP/s, at an MFU of one half
 
 
+def test_epochs_before_the_first_tree_cost_those_of_the_baseline_and_count_once(tiny_run):
+    machine = Machine("any", 1.0, {"fp32": 1e-9, "bf16": 2e-9, "tf32": 1e-9}, None)
+    config = tiny_run("simsiam", "hirl", data={"train_images": 64, "validation_images": 16})  # starts at epoch 1 of 3
+    costs = [run_cost(config, COUNTS, machine, 0.5, 1, ["knn"], forks=forks) for forks in (False, True)]
+    hirl = 2 * 64 * (100 + hirl_operations(config, 4)) / 500
+    assert [cost.pretraining for cost in costs] == pytest.approx([6.0 + 64 * 100 / 500 + hirl, 6.0 + hirl])
+    assert [cost.taken_over for cost in costs] == pytest.approx([0.0, 64 * 100 / 500])
+    assert [cost.baseline for cost in costs] == [None, "simsiam-baseline-s0"]
+    assert costs[0].trees == costs[1].trees
+
+
+def test_a_baseline_keeps_its_state_in_results_and_scratch(tiny_run):
+    machine = Machine("any", 1.0, {"fp32": 1e-9}, None)
+    config = tiny_run("simsiam", data={"train_images": 64, "validation_images": 16})
+    without, one = (run_cost(config, COUNTS, machine, 0.5, 1, ["linear"], stems=stems).disk for stems in (0, 1))
+    assert one - without == 2 * COUNTS.checkpoint
+
+
 def test_a_snapshot_is_as_large_as_its_file(tiny_run, tmp_path):
     config = tiny_run("simsiam", "hirl", hierarchy={"num_clusters": [60, 30, 20]})
     paths = torch.arange(1000).remainder(20)[:, None].expand(-1, 3).contiguous()

@@ -25,6 +25,26 @@ def test_runs_are_given_to_gpus_as_they_become_free():
     assert wall_seconds(costs, gpus=3, ranks=1) == 5.0
 
 
+def test_a_run_that_forks_waits_until_its_baseline_is_trained():
+    baseline = Cost("b", pretraining=4.0, embedding=0.0, clustering=0.0, evaluations=3.0, memory=0.0, disk=0.0)
+    forked = Cost("h", 2.0, 0.0, 0.0, 3.0, 0.0, 0.0, baseline="b", taken_over=2.0)
+    other = a_cost(6.0)
+    assert wall_seconds([forked, baseline], gpus=1, ranks=1) == 12.0
+    assert wall_seconds([forked, baseline], gpus=2, ranks=1) == 4.0 + 5.0
+    # the chain of the two is the longest and starts first; the second GPU is free for its end after 6 seconds
+    assert wall_seconds([other, forked, baseline], gpus=2, ranks=1) == 6.0 + 5.0
+    assert wall_seconds([other, forked, baseline], gpus=3, ranks=1) == 9.0
+
+
+def test_a_forked_run_is_checked_with_the_epochs_that_it_takes_over(tmp_path):
+    run = tmp_path / "runs" / "h"
+    run.mkdir(parents=True)
+    with (run / "history.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([["epoch", "seconds"], [0, 4.0], [1, 6.0]])
+    (found,) = check([Cost("h", 6.0 + 6.0, 0.0, 0.0, 0.0, 0.0, 0.0, "b", taken_over=4.0)], tmp_path)
+    assert (found.planned, found.measured) == (10.0, 10.0)
+
+
 def test_a_plan_is_checked_against_a_record(tmp_path):
     run = tmp_path / "runs" / "any"
     run.mkdir(parents=True)

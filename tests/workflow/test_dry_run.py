@@ -44,6 +44,20 @@ def test_config_narrows_a_study(project):
     }
 
 
+def test_hirl_alone_trains_no_baseline(project):
+    planned = project.planned(methods="mocov2,dino", variants="hirl", tasks="knn")
+    trainings = {rule: count for rule, count in planned.items() if "pretrain" in rule or "stem" in rule}
+    assert trainings == {"pretrain_hirl": 2, "no_stems": 2}
+    planned = project.planned(methods="dino", variants="hirl", tasks="knn", set="hierarchy.start_epoch=0")
+    assert "no_stems" not in planned
+
+
+def test_a_hirl_run_goes_on_from_the_folder_that_its_baseline_fills(project):
+    said = project.snakemake("--dry-run", "--printshellcmds", methods="mocov2", seeds=1, tasks="knn")
+    stems = dict(re.findall(r"--method mocov2 --variant (\w+) --seed 1 --stems (\S+)", said.stdout))
+    assert stems == dict.fromkeys(("baseline", "hirl"), "results/demo/runs/mocov2-baseline-s1/stems")
+
+
 def test_a_tokenizer_of_the_users_is_not_trained(project):
     (project.folder / "encoder.pkl").touch()
     planned = project.planned(methods="beit", tasks="knn", tokenizer="encoder.pkl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -58,6 +59,14 @@ def test_a_training_has_the_threads_of_its_rule(finished):
     assert {threads for history in histories for threads in history["threads"]} == {1}
 
 
+def test_hirl_runs_take_the_first_epoch_over_from_their_baselines(finished):
+    for run in (finished.folder / "results/tiny/runs").glob("*-hirl-s0"):
+        settings = json.loads((run / "record.jsonl").read_text().splitlines()[0])
+        baseline = run.name.replace("hirl", "baseline")
+        assert settings["values"]["stem"] == {"run": baseline, "epochs": 1}
+        assert [path.name for path in (run.with_name(baseline) / "stems").glob("*.pt")] == ["epoch0001.pt"]
+
+
 def test_a_second_command_runs_nothing(finished, pictures):
     assert finished.planned(study="tiny.yaml", data_root=pictures) == {}
 
@@ -93,6 +102,27 @@ def test_a_changed_method_trains_that_method_alone(edited, pictures):
 def test_a_changed_hierarchy_trains_hirl_alone(edited, pictures):
     planned = edited.planned(study="tiny.yaml", data_root=pictures, set="hierarchy.negatives=2")
     assert planned == ONCE | {"pretrain_hirl": 2, "extract_features": 2, "evaluate_frozen": 2, "evaluate_hierarchy": 2}
+
+
+def test_another_start_epoch_trains_hirl_alone(edited, pictures):
+    planned = edited.planned(study="tiny.yaml", data_root=pictures, set="hierarchy.start_epoch=2")
+    assert {rule: count for rule, count in planned.items() if "pretrain" in rule} == {"pretrain_hirl": 2}
+
+
+@pytest.mark.parametrize("variant", ["hirl", "baseline"])
+def test_asking_for_one_variant_of_a_finished_study_trains_nothing(finished, pictures, variant):
+    planned = finished.planned(study="tiny.yaml", data_root=pictures, variants=variant)
+    assert not [rule for rule in planned if "pretrain" in rule or "stem" in rule or "evaluate" in rule]
+
+
+def test_hirl_alone_trains_all_epochs_to_the_same_weights(finished, project, pictures):
+    asked = {"study": "tiny.yaml", "data_root": pictures, "methods": "mocov2", "tasks": "knn"}
+    weights = "results/tiny/runs/mocov2-hirl-s0/weights.safetensors"
+    said = project.snakemake(weights, variants="hirl", **asked)
+    assert said.returncode == 0, said.stdout
+    assert "mocov2-hirl-s0  trains all epochs" in said.stdout
+    whole, forked = (load_file(home / weights) for home in (project.folder, finished.folder))
+    assert all(np.array_equal(whole[name], forked[name]) for name in whole)
 
 
 def test_a_second_seed_leaves_the_first_alone(edited, pictures):

@@ -78,6 +78,7 @@ except ValueError as error:
 ALL_RUNS = [*RUNS, *CONTROLS]
 MEMORY = 4000 if DATA.storage == "memory" else 64000  # MB, for a job that holds all images or their features
 TOKENIZER = config.get("tokenizer", f"results/{STUDY}/tokenizer.safetensors")
+TRAININGS = {run.baseline.name: run.baseline for run in RUNS.values()} | RUNS  # baselines that are not asked for, too
 HIRL_RUNS = [name for name, run in RUNS.items() if run.hierarchy]  # these have a tree
 SHOWN = f"{STUDY}-published" if "pretrained" in config else STUDY  # the results folder that rule all makes
 
@@ -98,7 +99,7 @@ def coordinates(wildcards):
 
 def resume_folder(wildcards):
     """Return the folder of a training's resume state, named by what decides its result."""
-    run = RUNS[wildcards.run]
+    run = TRAININGS[wildcards.run]
     predicted = f"-{digest(TOKENIZER)}" if run.uses_tokenizer and "tokenizer" in config else ""
     return f"scratch/{STUDY}/{run.name}-{run.pretraining_hash}{predicted}"
 
@@ -134,7 +135,7 @@ def settings_hash(tasks):
 
 def tokenizer(wildcards):
     """Return the tokenizer of a method that predicts tokens; others have none."""
-    return TOKENIZER if RUNS[wildcards.run].uses_tokenizer else []
+    return TOKENIZER if TRAININGS[wildcards.run].uses_tokenizer else []
 
 
 def with_tokenizer(wildcards):

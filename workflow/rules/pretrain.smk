@@ -1,5 +1,27 @@
 """Pretraining (paper, section 4): each method as its authors published it, and under HIRL."""
 
+STEMS = f"results/{STUDY}/runs/{{run}}/stems"  # of a baseline: its state at the epochs at which HIRL starts
+
+ASKED_BASELINES = [name for name, run in RUNS.items() if not run.hierarchy]
+OTHER_BASELINES = [name for name in TRAININGS if name not in RUNS]
+
+
+def one_of(runs):
+    """Return a pattern that matches these names of runs alone."""
+    return "|".join(map(re.escape, runs)) or "(?!)"
+
+
+def stems(wildcards):
+    """Return the folder in which a run's baseline leaves its state; none for a run with trees from the first epoch."""
+    run = TRAININGS[wildcards.run]
+    return STEMS.format(run=run.baseline.name) if run.stem_epochs or not run.hierarchy else []
+
+
+def run_options(wildcards):
+    """Return the run to train, its tokenizer and its stems, as options of `hirl`."""
+    folder = stems(wildcards)
+    return f"{with_tokenizer(wildcards)} --stems {folder}" if folder else with_tokenizer(wildcards)
+
 
 # The resume folder is not a declared output and carries the configuration's hash in its name: an interrupted training
 # resumes from it; a changed value starts a new one.
@@ -11,18 +33,19 @@ rule pretrain_baseline:
         weights=f"results/{STUDY}/runs/{{run}}/weights.safetensors",
         history=f"results/{STUDY}/runs/{{run}}/history.csv",
         config=f"results/{STUDY}/runs/{{run}}/config.json",
+        stems=directory(STEMS),
     log:
         f"logs/{STUDY}/{{run}}/pretrain.log",
     wildcard_constraints:
-        run=r".+-baseline-s\d+",
-    priority: 1
+        run=one_of(ASKED_BASELINES),
+    priority: 2
     threads: 1
     resources:
         mem_mb=MEMORY,
         runtime=1440,
         gpu=0,
     params:
-        run=with_tokenizer,
+        run=run_options,
         scratch=resume_folder,
     message:
         "{wildcards.run}: pretrain"
@@ -33,16 +56,44 @@ rule pretrain_baseline:
         """
 
 
-# Longer trainings start first. The last tree is an output: it is compared with the true classes.
+# A HIRL run goes on from its baseline's state at the start epoch, so baselines start first. The state is no `ancient`
+# input: Snakemake would then not see a change of the run's own params in a call that also trains its baseline.
+# The last tree is an output: it is compared with the true classes.
 use rule pretrain_baseline as pretrain_hirl with:
+    input:
+        data=f"results/{STUDY}/data/manifest.json",
+        tokenizer=tokenizer,
+        stems=stems,
     output:
         weights=f"results/{STUDY}/runs/{{run}}/weights.safetensors",
         history=f"results/{STUDY}/runs/{{run}}/history.csv",
         config=f"results/{STUDY}/runs/{{run}}/config.json",
         tree=f"results/{STUDY}/runs/{{run}}/tree.safetensors",
     wildcard_constraints:
-        run=r".+-hirl-s\d+",
-    priority: 2
+        run=one_of(HIRL_RUNS),
+    priority: 1
+
+
+if OTHER_BASELINES:
+
+    # Without its baseline a HIRL run finds no state and trains all epochs. Inputs and params are those of
+    # pretrain_baseline, so that a finished study stays finished when HIRL alone is asked for.
+    rule no_stems:
+        input:
+            data=f"results/{STUDY}/data/manifest.json",
+            tokenizer=tokenizer,
+        output:
+            stems=directory(STEMS),
+        wildcard_constraints:
+            run=one_of(OTHER_BASELINES),
+        localrule: True
+        params:
+            run=run_options,
+            scratch=resume_folder,
+        message:
+            "{wildcards.run}: not trained, so its HIRL runs train all epochs"
+        shell:
+            "mkdir -p {output.stems}"
 
 
 # BEiT predicts the tokens of a tokenizer: one is trained for all of its runs, unless --config names one.

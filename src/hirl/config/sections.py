@@ -460,6 +460,19 @@ class RunConfig(Section):
         return str(self.run)
 
     @property
+    def baseline(self) -> RunConfig:
+        """The configuration of the run's baseline: without a hierarchy."""
+        return self.model_copy(update={"variant": "baseline", "hierarchy": None})
+
+    @property
+    def stem_epochs(self) -> int:
+        """The number of first epochs that the run shares with its baseline, bit for bit: no hierarchy acts in them.
+
+        A setting of the hierarchy that acts earlier than `start_epoch` must lower it.
+        """
+        return self.hierarchy.start_epoch if self.hierarchy else 0
+
+    @property
     def uses_tokenizer(self) -> bool:
         """Whether the method predicts the tokens of a tokenizer: its model then has settings to train one."""
         return hasattr(self.model, "tokenizer")

@@ -7,6 +7,7 @@ on), the study's `all` block, the study's block for the method, overrides given 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -89,6 +90,14 @@ class Study:
         raise ValueError(
             f"no method of study {self.name} has the backbone {backbone!r}: name one of its methods' backbones"
         )
+
+    def stem_epochs(self, method: str, seed: int, overrides: Mapping[str, Any] | None = None) -> tuple[int, ...]:
+        """Return the epochs after which a HIRL run of the study leaves its baseline, in order; 0 is left out."""
+        epochs = set()
+        for variant in self.config.variants:
+            with suppress(ValueError):  # a run whose first tree would come after the end: its baseline may be trained
+                epochs.add(self.resolve(method, variant, seed, overrides).stem_epochs)
+        return tuple(sorted(epochs - {0}))
 
     def run_names(self, overrides: Mapping[str, Any] | None = None) -> list[RunName]:
         """Return the names of all runs: each method, variant and seed, then one untrained control per backbone."""

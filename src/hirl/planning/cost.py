@@ -4,7 +4,8 @@ The seconds of a run on one GPU are the sum over its parts of operations / (matm
 utilisation) is the part of the machine's rate that the training of the network reaches:
 
     pretraining     epochs x images x operations of an image in a step, its views and teachers included;
-                    hirl: + 6 L m D^2 for L projections of m layers, + 4 D sum_l K_l for the path loss
+                    hirl, from start_epoch on: + 6 L m D^2 for L projections of m layers, + 4 D sum_l K_l for the
+                    path loss; the epochs before are those of its baseline, and count there if that is trained too
     trees           snapshots x images x forward, to embed all images, and snapshots x sum_l 2 n_l K_l D (restarts x
                     iterations + 1), to assign n_l images or clusters to K_l clusters; a warm-started tree's finest
                     level takes warm_iterations once
@@ -22,7 +23,8 @@ and on rank 0 while it clusters, two copies of all embeddings instead of what au
 less.
 
 Disk, in bytes: snapshots, 4 D sum_l K_l + 8 N L each, twice until scratch/ is emptied; features, 4 (N + M) W; weights;
-two checkpoints. N training and M validation images, W channels of a feature.
+two checkpoints; a baseline's state at each epoch at which HIRL starts, twice until scratch/ is emptied. N training and
+M validation images, W channels of a feature.
 """
 
 from __future__ import annotations
@@ -49,7 +51,12 @@ JOBS = 4  # of a run: pretraining, features, and its evaluations
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a run: seconds of one GPU for each part, bytes of a GPU's memory, bytes on disk."""
+    """The cost of a run: seconds of one GPU for each part, bytes of a GPU's memory, bytes on disk.
+
+    Attributes:
+        baseline: the run whose first epochs it takes over, after that is trained.
+        taken_over: the seconds of these epochs, which are not part of `pretraining`.
+    """
 
     run: str
     pretraining: float
@@ -58,6 +65,8 @@ class Cost:
     evaluations: float
     memory: float
     disk: float
+    baseline: str | None = None
+    taken_over: float = 0.0
 
     @property
     def trees(self) -> float:
@@ -69,9 +78,13 @@ class Cost:
         """Return the seconds in which a GPU computes, without those in which ranks wait."""
         return self.pretraining + self.trees + self.evaluations
 
+    def training_wall(self, ranks: int) -> float:
+        """Return the seconds from the run's start to the end of its training."""
+        return (self.pretraining + self.embedding) / ranks + self.clustering
+
     def wall(self, ranks: int) -> float:
         """Return the seconds from the run's start to its end."""
-        return (self.pretraining + self.embedding + self.evaluations) / ranks + self.clustering
+        return self.training_wall(ranks) + self.evaluations / ranks
 
 
 def run_cost(
@@ -82,12 +95,16 @@ def run_cost(
     ranks: int,
     tasks: Iterable[str],
     data: Path | None = None,
+    forks: bool = False,
+    stems: int = 0,
 ) -> Cost:
     """Return one run's cost by the formulas above.
 
     Args:
         mfu: the part of the machine's rate that the run's network reaches.
         data: prepared data, for a set of unknown size.
+        forks: whether the run takes its first epochs over from its baseline.
+        stems: how many states a baseline keeps for its HIRL runs.
     """
     images, validation = number_of_images(config.data, data)
 
@@ -95,7 +112,10 @@ def run_cost(
         return machine.matmul_flops(matmul_precision(precision, config)) * mfu
 
     own = flops(config.training.precision)
-    training = config.training.epochs * images * (counts.step + hirl_operations(config, counts.embedding_dim)) / own
+    stem_epochs = config.stem_epochs
+    stem = stem_epochs * images * counts.step / own
+    step = counts.step + hirl_operations(config, counts.embedding_dim)
+    training = (config.training.epochs - stem_epochs) * images * step / own
     evaluations = sum(
         task_operations(task, config, counts, images, validation) / flops(_task_precision(task, config))
         for task in tasks
@@ -103,12 +123,14 @@ def run_cost(
     kmeans_flops = machine.matmul_flops("tf32") * KMEANS_MFU
     return Cost(
         run=config.name,
-        pretraining=JOB_OVERHEAD_S + training,
+        pretraining=JOB_OVERHEAD_S + training + (0.0 if forks else stem),
         embedding=num_snapshots(config) * images * encoded_views(config) * counts.forward / own,
         clustering=kmeans_operations(config, clustered_width(config, counts), images) / kmeans_flops,
         evaluations=JOB_OVERHEAD_S * (JOBS - 1) + evaluations,
         memory=gpu_memory(config, counts, images, ranks),
-        disk=disk_space(config, counts, images, validation),
+        disk=disk_space(config, counts, images, validation) + 2 * stems * counts.checkpoint,
+        baseline=config.baseline.name if forks else None,
+        taken_over=stem if forks else 0.0,
     )
 
 

@@ -1,12 +1,14 @@
 """Plan a study: the cost of every run, the time until all are done, and how far a plan was from the measured times.
 
-Runs are independent: with C GPUs and R for each run, C // R run at a time, the longest first.
+With C GPUs and R for each run, C // R run at a time, the longest chains first: a HIRL run takes the first epochs of its
+baseline over, if that is trained too, and waits for it. Otherwise runs are independent.
 """
 
 from __future__ import annotations
 
 import csv
 import heapq
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +50,11 @@ def plan(
         for variant in asked.variants:
             config = study.resolve(method, variant, 0, overrides)
             mfu = _mfu(config, counts, machine, asked.plugins)
+            forks = config.stem_epochs > 0 and "baseline" in asked.variants
+            stems = 0 if config.hierarchy else len(study.stem_epochs(method, 0, overrides))
             for seed in asked.seeds:
                 run = config.model_copy(update={"seed": seed})
-                costs.append(run_cost(run, counts, machine, mfu, ranks, asked.tasks, data))
+                costs.append(run_cost(run, counts, machine, mfu, ranks, asked.tasks, data, forks, stems))
     return costs
 
 
@@ -63,9 +67,23 @@ def _mfu(config: RunConfig, counts: Counts, machine: Machine, plugins: tuple[str
 
 def wall_seconds(costs: list[Cost], gpus: int, ranks: int) -> float:
     """Return the seconds from the first run's start to the last one's end."""
+    chains = {cost.run: cost.wall(ranks) for cost in costs}
+    for cost in costs:
+        if cost.baseline is not None:
+            before = next(other.training_wall(ranks) for other in costs if other.run == cost.baseline)
+            chains[cost.baseline] = max(chains[cost.baseline], before + cost.wall(ranks))
+    waiting = sorted(costs, key=lambda cost: chains[cost.run], reverse=True)
     free = [0.0] * (gpus // ranks)
-    for seconds in sorted((cost.wall(ranks) for cost in costs), reverse=True):
-        heapq.heappush(free, heapq.heappop(free) + seconds)
+    trained: dict[str | None, float] = {None: 0.0}  # when each run's training is done
+    while waiting:
+        now = heapq.heappop(free)
+        run = next((cost for cost in waiting if trained.get(cost.baseline, math.inf) <= now), None)
+        if run is None:  # all baselines have started
+            heapq.heappush(free, min(trained[cost.baseline] for cost in waiting))
+            continue
+        waiting.remove(run)
+        trained[run.run] = now + run.training_wall(ranks)
+        heapq.heappush(free, now + run.wall(ranks))
     return max(free)
 
 
@@ -134,13 +152,17 @@ def check(costs: Iterable[Cost], results: Path) -> list[Check]:
         ValueError: a run has no results.
     """
     return [
-        Check(cost.run, cost.pretraining - JOB_OVERHEAD_S + cost.trees, measured_seconds(results / "runs" / cost.run))
+        Check(
+            cost.run,
+            cost.pretraining + cost.taken_over - JOB_OVERHEAD_S + cost.trees,
+            measured_seconds(results / "runs" / cost.run),
+        )
         for cost in costs
     ]
 
 
 def measured_seconds(run: Path) -> float:
-    """Return the seconds that all epochs of a finished run took, trees included.
+    """Return the seconds that all epochs of a finished run took, trees and epochs taken over included.
 
     Raises:
         ValueError: the run has no history.

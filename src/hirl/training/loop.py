@@ -6,8 +6,9 @@ import csv
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,13 @@ from hirl.models.backbones import build_backbone
 from hirl.models.tokenizer import load_tokenizer
 from hirl.models.weights import save_weights
 from hirl.tracking.record import Follower, Recorder
+from hirl.training.checkpoint import has_checkpoint, save_checkpoint, write_state
 from hirl.training.core import Row, Trainer, descend, lock_scratch
+from hirl.training.stem import find_stem, graft, load_stem, stem_path
 
 FIRST_COLUMNS = ("epoch", "loss", "image_loss", "path_loss", "learning_rate", "images_per_second", "seconds")
+
+STEMS = "stems"  # the folder in scratch
 
 Batch = tuple[Tensor, list[Tensor]]  # the indices of its images, [B], and their views, each [B, 3, S, S]
 
@@ -61,6 +66,8 @@ def pretrain(
     follower: Follower | None = None,
     plugins: tuple[str, ...] = (),
     tokenizer: Path | None = None,
+    stems: Path | None = None,
+    kept_epochs: Collection[int] = (),
 ) -> None:
     """Pretrain a run, or resume its training, and write its results to `out`.
 
@@ -71,19 +78,28 @@ def pretrain(
         scratch: the folder of the checkpoints, locked while training.
         follower: gets the run's records as they are written.
         tokenizer: the file of the tokenizer, for a method that uses one.
+        stems: the folder that a baseline shares with its HIRL runs: it leaves its whole state after `kept_epochs`
+            there, and they start from it, with the same bits as if they had trained these epochs.
+        kept_epochs: numbers of epochs, of a baseline alone.
 
     Raises:
-        ValueError: the data or the tokenizer do not fit, `out` cannot be written, another process trains this run, or
-            the loss is not finite.
+        ValueError: the data, the tokenizer or the stem do not fit, `out` cannot be written, another process trains this
+            run, or the loss is not finite.
     """
     make_folder(out)
+    if stems is not None and config.hierarchy is None:
+        make_folder(stems)
     with lock_scratch(scratch):
         recorder = Recorder(scratch / "record.jsonl", follower) if is_main_process() else None
-        trainer = Pretrainer(config, data, scratch, recorder, plugins, tokenizer)
+        trainer = Pretrainer(config, data, scratch, recorder, plugins, tokenizer, kept_epochs)
+        if stems is not None and config.hierarchy is not None:
+            trainer.fork(stems, _fingerprint(config.baseline, data, tokenizer))
         trainer.train()
         if recorder is not None:
             recorder.close(len(trainer.history) - 1)
             write_results(trainer, recorder.path, out)
+            if stems is not None and config.hierarchy is None:
+                _write_stems(trainer, stems)
 
 
 class Pretrainer(Trainer):
@@ -91,6 +107,7 @@ class Pretrainer(Trainer):
 
     Args:
         recorder: writes the run's record; None on all ranks but rank 0.
+        kept_epochs: the numbers of epochs after which the state is kept in scratch, beside the checkpoints.
     """
 
     def __init__(
@@ -101,8 +118,9 @@ class Pretrainer(Trainer):
         recorder: Recorder | None,
         plugins: tuple[str, ...] = (),
         tokenizer: Path | None = None,
+        kept_epochs: Collection[int] = (),
     ):
-        self.run, self.recorder = config, recorder
+        self.run, self.recorder, self.kept_epochs = config, recorder, kept_epochs
         self.images = load_images(data, "train")
         _check_clusters(config, len(self.images))
         check_shared_evenly(config.training.batch_size)
@@ -114,13 +132,46 @@ class Pretrainer(Trainer):
         self.parallel_method = parallel(self.method)
         self.views = Views(config.views)
 
+    def fork(self, stems: Path, fingerprint: str) -> None:
+        """Write the first checkpoint from the baseline's longest stem in a folder, if there is one and no checkpoint.
+
+        Args:
+            fingerprint: of the baseline.
+
+        Raises:
+            ValueError: there is no such folder, or the stem cannot be read or is another baseline's.
+        """
+        if not is_main_process() or has_checkpoint(self.scratch):
+            return
+        if not stems.is_dir():
+            raise ValueError(f"{stems} is missing: train the baseline with --stems first, or leave out --stems")
+        if (path := find_stem(stems, self.run.stem_epochs)) is None:
+            print(f"{self.name}  trains all epochs: {stems} has no state of its first ones", flush=True)
+            return
+        state = load_stem(path, fingerprint)
+        assert isinstance(self.method, HIRL)
+        graft(state, self.method, self.optimizer)
+        self.history = state["history"]
+        self._start_record(stem={"run": self.run.baseline.name, "epochs": len(self.history)})
+        for row in self.history:
+            self.record(row)
+        save_checkpoint(self.scratch, len(self.history), self._state())
+        print(f"{self.name}  takes over {len(self.history)} epochs from {self.run.baseline.name}", flush=True)
+
     def before_training(self) -> None:
         """Cut the record to the epochs of the history, or start it."""
         assert self.recorder is not None
-        self.recorder.truncate_after(len(self.history) - 1)
-        if not self.history:
-            settings = self.run.model_dump(mode="json")
-            self.recorder.params({"name": self.name, "config": settings, "precision": str(self.dtype)})
+        if self.history:
+            self.recorder.truncate_after(len(self.history) - 1)
+        else:
+            self._start_record()
+
+    def _start_record(self, **notes: Any) -> None:
+        """Start the record with the run's settings and notes on how it is trained."""
+        assert self.recorder is not None
+        self.recorder.truncate_after(-1)
+        settings = self.run.model_dump(mode="json")
+        self.recorder.params({"name": self.name, "config": settings, "precision": str(self.dtype)} | notes)
 
     def before_epoch(self, epoch: int) -> None:
         """Let the method make a new tree if one is due, and save it as a snapshot."""
@@ -154,9 +205,11 @@ class Pretrainer(Trainer):
         }
 
     def record(self, row: Row) -> None:
-        """Record an epoch's row."""
+        """Record an epoch's row, and keep the state after it if it is asked for."""
         assert self.recorder is not None
         self.recorder.metrics(int(row["epoch"]), row)
+        if (epochs := int(row["epoch"]) + 1) in self.kept_epochs:
+            write_state(stem_path(self.scratch / STEMS, epochs), self._state())
 
     @torch.no_grad()
     def encode_all(self, encode: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor | None:
@@ -228,6 +281,17 @@ def write_results(trainer: Pretrainer, record: Path, out: Path) -> None:
             shutil.copyfile(snapshot, temporary)
     origin = {"method": config.method, "variant": config.variant}
     save_weights(trainer.method.backbone, config.backbone, out / "weights.safetensors", **origin)
+
+
+def _write_stems(trainer: Pretrainer, stems: Path) -> None:
+    """Copy the kept states to the folder that HIRL runs start from."""
+    for epochs in trainer.kept_epochs:
+        kept = stem_path(trainer.scratch / STEMS, epochs)
+        if not kept.exists():
+            print(f"{trainer.name}  has no state after epoch {epochs}: it was trained without --stems", flush=True)
+            continue
+        with atomic_path(stem_path(stems, epochs)) as temporary:
+            shutil.copyfile(kept, temporary)
 
 
 def _check_clusters(config: RunConfig, images: int) -> None:

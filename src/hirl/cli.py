@@ -337,24 +337,39 @@ def _evaluation_target(args: argparse.Namespace, needs_weights: bool = True) -> 
 
 
 def _add_reporting(steps: Any) -> None:
-    step = _step(steps, "summarise", summarise, "write the summary, tables and figures of a study")
+    step = _step(steps, "figures", draw_figures, "draw the figures of a study's trainings: curves and semantic trees")
+    _add_results(step)
+
+    step = _step(steps, "summarise", summarise, "write the summary and tables of a study, and draw its gains")
     _add_results(step)
     step.add_argument("--tasks", nargs="+", choices=tuple(TASKS), help="default: the study's")
+    step.add_argument("--report", type=Path, metavar="FILE", help="also gets the report, as `hirl report` writes it")
 
     step = _step(steps, "report", write_report, "write one self-contained page about a study")
     _add_results(step)
     _add_out(step, "FILE")
 
 
+def draw_figures(args: argparse.Namespace) -> None:
+    """Draw the figures that need no evaluation."""
+    from hirl.reporting.figures import draw_trainings
+
+    draw_trainings(args.results, _runs(load_study(args.study), args))
+
+
 def summarise(args: argparse.Namespace) -> None:
-    """Write the summary, the tables and the figures, and print the table."""
-    from hirl.reporting.figures import draw_figures
+    """Write the summary, the tables and the figure of the gains, and print the table."""
+    from hirl.reporting.figures import gains
     from hirl.reporting.summary import print_table, summarise
 
     study = load_study(args.study)
     runs = _runs(study, args)
     print_table(summarise(args.results, runs, args.tasks or study.config.tasks))
-    draw_figures(args.results, runs)
+    gains(args.results, runs, args.results / "figures" / "gains.png")
+    if args.report is not None:
+        from hirl.reporting.report import write_report
+
+        write_report(args.results, runs, args.report)
 
 
 def write_report(args: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ if DATA.storage == "memory":
         log:
             "logs/{study}/{run}/evaluate.log",
         wildcard_constraints:
-            run=any_of(set(ALL_RUNS) - set(HIRL_RUNS) if OF_TREES else ALL_RUNS),
+            run=any_of(set(ALL_RUNS) - set(HIRL_RUNS)),
         threads: 1
         resources:
             mem_mb=MEMORY,
@@ -41,7 +41,7 @@ if DATA.storage == "memory":
                 --out $(dirname {output.features})/evaluation >{log} 2>&1
             """
 
-    if OF_TREES and HIRL_RUNS:
+    if HIRL_RUNS:
 
         # A HIRL run has a tree besides, which is compared with the true classes, level by level.
         use rule evaluate as evaluate_hirl with:

@@ -51,7 +51,7 @@ def train_and_evaluate(
             f"evaluation.detection.batch_size is {settings.batch_size}, but {len(train.with_objects)} training images "
             "have objects: lower it"
         )
-    detector = start(config, weights, len(train.categories)).to(device)
+    detector = start(config, weights, len(train.categories)).to(device).to(memory_format=torch.channels_last)
     history = fit(
         f"{run_name} {task}",
         detector.train(),

@@ -168,6 +168,22 @@ def test_a_run_from_images_to_its_evaluations(tiny_study, tiny_data, tmp_path, m
         assert [result[name] for name in names] == ["tiny", "taxonomy", "simsiam", "hirl", "resnet8", 2, task]
         assert 0 <= result["metrics"][metric] <= 100
 
+    again = tmp_path / "again"
+    brief = ("--set", "evaluation.linear.epochs=1")
+    network = ("--data", tiny_data, "--weights", out / "weights.safetensors", "--snapshot", out / "tree.safetensors")
+    folders = ("--scratch", tmp_path / "scratch", "--out", again)
+    every = ("evaluate", "knn", "linear", "hierarchy", *study, *brief, *network, *folders)
+    assert main([str(part) for part in (*every, "--save-features", again / "features.safetensors")]) == 0
+    assert (again / "features.safetensors").read_bytes() == features.read_bytes()
+    assert (again / "knn.json").read_bytes() == (out / "evaluation" / "knn.json").read_bytes()
+    assert {path.name for path in again.glob("*.json")} == {"knn.json", "linear.json", "hierarchy.json"}
+
+
+def test_labels_of_every_percentage_are_chosen_at_once(tiny_study, tiny_data, tmp_path) -> None:
+    call = ("data", "labels", "--study", tiny_study, "--data", tiny_data, "--out", tmp_path)
+    assert main([str(part) for part in call]) == 0
+    assert {path.name for path in tmp_path.glob("*.csv")} == {"labels-1.csv", "labels-10.csv"}
+
 
 def test_a_checkpoint_of_the_authors_is_imported_and_evaluated_by_what_it_says(
     tiny_study, tiny_data, tmp_path, refused, capsys

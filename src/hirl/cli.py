@@ -21,6 +21,7 @@ from hirl.config import (
     load_study,
     parse_override,
 )
+from hirl.config.tasks import labels_file
 from hirl.distributed.launch import as_rank, choose_threads, gpus, is_launched, is_main_process, launch
 
 if TYPE_CHECKING:
@@ -134,8 +135,7 @@ def _add_data(steps: Any) -> None:
     step = _step(data, "labels", choose_labels, "choose the images that keep their labels, for semi-supervised tasks")
     _add_study(step)
     _add_prepared_data(step)
-    step.add_argument("--percent", type=int, required=True, choices=LABEL_PERCENTS)
-    _add_out(step, "FILE")
+    step.add_argument("--out", type=Path, metavar="FOLDER", help="default: the prepared data's")
 
 
 def make_taxonomy(args: argparse.Namespace) -> None:
@@ -162,11 +162,13 @@ def prepare_scenes(args: argparse.Namespace) -> None:
 
 
 def choose_labels(args: argparse.Namespace) -> None:
-    """Write the list of images that keep their labels."""
+    """Write the lists of images that keep their labels, one for each percentage."""
     from hirl.data.label_subsets import choose_labels
 
     config = load_study(args.study).resolve_any(_overrides(args))
-    choose_labels(args.data, args.percent, config.data.label_lists.get(args.percent), args.out)
+    for percent in LABEL_PERCENTS:
+        out = (args.out or args.data) / labels_file(percent)
+        choose_labels(args.data, percent, config.data.label_lists.get(percent), out)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -279,13 +281,20 @@ def _add_evaluation(steps: Any) -> None:
     step = _step(steps, "evaluate", evaluate, "evaluate one network")
     step.add_argument("tasks", nargs="+", choices=tuple(TASKS), metavar="TASK", help=", ".join(TASKS))
     _add_network(step, "the weights of a run, or imported ones, which may name their method")
-    step.add_argument(
+    features = step.add_mutually_exclusive_group()
+    features.add_argument(
         "--features", type=Path, metavar="FILE", help=f"cached features, for {', '.join(FROZEN)}; default: extract them"
     )
+    features.add_argument("--save-features", type=Path, metavar="FILE", help="gets the extracted features")
     step.add_argument("--snapshot", type=Path, metavar="FILE", help="the run's tree, for hierarchy")
     for name, content in FOLDERS.items():
         step.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=f"default: the study's {content} in results/")
-    step.add_argument("--scratch", type=Path, metavar="FOLDER", help="keeps the resume state; default: scratch/STUDY")
+    step.add_argument(
+        "--scratch",
+        type=Path,
+        metavar="FOLDER",
+        help="keeps the resume state, and results of trained tasks; default: scratch/STUDY",
+    )
     step.add_argument(
         "--out", type=Path, metavar="FOLDER", help="gets TASK.json; default: evaluation/ beside the weights"
     )
@@ -302,19 +311,16 @@ def extract_features(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Evaluate one network: on its frozen features, or by training from it."""
+    """Evaluate one network: on its frozen features, by training from it, or its tree."""
     if args.out is None and args.weights is None:
         raise ValueError("the results have no folder: add --out FOLDER")
-    frozen = [task for task in args.tasks if task in FROZEN]
-    trained = [task for task in args.tasks if task in TRAINED]
-    target = _evaluation_target(args, needs_weights=args.features is None or bool(trained))
-    from hirl.evaluation.run import evaluate_frozen, evaluate_trained, print_metrics
+    trains = not set(TRAINED).isdisjoint(args.tasks)
+    target = _evaluation_target(args, needs_weights=args.features is None or trains)
+    from hirl.evaluation.run import FrozenFiles, evaluate, print_metrics
 
     out = args.out or args.weights.parent / "evaluation"
-    if frozen:
-        evaluate_frozen(frozen, target, out, args.features, args.snapshot)
-    if trained:
-        evaluate_trained(trained, target, out, args.scratch or Path("scratch") / target.config.study)
+    scratch = args.scratch or Path("scratch") / target.config.study
+    evaluate(args.tasks, target, out, scratch, FrozenFiles(args.features, args.save_features, args.snapshot))
     if is_main_process():
         print_metrics(out, args.tasks)
 
@@ -339,24 +345,39 @@ def _evaluation_target(args: argparse.Namespace, needs_weights: bool = True) -> 
 
 
 def _add_reporting(steps: Any) -> None:
-    step = _step(steps, "summarise", summarise, "write the summary, tables and figures of a study")
+    step = _step(steps, "figures", draw_figures, "draw the figures of a study's trainings: curves and semantic trees")
+    _add_results(step)
+
+    step = _step(steps, "summarise", summarise, "write the summary and tables of a study, and draw its gains")
     _add_results(step)
     step.add_argument("--tasks", nargs="+", choices=tuple(TASKS), help="default: the study's")
+    step.add_argument("--report", type=Path, metavar="FILE", help="also gets the report, as `hirl report` writes it")
 
     step = _step(steps, "report", write_report, "write one self-contained page about a study")
     _add_results(step)
     _add_out(step, "FILE")
 
 
+def draw_figures(args: argparse.Namespace) -> None:
+    """Draw the figures that need no evaluation."""
+    from hirl.reporting.figures import draw_trainings
+
+    draw_trainings(args.results, _runs(load_study(args.study), args))
+
+
 def summarise(args: argparse.Namespace) -> None:
-    """Write the summary, the tables and the figures, and print the table."""
-    from hirl.reporting.figures import draw_figures
+    """Write the summary, the tables and the figure of the gains, and print the table."""
+    from hirl.reporting.figures import gains
     from hirl.reporting.summary import print_table, summarise
 
     study = load_study(args.study)
     runs = _runs(study, args)
     print_table(summarise(args.results, runs, args.tasks or study.config.tasks))
-    draw_figures(args.results, runs)
+    gains(args.results, runs, args.results / "figures" / "gains.png")
+    if args.report is not None:
+        from hirl.reporting.report import write_report
+
+        write_report(args.results, runs, args.report)
 
 
 def write_report(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from sklearn.metrics import top_k_accuracy_score
 
 from hirl.data.images import ImageSet
 from hirl.evaluation.supervised import accuracies, check_labels, fingerprint, load_backbone
+from hirl.files import write_json
 from hirl.models.weights import save_weights
 
 CPU = torch.device("cpu")
@@ -77,19 +78,22 @@ def test_missing_weights_are_named(tiny_run, tmp_path) -> None:
         load_backbone(tiny_run("dino"), tmp_path / "none.safetensors", 32)
 
 
-def test_a_fingerprint_follows_all_that_decides_the_result(tiny_run, tiny_data, tmp_path) -> None:
-    config, files = tiny_run("simsiam"), [tmp_path / name for name in ("weights", "labels")]
+def test_a_fingerprint_follows_all_that_decides_the_result(tiny_run, tmp_path) -> None:
+    config, files = tiny_run("simsiam"), [tmp_path / name for name in ("weights", "labels-10.csv")]
     for path in files:
         path.write_text("a")
+    write_json(tmp_path / "manifest.json", {"digest": "a"})
 
-    def prints(run=config, task="finetune", data=tiny_data) -> str:
-        return fingerprint(task, run, files[0], data, files[1])
+    def prints(run=config, task="semisup-10", weights=files[0]) -> str:
+        return fingerprint(task, run, weights, tmp_path)
 
     seen = {prints()}
     assert prints() in seen
-    seen |= {prints(task="transfer"), prints(tiny_run("simsiam", evaluation={"finetune": {"epochs": 7}}))}
-    seen |= {prints(tiny_run("mocov2")), fingerprint("finetune", config, None, tiny_data, files[1])}
+    seen |= {prints(task="finetune"), prints(tiny_run("simsiam", evaluation={"semisup_10": {"epochs": 7}}))}
+    seen |= {prints(tiny_run("mocov2")), prints(weights=None)}
     for path in files:
         path.write_text("b")
         seen.add(prints())
-    assert len(seen) == 7
+    write_json(tmp_path / "manifest.json", {"digest": "b"})
+    seen.add(prints())
+    assert len(seen) == 8

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from hirl.config.run_name import RunName
 from hirl.hierarchy.tree import SemanticTree
-from hirl.reporting.figures import draw_figures
+from hirl.reporting.figures import draw_trainings, gains
 from hirl.reporting.summary import summarise
 from hirl.tracking.record import Recorder
 
@@ -172,7 +172,8 @@ def drawn(study: tuple[Path, list[str]]) -> dict[str, Path]:
     """Write the tables and figures of that study; return the figures by name."""
     folder, runs = study
     summarise(folder, runs, TASKS)
-    return {path.name: path for path in draw_figures(folder, runs)}
+    gains(folder, runs, folder / "figures" / "gains.png")
+    return {path.name: path for path in (folder / "figures" / "gains.png", *draw_trainings(folder, runs))}
 
 
 @pytest.fixture

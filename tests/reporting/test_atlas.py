@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from hirl.data.images import ImageSet
-from hirl.reporting.atlas import atlas, picture, strips
+from hirl.reporting.atlas import atlas, picture, side_by_side, strips
 from hirl.reporting.runs import Run, assignments
 
 
@@ -52,3 +52,9 @@ def test_a_run_without_a_tree_has_no_atlas(study, tmp_path):
     with pytest.raises(ValueError, match="mocov2-baseline-s0/snapshots holds no snapshot: only HIRL runs"):
         atlas(folder / "runs" / "mocov2-baseline-s0", folder / "data", tmp_path / "atlas.png")
     assert not (tmp_path / "atlas.png").exists()
+
+
+def test_pictures_side_by_side_are_parted_by_white():
+    joined = side_by_side([np.full((32, 32, 3), shade, np.uint8) for shade in (10, 20, 30)])
+    assert joined.shape == (32, 3 * 32 + 2 * 4, 3)
+    assert joined[0, :, 0].tolist() == [10] * 32 + [255] * 4 + [20] * 32 + [255] * 4 + [30] * 32

@@ -7,7 +7,7 @@ import shutil
 import matplotlib.pyplot as plt
 import pytest
 
-from hirl.reporting.figures import draw_figures, gains, hierarchy, training
+from hirl.reporting.figures import draw_trainings, gains, hierarchy, training
 from hirl.reporting.summary import summarise
 
 TASKS = ("knn", "finetune", "hierarchy")
@@ -35,7 +35,7 @@ def test_a_study_without_hirl_draws_what_it_has(study, tmp_path):
     shutil.copytree(folder, tmp_path / "demo")
     baselines = [run for run in runs if "hirl" not in run]
     summarise(tmp_path / "demo", baselines, TASKS)
-    assert [path.name for path in draw_figures(tmp_path / "demo", baselines)] == ["gains.png", "training.png"]
+    assert [path.name for path in draw_trainings(tmp_path / "demo", baselines)] == ["training.png"]
     with pytest.raises(ValueError, match="no HIRL run"):
         hierarchy(tmp_path / "demo", baselines, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()

@@ -13,24 +13,21 @@ from hirl.config import TASKS, TRAINED
 from tests.workflow.conftest import ROOT, own_profile
 
 METHODS, BACKBONES = 7, 2  # of the demo; a convolutional network and a transformer
-ONCE = {"summarise": 1, "write_report": 1, "sync_tracking": 1, "all": 1}
+ONCE = {"draw_figures": 1, "summarise": 1, "sync_tracking": 1, "all": 1}
 
 
 def test_the_demo_trains_and_evaluates_every_method_in_both_variants(project):
-    networks = 2 * METHODS + BACKBONES
     assert project.planned() == ONCE | {
         "fetch_data": 1,
         "prepare_data": 1,
         "prepare_transfer": 1,
         "prepare_scenes": 1,
-        "choose_labels": 2,
+        "choose_labels": 1,
         "train_tokenizer": 1,
         "pretrain_baseline": METHODS,
         "pretrain_hirl": METHODS,
-        "extract_features": networks,
-        "evaluate_frozen": networks,
-        "evaluate_trained": networks,
-        "evaluate_hierarchy": METHODS,
+        "evaluate": METHODS + BACKBONES,
+        "evaluate_hirl": METHODS,
     }
 
 
@@ -39,8 +36,7 @@ def test_config_narrows_a_study(project):
         "fetch_data": 1,
         "prepare_data": 1,
         "pretrain_baseline": 2 * 3,
-        "extract_features": 2 * 3 + 1,
-        "evaluate_frozen": 2 * 3 + 1,
+        "evaluate": 2 * 3 + 1,
     }
 
 
@@ -72,15 +68,19 @@ def test_published_weights_need_no_training(project):
         "fetch_data": 1,
         "prepare_data": 1,
         "fetch_weights": 1,
-        "extract_features": 3,
-        "evaluate_frozen": 3,
+        "evaluate": 2,
+        "evaluate_hirl": 1,
     }
 
 
-def test_trainings_of_image_files_are_jobs_of_their_own(project):
-    planned = project.planned(methods="dino", tasks="linear,semisup-1,detection", set="data.storage=files")
-    own = {f"evaluate_{task}": 3 for task in ("linear", "semisup_1", "detection")}
-    assert {rule: count for rule, count in planned.items() if rule.startswith("evaluate")} == own
+def test_evaluations_of_image_files_are_jobs_of_their_own(project):
+    tasks = "knn,probe,linear,semisup-1,detection,hierarchy"
+    planned = project.planned(methods="dino", tasks=tasks, set="data.storage=files")
+    own = {f"evaluate_{task}": 3 for task in ("frozen", "linear", "semisup_1", "detection")}
+    assert {rule: count for rule, count in planned.items() if rule.startswith("evaluate")} == own | {
+        "evaluate_hierarchy": 1
+    }
+    assert planned["extract_features"] == 3
     assert planned["choose_labels"] == 1
 
 
@@ -116,6 +116,7 @@ def test_a_profile_gives_a_gpu_to_every_job_that_runs_a_network(project, profile
     planned = project.planned("--workflow-profile", profile, methods="beit", set=f"data.storage={storage}")
     without = {"evaluate_frozen", "evaluate_hierarchy"}
     networks = {rule for rule in planned if rule.startswith(("train", "pretrain", "extract", "evaluate"))} - without
+    assert networks > {"train_tokenizer", "pretrain_baseline", "pretrain_hirl"}
     settings = settings_of(ROOT / "workflow" / "profiles" / profile)
     with_gpu = {rule for rule, resources in settings["set-resources"].items() if resources["gpu"] == 1}
     assert networks <= with_gpu == settings["set-threads"].keys()

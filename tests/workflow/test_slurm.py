@@ -66,7 +66,7 @@ def history(project: Project) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def evaluated(slurm, call) -> Project:
     """Train and evaluate the run by jobs of two GPUs."""
-    project, snakemake = call("evaluation/knn.json", "evaluation/linear.json", pretrain_hirl=2, evaluate_trained=2)
+    project, snakemake = call("evaluation/knn.json", "evaluation/linear.json", pretrain_hirl=2, evaluate_hirl=2)
     said, _ = snakemake.communicate()
     assert snakemake.returncode == 0, said
     return project

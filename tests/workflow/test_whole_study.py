@@ -22,7 +22,8 @@ from tests.workflow.conftest import Project, own_profile
 PATH_WITH_DVC = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 RUNS = [f"{method}-{variant}-s0" for method in ("mocov2", "dino") for variant in ("baseline", "hirl")]
 CONTROLS = ["untrained-resnet8-s0", "untrained-vit_narrow_patch8-s0"]
-ONCE = {"summarise": 1, "write_report": 1, "sync_tracking": 1, "all": 1}
+SUMMARY = {"summarise": 1, "sync_tracking": 1, "all": 1}
+ONCE = {"draw_figures": 1} | SUMMARY
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_a_second_command_runs_nothing(finished, pictures):
 
 
 def test_other_numbers_of_gpus_make_nothing_stale(finished, pictures, tmp_path):
-    profile = own_profile(tmp_path / "ours", "gpu", pretrain_hirl=2, evaluate_trained=4)
+    profile = own_profile(tmp_path / "ours", "gpu", pretrain_hirl=2, evaluate_hirl=4)
     given = ("--workflow-profile", str(profile), "--resources", "gpu=4")
     assert finished.planned(*given, study="tiny.yaml", data_root=pictures) == {}
 
@@ -85,7 +86,7 @@ def test_a_comment_makes_nothing_stale(edited, pictures):
 def test_a_changed_evaluation_runs_that_evaluation_alone(edited, pictures):
     edit(edited, "neighbours: [1, 5]", "neighbours: [1]")
     planned = edited.planned(study="tiny.yaml", data_root=pictures)
-    assert planned == ONCE | {"evaluate_frozen": len(RUNS + CONTROLS)}
+    assert planned == SUMMARY | {"evaluate": 4, "evaluate_hirl": 2}
 
 
 def test_a_changed_method_trains_that_method_alone(edited, pictures):
@@ -93,15 +94,14 @@ def test_a_changed_method_trains_that_method_alone(edited, pictures):
     assert edited.planned(study="tiny.yaml", data_root=pictures) == ONCE | {
         "pretrain_baseline": 1,
         "pretrain_hirl": 1,
-        "extract_features": 2,
-        "evaluate_frozen": 2,
-        "evaluate_hierarchy": 1,
+        "evaluate": 1,
+        "evaluate_hirl": 1,
     }
 
 
 def test_a_changed_hierarchy_trains_hirl_alone(edited, pictures):
     planned = edited.planned(study="tiny.yaml", data_root=pictures, set="hierarchy.negatives=2")
-    assert planned == ONCE | {"pretrain_hirl": 2, "extract_features": 2, "evaluate_frozen": 2, "evaluate_hierarchy": 2}
+    assert planned == ONCE | {"pretrain_hirl": 2, "evaluate_hirl": 2}
 
 
 def test_another_start_epoch_trains_hirl_alone(edited, pictures):
@@ -127,7 +127,7 @@ def test_hirl_alone_trains_all_epochs_to_the_same_weights(finished, project, pic
 
 def test_a_second_seed_leaves_the_first_alone(edited, pictures):
     planned = edited.planned(study="tiny.yaml", data_root=pictures, seeds="0,1", variants="baseline")
-    assert planned == ONCE | {"pretrain_baseline": 2, "extract_features": 2, "evaluate_frozen": 2}
+    assert planned == ONCE | {"pretrain_baseline": 2, "evaluate": 2}
 
 
 def test_losing_the_tracker_trains_nothing(edited, pictures):

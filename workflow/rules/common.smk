@@ -86,10 +86,14 @@ SHOWN = f"{STUDY}-published" if "pretrained" in config else STUDY  # the results
 ASKED = shlex.join(["--study", config["study"], *(word for setting in SETTINGS for word in ("--set", setting))])
 
 
+def any_of(runs):
+    """Return a regular expression that matches the names of these runs alone."""
+    return "|".join(map(re.escape, sorted(runs)))
+
+
 wildcard_constraints:
     study=f"{STUDY}(-published)?",  # trained here, or the published weights
-    run="|".join(map(re.escape, ALL_RUNS)),
-    percent="|".join(map(str, LABEL_PERCENTS)),
+    run=any_of(ALL_RUNS),
 
 
 def coordinates(wildcards):
@@ -113,6 +117,11 @@ def network(wildcards):
     """Return the network to evaluate, as options of `hirl`."""
     path = weights(wildcards)
     return f"{coordinates(wildcards)} --weights {path}" if path else coordinates(wildcards)
+
+
+def network_and_tree(wildcards):
+    """Return the network to evaluate and its tree, as options of `hirl`."""
+    return f"{network(wildcards)} --snapshot results/{wildcards.study}/runs/{wildcards.run}/tree.safetensors"
 
 
 def network_hash(wildcards):

@@ -75,18 +75,17 @@ rule prepare_scenes:
         "hirl data scenes {ASKED} {params.images} --out $(dirname {output.manifest}) > {log} 2>&1"
 
 
-# The images that keep their labels: drawn once, balanced over classes, or listed by the user.
+# The images that keep their labels: drawn once, balanced over classes, or listed by the user. All percentages are drawn,
+# whether or not a task uses them: a further task then changes no file of another.
 rule choose_labels:
     input:
         data="results/{study}/data/manifest.json",
-        given=lambda wildcards: DATA.label_lists.get(int(wildcards.percent), []),
+        given=list(DATA.label_lists.values()),
     output:
-        "results/{study}/data/labels-{percent}.csv",
+        expand("results/{{study}}/data/labels-{percent}.csv", percent=LABEL_PERCENTS),
     log:
-        "logs/{study}/choose_labels_{percent}.log",
+        "logs/{study}/choose_labels.log",
     message:
-        "data: choose {wildcards.percent} % of the labels"
+        "data: choose the images that keep their labels"
     shell:
-        """
-        hirl data labels {ASKED} --data $(dirname {input.data}) --percent {wildcards.percent} --out {output} >{log} 2>&1
-        """
+        "hirl data labels {ASKED} --data $(dirname {input.data}) > {log} 2>&1"

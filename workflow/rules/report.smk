@@ -8,21 +8,13 @@ EVALUATIONS = [
 ATLASES = [name for name, run in RUNS.items() if name in HIRL_RUNS and run.seed == study.config.seeds[0]]
 
 
-rule summarise:
+# These figures need no evaluation, so they are drawn while evaluations run.
+rule draw_figures:
     input:
         data="results/{study}/data/manifest.json",
         histories=expand("results/{{study}}/runs/{run}/history.csv", run=RUNS),
         trees=expand("results/{{study}}/runs/{run}/tree.safetensors", run=HIRL_RUNS),
-        evaluations=EVALUATIONS,
     output:
-        summary=report("results/{study}/summary.csv", category="Tables", caption="../report/summary.rst"),
-        table=report("results/{study}/table.csv", category="Tables", caption="../report/table.rst"),
-        shown="results/{study}/table.txt",
-        markdown="results/{study}/table.md",
-        latex="results/{study}/table.tex",
-        paper=report("results/{study}/paper.csv", category="Tables", caption="../report/paper.rst"),
-        paper_latex="results/{study}/table-paper.tex",
-        gains=report("results/{study}/figures/gains.png", category="Figures", caption="../report/gains.rst"),
         training=report("results/{study}/figures/training.png", category="Figures", caption="../report/training.rst"),
         hierarchy=report(
             expand("results/{{study}}/figures/{figure}.png", figure=["hierarchy"] if HIRL_RUNS else []),
@@ -36,6 +28,35 @@ rule summarise:
             caption="../report/atlas.rst",
         ),
     log:
+        "logs/{study}/draw_figures.log",
+    priority: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        runs=ALL_RUNS,
+    message:
+        "figures: draw trainings and semantic trees"
+    shell:
+        "hirl figures {ASKED} --results results/{wildcards.study} --runs {params.runs} > {log} 2>&1"
+
+
+rule summarise:
+    input:
+        data="results/{study}/data/manifest.json",
+        figures=rules.draw_figures.output,
+        evaluations=EVALUATIONS,
+    output:
+        summary=report("results/{study}/summary.csv", category="Tables", caption="../report/summary.rst"),
+        table=report("results/{study}/table.csv", category="Tables", caption="../report/table.rst"),
+        shown="results/{study}/table.txt",
+        markdown="results/{study}/table.md",
+        latex="results/{study}/table.tex",
+        paper=report("results/{study}/paper.csv", category="Tables", caption="../report/paper.rst"),
+        paper_latex="results/{study}/table-paper.tex",
+        gains=report("results/{study}/figures/gains.png", category="Figures", caption="../report/gains.rst"),
+        page=report("results/{study}/report.html", category="Report", caption="../report/report.rst"),
+    log:
         "logs/{study}/summarise.log",
     resources:
         mem_mb=4000,
@@ -44,31 +65,12 @@ rule summarise:
         runs=ALL_RUNS,
         tasks=list(study.config.tasks),
     message:
-        "summary: write tables and figures"
+        "summary: write tables, gains and report"
     shell:
         """
         hirl summarise {ASKED} --results $(dirname {output.summary}) --runs {params.runs} --tasks {params.tasks} \
-            >{output.shown} 2>{log}
+            --report {output.page} >{output.shown} 2>{log}
         """
-
-
-rule write_report:
-    input:
-        summary="results/{study}/summary.csv",
-        figures=rules.summarise.output.gains,
-    output:
-        report("results/{study}/report.html", category="Report", caption="../report/report.rst"),
-    log:
-        "logs/{study}/write_report.log",
-    resources:
-        mem_mb=2000,
-        runtime=30,
-    params:
-        runs=ALL_RUNS,
-    message:
-        "report: write {output}"
-    shell:
-        "hirl report {ASKED} --results $(dirname {input.summary}) --runs {params.runs} --out {output} > {log} 2>&1"
 
 
 # Each training keeps its own record; MLflow is a view of them and can be rebuilt.

@@ -26,6 +26,7 @@ from hirl.training.fit import fit
 from hirl.training.optimizers import layer_groups
 
 PRECISIONS = ("ap", "ap50", "ap75")  # the first three of COCO's twelve numbers
+TEST_BATCH = 8  # images, at least: a batch that suits the training may be slow in the evaluation
 
 
 def train_and_evaluate(
@@ -51,7 +52,7 @@ def train_and_evaluate(
             f"evaluation.detection.batch_size is {settings.batch_size}, but {len(train.with_objects)} training images "
             "have objects: lower it"
         )
-    detector = start(config, weights, len(train.categories)).to(device)
+    detector = start(config, weights, len(train.categories)).to(device).to(memory_format=torch.channels_last)
     history = fit(
         f"{run_name} {task}",
         detector.train(),
@@ -65,7 +66,7 @@ def train_and_evaluate(
         config.seed,
     )
     cast(GeneralizedRCNNTransform, detector.transform).min_size = (settings.test_short_side,)
-    found = detect(detector, validation, settings.batch_size, device)
+    found = detect(detector, validation, max(settings.batch_size, TEST_BATCH), device)
     metrics = broadcast_object(lambda: average_precision(validation.annotations, found))
     return EvaluationResult(metrics, settings.model_dump(mode="json"), history)
 

@@ -14,7 +14,6 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from hirl.config import TASKS, FinetuneConfig, RunConfig
-from hirl.config.tasks import labels_file
 from hirl.data.images import ImageSet, load_images
 from hirl.data.label_subsets import load_labelled
 from hirl.data.supervised_loader import LabelledBatches
@@ -77,7 +76,7 @@ def train_and_evaluate(
         settings,
         len(batches),
         scratch,
-        fingerprint(task, config, weights, data, *_labels_file(task, data)),
+        fingerprint(task, config, weights, data),
         config.seed,
     )
     metrics = accuracies(network.eval(), validation, settings.batch_size, device)
@@ -89,9 +88,3 @@ def _load(task: str, data: Path) -> tuple[ImageSet, ImageSet]:
     percent = TASKS[task].label_percent
     train = load_images(data, "train") if percent == 100 else load_labelled(data, percent)
     return train, load_images(data, "validation")
-
-
-def _labels_file(task: str, data: Path) -> list[Path]:
-    """Return the file that lists the labelled images, for a task that does not use all labels."""
-    percent = TASKS[task].label_percent
-    return [] if percent == 100 else [data / labels_file(percent)]

@@ -5,14 +5,16 @@ Import costs no torch.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hirl.config import TASKS, RunConfig, digest
+from hirl.distributed.launch import is_main_process
 from hirl.evaluation.cache import FeatureCache
 from hirl.evaluation.contracts import (
     EvaluationResult,
@@ -22,6 +24,8 @@ from hirl.evaluation.contracts import (
     TrainedProtocol,
 )
 from hirl.files import read_json, sha256, write_json
+
+KEPT = "result.json"  # of a trained task, in its folder of scratch
 
 
 def extract_features(target: EvaluationTarget) -> FeatureCache | None:
@@ -41,55 +45,43 @@ def extract_features(target: EvaluationTarget) -> FeatureCache | None:
     return make_cache(backbone, target.folders["data"], choose_device(), config.training.batch_size)
 
 
-def evaluate_frozen(
-    tasks: Sequence[str],
-    target: EvaluationTarget,
-    out: Path,
-    features: Path | None = None,
-    snapshot: Path | None = None,
+@dataclass(frozen=True)
+class FrozenFiles:
+    """Files of the frozen protocols.
+
+    Attributes:
+        features: cached features to read; None extracts them.
+        save_features: where extracted features are written; None does not write them.
+        snapshot: the run's semantic tree; only tasks with `reads_tree` need it.
+    """
+
+    features: Path | None = None
+    save_features: Path | None = None
+    snapshot: Path | None = None
+
+
+def evaluate(
+    tasks: Sequence[str], target: EvaluationTarget, out: Path, scratch: Path, files: FrozenFiles = FrozenFiles()
 ) -> None:
-    """Run frozen protocols, each into `out/{task}.json`; without cached features the ranks extract them first.
+    """Evaluate one network, each task into `out/{task}.json`; the results are written when all are known.
+
+    A call that was killed resumes with the task and the epoch it had reached. `scratch` keeps the results of trained
+    tasks, so that a later call with more tasks trains those alone; a change of the code makes all of them train again.
 
     Raises:
-        ValueError: a task evaluates a tree and no snapshot is given, or what the protocols raise.
+        ValueError: a task evaluates a tree and no snapshot is given, the ranks cannot share a batch evenly, or what the
+            protocols raise.
     """
-    for task in tasks:
-        if TASKS[task].reads_tree and snapshot is None:
-            raise ValueError(f"evaluate {task} needs the run's tree: add --snapshot FILE")
-    from hirl.distributed.launch import is_main_process  # known without torch
-
-    extracted = extract_features(target) if features is None else None
-    if not is_main_process():
-        return
-    cache = FeatureCache.load(features) if features is not None else extracted
-    assert cache is not None
-    cache.check(target.name)
-    for task in tasks:
-        protocol = cast(FrozenProtocol, import_module(f"hirl.evaluation.{TASKS[task].module}"))
-        result = protocol.evaluate_features(FrozenInputs(cache, snapshot), target.config.evaluation.of(task))
-        _write_result(out, target, task, result)
-
-
-def evaluate_trained(tasks: Sequence[str], target: EvaluationTarget, out: Path, scratch: Path) -> None:
-    """Run trained protocols, each into `out/{task}.json`; the results are written when all are done.
-
-    A call that was killed resumes with the task and the epoch it had reached: `scratch` keeps them until then.
-
-    Raises:
-        ValueError: the ranks cannot share a batch evenly, or what the protocols raise.
-    """
-    from hirl.distributed.collectives import is_main_process
-
-    for task in tasks:
+    frozen = [task for task in tasks if TASKS[task].protocol == "frozen"]
+    trained = [task for task in tasks if TASKS[task].protocol == "trained"]
+    _check_snapshot(frozen, files)
+    for task in trained:
         _check_batch(task, target.config)
-    homes = {task: _home(task, target, scratch) for task in tasks}
-    results = {task: _train(task, target, home) for task, home in homes.items()}
-    if not is_main_process():
-        return
+    results = _evaluate_frozen(frozen, target, files) if frozen or files.save_features else {}
+    if trained:
+        results |= _evaluate_trained(trained, target, scratch)
     for task, result in results.items():
         _write_result(out, target, task, result)
-    for home in homes.values():
-        shutil.rmtree(home)
 
 
 def print_metrics(folder: Path, tasks: Sequence[str]) -> None:
@@ -99,19 +91,67 @@ def print_metrics(folder: Path, tasks: Sequence[str]) -> None:
         print(f"{task}  " + "  ".join(f"{name} {value:.2f}" for name, value in metrics.items()))
 
 
+def _check_snapshot(tasks: Sequence[str], files: FrozenFiles) -> None:
+    for task in tasks:
+        if TASKS[task].reads_tree and files.snapshot is None:
+            raise ValueError(f"evaluate {task} needs the run's tree: add --snapshot FILE")
+
+
+def _evaluate_frozen(tasks: Sequence[str], target: EvaluationTarget, files: FrozenFiles) -> dict[str, EvaluationResult]:
+    """Return the results of frozen protocols on rank 0, and of none on the others; all ranks extract the features."""
+    extracted = extract_features(target) if files.features is None else None
+    if not is_main_process():
+        return {}
+    cache = FeatureCache.load(files.features) if files.features is not None else extracted
+    assert cache is not None
+    cache.check(target.name)
+    if files.save_features is not None:
+        cache.save(files.save_features)
+    results = {}
+    for task in tasks:
+        protocol = cast(FrozenProtocol, import_module(f"hirl.evaluation.{TASKS[task].module}"))
+        inputs, settings = FrozenInputs(cache, files.snapshot), target.config.evaluation.of(task)
+        results[task] = protocol.evaluate_features(inputs, settings)
+    return results
+
+
+def _evaluate_trained(tasks: Sequence[str], target: EvaluationTarget, scratch: Path) -> dict[str, EvaluationResult]:
+    """Return the results of trained protocols on rank 0, and of none on the others; all ranks train."""
+    from hirl.distributed.collectives import is_main_process
+
+    results = {task: _train(task, target, _home(task, target, scratch)) for task in tasks}
+    return results if is_main_process() else {}
+
+
 def _train(task: str, target: EvaluationTarget, home: Path) -> EvaluationResult:
-    """Return a task's result; a call that was killed later may have left it in `home`."""
+    """Return a task's result, which an earlier call may have kept in `home`, instead of its checkpoints."""
     from hirl.distributed.collectives import broadcast_object, is_main_process
 
-    kept = home / "result.json"
-    if (found := broadcast_object(lambda: read_json(kept) if kept.exists() else None)) is not None:
+    if (found := broadcast_object(lambda: _kept_result(home))) is not None:
         return EvaluationResult(**found)
     protocol = cast(TrainedProtocol, import_module(f"hirl.evaluation.{TASKS[task].module}"))
     folder = target.folders[TASKS[task].folder]
     result = protocol.train_and_evaluate(task, target.config, target.weights, folder, home, target.name)
     if is_main_process():
-        write_json(kept, asdict(result))
+        write_json(home / KEPT, {"code": _code(), "result": asdict(result)})
+        for checkpoint in home.glob("checkpoint*.pt"):
+            checkpoint.unlink()
     return result
+
+
+def _kept_result(home: Path) -> dict[str, Any] | None:
+    """Return the result that the same code has left in a task's folder, or None."""
+    kept = read_json(home / KEPT) if (home / KEPT).exists() else None
+    if kept is None or kept["code"] != _code():
+        return None
+    print(f"{home.name}  result kept from an earlier call", flush=True)
+    return kept["result"]
+
+
+@cache
+def _code() -> str:
+    """Return the digest of what computes a result beside its settings: this package and the version of torch."""
+    return digest([version("torch"), *map(sha256, sorted(Path(__file__).parents[1].rglob("*.py")))])
 
 
 def _check_batch(task: str, config: RunConfig) -> None:
@@ -135,9 +175,11 @@ def _check_batch(task: str, config: RunConfig) -> None:
 
 
 def _home(task: str, target: EvaluationTarget, scratch: Path) -> Path:
-    """Return the folder of a task's progress, named by what decides its result except the images."""
-    start = sha256(target.weights) if target.weights else target.config.backbone.model_dump(mode="json")
-    return scratch / f"{target.name}-{task}-{digest([start, target.config.task_hash(task)])}"
+    """Return the folder of a task's progress and result, named by what decides them."""
+    from hirl.evaluation.supervised import fingerprint
+
+    folder = target.folders[TASKS[task].folder]
+    return scratch / f"{target.name}-{task}-{fingerprint(task, target.config, target.weights, folder)}"
 
 
 def _write_result(out: Path, target: EvaluationTarget, task: str, result: EvaluationResult) -> None:

@@ -12,7 +12,8 @@ import torch
 from timm.models.resnet import ResNet
 from torch import Tensor
 
-from hirl.config import RunConfig, digest
+from hirl.config import TASKS, RunConfig, digest
+from hirl.config.tasks import labels_file
 from hirl.data.images import ImageSet
 from hirl.data.loader import ordered_batches
 from hirl.data.views import evaluation_view
@@ -41,10 +42,21 @@ def load_backbone(config: RunConfig, weights: Path | None, image_size: int, drop
     return backbone
 
 
-def fingerprint(task: str, config: RunConfig, weights: Path | None, data: Path, *files: Path) -> str:
-    """Return the digest of all that decides an evaluation's result: settings, weights, data and further files."""
-    content = [read_json(data / "manifest.json")["digest"], *map(sha256, [*files, *([weights] if weights else [])])]
+def fingerprint(task: str, config: RunConfig, weights: Path | None, data: Path) -> str:
+    """Return the digest of all that decides an evaluation's result: settings, weights, images and labelled images.
+
+    Raises:
+        ValueError: the folder holds no prepared data.
+    """
+    files = [path for path in (weights, labelled_images(task, data)) if path is not None]
+    content = [read_json(data / "manifest.json")["digest"], *map(sha256, files)]
     return digest([task, config.pretraining_hash, config.task_hash(task), content])
+
+
+def labelled_images(task: str, data: Path) -> Path | None:
+    """Return the file that lists the labelled images, for a task that does not use all labels."""
+    percent = TASKS[task].label_percent
+    return None if percent == 100 else data / labels_file(percent)
 
 
 def check_labels(images: ImageSet, data: Path) -> ImageSet:

@@ -20,6 +20,7 @@ BRANCHES = {1: (12,), 2: (4, 3), 3: (3, 2, 2)}  # clusters shown per level, coar
 IMAGES_PER_ROW = 12
 BOX_COLOR = "#f2f4f7"
 BOX_WIDTH = 3  # in images
+MARGIN = 0.06  # around an image or a box, in images
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,10 @@ def _boxes(ax: Axes, shown: list[Strip], tree: np.ndarray, data: ImageSet) -> No
         heads = [strip.path[: depth + 1] for strip in shown]
         for head in dict.fromkeys(heads):
             top, height = heads.index(head), heads.count(head)
-            left, width = depth * BOX_WIDTH + 0.06, BOX_WIDTH - 0.12
-            ax.add_patch(plt.Rectangle((left, top + 0.06), width, height - 0.12, facecolor=BOX_COLOR, edgecolor=FAINT))
+            left, width = depth * BOX_WIDTH + MARGIN, BOX_WIDTH - 2 * MARGIN
+            ax.add_patch(
+                plt.Rectangle((left, top + MARGIN), width, height - 2 * MARGIN, facecolor=BOX_COLOR, edgecolor=FAINT)
+            )
             members = np.flatnonzero(tree[:, level] == head[-1])
             name, share = _majority(data, members, level)
             text = f"{len(members)} images\n{share:.0%} {shorten(name, 20, placeholder=' ...')}"
@@ -110,12 +113,21 @@ def _pictures(ax: Axes, row: int, levels: int, strip: Strip, data: ImageSet) -> 
     """Draw the strip's first images, and frame those that are not of its most common class."""
     classes = np.asarray(data.labels)[:, 0]
     majority = Counter(classes[strip.images].tolist()).most_common(1)[0][0]
-    for column, index in enumerate(strip.images[:IMAGES_PER_ROW]):
-        left = BOX_WIDTH * levels + column
-        ax.imshow(picture(data, int(index)), extent=(left + 0.06, left + 0.94, row + 0.94, row + 0.06), zorder=2)
-        if classes[index] != majority:
-            frame = plt.Rectangle((left + 0.06, row + 0.06), 0.88, 0.88, fill=False, edgecolor=LOSS, linewidth=1.2)
-            ax.add_patch(frame).set_zorder(3)
+    left, shown = BOX_WIDTH * levels, strip.images[:IMAGES_PER_ROW]
+    mosaic = side_by_side([picture(data, int(index)) for index in shown])
+    extent = (left + MARGIN, left + len(shown) - MARGIN, row + 1 - MARGIN, row + MARGIN)
+    ax.imshow(mosaic, extent=extent, zorder=2)
+    for column in np.flatnonzero(classes[shown] != majority):
+        corner, side = (left + column + MARGIN, row + MARGIN), 1 - 2 * MARGIN
+        frame = plt.Rectangle(corner, side, side, fill=False, edgecolor=LOSS, linewidth=1.2)
+        ax.add_patch(frame).set_zorder(3)
+
+
+def side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Join square pictures [S, S, 3] to one with white gaps: matplotlib draws it in the time of a single picture."""
+    size = len(pictures[0])
+    gap = np.full((size, round(size * 2 * MARGIN / (1 - 2 * MARGIN)), 3), 255, np.uint8)
+    return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
 
 
 def picture(data: ImageSet, index: int) -> np.ndarray:

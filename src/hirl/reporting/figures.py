@@ -20,22 +20,23 @@ from hirl.reporting.table import Cell, Row, Table, read_summary, tabulate
 from hirl.reporting.titles import mathtext, method_title
 
 
-def draw_figures(study_folder: str | Path, runs: Sequence[str]) -> list[Path]:
-    """Draw every figure that the study's runs allow into its `figures` folder; return the files."""
+def draw_trainings(study_folder: str | Path, runs: Sequence[str]) -> list[Path]:
+    """Draw every figure that needs no evaluation into the study's `figures` folder; return the files.
+
+    They are the curves of the trainings and, with HIRL runs, their semantic trees and one atlas for each method.
+    """
     study_folder, opened = Path(study_folder), open_runs(study_folder, runs)
-    has_hirl = any(run.variant == "hirl" for run in opened)
-    figures = [gains]
-    if trained_by_method(opened):
-        figures.append(training)
-    if has_hirl:
-        figures.append(hierarchy)
+    folder = study_folder / "figures"
     drawn = []
-    for figure in figures:
-        drawn.append(study_folder / "figures" / f"{figure.__name__}.png")
-        figure(study_folder, runs, drawn[-1])
-    for run in first_hirl_runs(study_folder, runs) if has_hirl else []:
-        drawn.append(study_folder / "figures" / f"atlas-{run.name}.png")
-        atlas(run.folder, study_folder / "data", drawn[-1])
+    if trained_by_method(opened):
+        drawn.append(folder / "training.png")
+        training(study_folder, runs, drawn[-1])
+    if any(run.variant == "hirl" for run in opened):
+        drawn.append(folder / "hierarchy.png")
+        hierarchy(study_folder, runs, drawn[-1])
+        for run in first_hirl_runs(study_folder, runs):
+            drawn.append(folder / f"atlas-{run.name}.png")
+            atlas(run.folder, study_folder / "data", drawn[-1])
     return drawn
 
 

@@ -79,6 +79,9 @@ ALL_RUNS = [*RUNS, *CONTROLS]
 MEMORY = 4000 if DATA.storage == "memory" else 64000  # MB, for a job that holds all images or their features
 TOKENIZER = config.get("tokenizer", f"results/{STUDY}/tokenizer.safetensors")
 TRAININGS = {run.baseline.name: run.baseline for run in RUNS.values()} | RUNS  # baselines that are not asked for, too
+STEMS = f"results/{STUDY}/runs/{{run}}/stems"  # of a baseline: its state at the epochs at which HIRL starts
+ASKED_BASELINES = [name for name, run in RUNS.items() if not run.hierarchy]
+OTHER_BASELINES = [name for name in TRAININGS if name not in RUNS]
 HIRL_RUNS = [name for name, run in RUNS.items() if run.hierarchy]  # these have a tree
 SHOWN = f"{STUDY}-published" if "pretrained" in config else STUDY  # the results folder that rule all makes
 
@@ -151,6 +154,23 @@ def with_tokenizer(wildcards):
     """Return the run to train, as options of `hirl`."""
     path = tokenizer(wildcards)
     return f"{coordinates(wildcards)} --tokenizer {path}" if path else coordinates(wildcards)
+
+
+def one_of(runs):
+    """Return a pattern that matches these names of runs alone."""
+    return "|".join(map(re.escape, runs)) or "(?!)"
+
+
+def stems(wildcards):
+    """Return the folder in which a run's baseline leaves its state; none for a run with trees from the first epoch."""
+    run = TRAININGS[wildcards.run]
+    return STEMS.format(run=run.baseline.name) if run.stem_epochs or not run.hierarchy else []
+
+
+def run_options(wildcards):
+    """Return the run to train, its tokenizer and its stems, as options of `hirl`."""
+    folder = stems(wildcards)
+    return f"{with_tokenizer(wildcards)} --stems {folder}" if folder else with_tokenizer(wildcards)
 
 
 def extra_inputs(tasks):

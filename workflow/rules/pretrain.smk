@@ -1,27 +1,5 @@
 """Pretraining (paper, section 4): each method as its authors published it, and under HIRL."""
 
-STEMS = f"results/{STUDY}/runs/{{run}}/stems"  # of a baseline: its state at the epochs at which HIRL starts
-
-ASKED_BASELINES = [name for name, run in RUNS.items() if not run.hierarchy]
-OTHER_BASELINES = [name for name in TRAININGS if name not in RUNS]
-
-
-def one_of(runs):
-    """Return a pattern that matches these names of runs alone."""
-    return "|".join(map(re.escape, runs)) or "(?!)"
-
-
-def stems(wildcards):
-    """Return the folder in which a run's baseline leaves its state; none for a run with trees from the first epoch."""
-    run = TRAININGS[wildcards.run]
-    return STEMS.format(run=run.baseline.name) if run.stem_epochs or not run.hierarchy else []
-
-
-def run_options(wildcards):
-    """Return the run to train, its tokenizer and its stems, as options of `hirl`."""
-    folder = stems(wildcards)
-    return f"{with_tokenizer(wildcards)} --stems {folder}" if folder else with_tokenizer(wildcards)
-
 
 # The resume folder is not a declared output and carries the configuration's hash in its name: an interrupted training
 # resumes from it; a changed value starts a new one.

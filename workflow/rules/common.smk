@@ -89,14 +89,14 @@ SHOWN = f"{STUDY}-published" if "pretrained" in config else STUDY  # the results
 ASKED = shlex.join(["--study", config["study"], *(word for setting in SETTINGS for word in ("--set", setting))])
 
 
-def any_of(runs):
-    """Return a regular expression that matches the names of these runs alone."""
-    return "|".join(map(re.escape, sorted(runs)))
+def one_of(runs):
+    """Return a regular expression that matches the names of these runs alone; without runs it matches nothing."""
+    return "|".join(map(re.escape, sorted(runs))) or "(?!)"
 
 
 wildcard_constraints:
     study=f"{STUDY}(-published)?",  # trained here, or the published weights
-    run=any_of(ALL_RUNS),
+    run=one_of(ALL_RUNS),
 
 
 def coordinates(wildcards):
@@ -154,11 +154,6 @@ def with_tokenizer(wildcards):
     """Return the run to train, as options of `hirl`."""
     path = tokenizer(wildcards)
     return f"{coordinates(wildcards)} --tokenizer {path}" if path else coordinates(wildcards)
-
-
-def one_of(runs):
-    """Return a pattern that matches these names of runs alone."""
-    return "|".join(map(re.escape, runs)) or "(?!)"
 
 
 def stems(wildcards):

@@ -20,7 +20,7 @@ if DATA.storage == "memory":
         log:
             "logs/{study}/{run}/evaluate.log",
         wildcard_constraints:
-            run=any_of(set(ALL_RUNS) - set(HIRL_RUNS)),
+            run=one_of(set(ALL_RUNS) - set(HIRL_RUNS)),
         threads: 1
         resources:
             mem_mb=MEMORY,
@@ -56,7 +56,7 @@ if DATA.storage == "memory":
                     "results/{{study}}/runs/{{run}}/evaluation/{task}.json", task=[*OF_NETWORKS, *OF_TREES]
                 ),
             wildcard_constraints:
-                run=any_of(HIRL_RUNS),
+                run=one_of(HIRL_RUNS),
             params:
                 tasks=[*OF_NETWORKS, *OF_TREES],
                 network=network_and_tree,

@@ -496,11 +496,13 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _the_papers_variants_have_no_block(self) -> StudyConfig:
-        for name in VARIANTS:
-            if self.variants.get(name):
+        for name, block in self.variants.items():
+            if name in VARIANTS and block:
+                raise ValueError(f"variants.{name} is the paper's and takes no block: name a variant of your own")
+            if name not in VARIANTS and not block:
                 raise ValueError(
-                    f"variants.{name} has a block, but this variant is the paper's: name one of your own, such as "
-                    "hirl-invariant, or set `hierarchy` for all"
+                    f"variants.{name} is neither of {', '.join(VARIANTS)} and has no block: give it hierarchy values, "
+                    "such as {features: invariant}"
                 )
         return self
 

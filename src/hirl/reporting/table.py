@@ -46,8 +46,8 @@ class Cell:
         n = len(values)
         if n == 0:
             return None
-        half = student_t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5 if n > 1 else None
-        return cls(values.mean(), n, half)
+        half = float(student_t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5) if n > 1 else None
+        return cls(float(values.mean()), n, half)
 
     @property
     def sign(self) -> int:

@@ -10,12 +10,11 @@ import pandas as pd
 from scipy.stats import ttest_1samp
 
 from hirl.config.run_name import CONTROL
-from hirl.config.tasks import METRICS
+from hirl.config.tasks import METRICS, OUTCOMES
 from hirl.reporting.markup import markdown_table
 from hirl.reporting.table import Cell
 from hirl.reporting.titles import method_title, variant_title
 
-OUTCOMES = (("knn", "top1"), ("clustering", "ami"))
 ALL_METHODS = "all methods"
 SIGNIFICANCE = 0.05  # of the tests, after the correction
 COLUMNS = ["variant", "method", "task", "metric", "seeds", "baseline", "gain", "half", "p", "p_holm", "verdict"]

@@ -107,23 +107,16 @@ def fill(page: Path, blocks: dict[str, str]) -> str:
 
 def finding(study: Study) -> str:
     """Say in one sentence how often HIRL is above its baseline, with seeds and hardware."""
-    table, verdict = study.table, study.table.verdict
-    methods = len({method for _, method in table.gains})
+    table, verdict = study.table, study.table.verdict()
+    methods = len({method for _, method in table.gains()})
     setting = f"{methods} methods, {len(table.headline_metrics)} metrics, {seeds(table)}, {machines(study.records)}"
     clauses = [
         f"On the {study.name} study ({setting}), HIRL is above its baseline in {verdict.above} of {verdict.total} "
-        f"comparisons, below in {verdict.below} and equal in {verdict.equal}"
+        f"comparisons, below in {verdict.below} and {table.undecided} in {verdict.undecided}"
     ]
-    if table.seeds > 1:
-        clauses.append(f"{within_spread(table)} differences are within one standard deviation over seeds")
     if study.floor:
         clauses.append(f"{ties(table, study.floor)} differences are within the noise floor")
     return "; ".join(clauses) + "."
-
-
-def within_spread(table: Table) -> int:
-    """Count the gains that are no larger than their standard deviation over seeds."""
-    return sum(cell.std is not None and abs(cell.mean) <= cell.std for cell in table.gains.values())
 
 
 def seeds(table: Table) -> str:
@@ -158,7 +151,7 @@ def start(run: list[Record]) -> Record:
 
 def ties(table: Table, floor: dict[Metric, float]) -> int:
     """Count the gains that are no larger than the noise floor of their metric."""
-    return sum(abs(cell.mean) <= floor[metric] for (metric, _), cell in table.gains.items() if metric in floor)
+    return sum(abs(cell.mean) <= floor[metric] for (metric, _), cell in table.gains().items() if metric in floor)
 
 
 def readme_results(study: Study) -> str:
@@ -185,7 +178,7 @@ def all_results(study: Study) -> str:
 
 def spread(study: Study) -> str:
     """Say how far the numbers move without any change of method."""
-    known = f"The spread over seeds stands beside each number (n = {study.table.seeds})."
+    known = f"The 95 % interval over seeds stands beside each number (n = {study.table.seeds})."
     if study.table.seeds < 2:
         known = "With one seed the spread over seeds is unknown."
     paragraphs = [
@@ -197,8 +190,8 @@ def spread(study: Study) -> str:
         paragraphs += [
             "Noise floor: re-evaluating the same weights in half precision "
             f"(`{study.published}`) changes each metric by at most the following. Treat differences below the noise "
-            f"floor as ties ({ties(study.table, study.floor)} of {study.table.verdict.total} here). The noise floor is "
-            "a lower bound of the spread: retraining with another seed or on another processor moves the numbers more.",
+            f"floor as ties ({ties(study.table, study.floor)} of {study.table.verdict().total} here). The noise floor "
+            "is a lower bound of the spread: another seed or another processor moves the numbers more.",
             markdown_table(["Metric", "Noise floor"], body).rstrip(),
         ]
     return "\n\n".join(paragraphs)

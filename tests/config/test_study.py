@@ -52,7 +52,7 @@ def test_the_papers_study_runs_every_method_file_and_every_evaluation() -> None:
     study = load_study("imagenet").config
     assert set(study.methods) == {path.stem for path in CONFIG_ROOT.glob("methods/*.yaml")}
     assert set(study.tasks) == set(PAPER_TASKS)
-    assert study.variants == ("baseline", "hirl")
+    assert list(study.variants) == ["baseline", "hirl"]
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_a_study_names_its_runs_and_configures_its_controls(study) -> None:
         ("methods: [mocov4]", ["'mocov4' is unknown", "mocov2, simsiam, swav, mocov3, dino, ibot, beit"]),
         ("methods: [mocov2]\nseed: [0]", ["own.yaml", "unknown key 'seed'", "seeds"]),
         ("methods: [mocov2]\ntasks: [knm]", ["own.yaml", "tasks.0 = 'knm'", "known: knn, probe"]),
-        ("methods: [mocov2]\nvariants: [hirl, both]", ["variants.1 = 'both'"]),
+        ("methods: [mocov2]\nvariants: [hirl, both]", ["variants.both", "has no block"]),
         ("methods: [mean-teacher]", ["methods = 'mean-teacher'", "has no hyphen", "use _"]),
         ("methods: [untrained]", ["methods.untrained = 'untrained'", "choose another"]),
         ("methods: [mocov2]\nall: {data: {label_lists: {5: list.txt}}}", ["known: 1, 10"]),
@@ -216,3 +216,46 @@ def test_the_base_of_a_study_must_have_no_base_itself(study) -> None:
     second = study(f"base: {first}", "second")
     message = problem(lambda: load_study(study(f"base: {second}", "third")))
     assert f"{second} is the base of a study and has base" in message
+
+
+# --- variants of a study's own ----------------------------------------------------------------------------------------
+
+ARMS = """
+methods: [mocov2]
+variants: {baseline: , hirl: , hirl-invariant: {features: invariant, views: 4}}
+"""
+
+
+def test_a_variant_of_the_studys_own_differs_from_hirl_in_its_block(study) -> None:
+    loaded = load_study(study(ARMS))
+    hirl, own = (loaded.resolve("mocov2", variant) for variant in ("hirl", "hirl-invariant"))
+    assert own.hierarchy == hirl.hierarchy.model_copy(update={"features": "invariant", "views": 4})
+    assert own.name == "mocov2-hirl-invariant-s0"
+    assert own.pretraining_hash != hirl.pretraining_hash
+    assert own.model_copy(update={"hierarchy": hirl.hierarchy, "variant": "hirl"}) == hirl
+
+
+def test_a_call_chooses_among_the_studys_variants(study) -> None:
+    path = study(ARMS)
+    chosen = load_study(path, {"variants": ["baseline", "hirl-invariant"]})
+    assert [name.variant for name in chosen.run_names()] == ["baseline", "hirl-invariant", "control"]
+    assert chosen.resolve("mocov2", "hirl-invariant").hierarchy.views == 4
+    message = problem(lambda: load_study(path, {"variants": ["hirl-flat"]}))
+    assert "'hirl-flat' is unknown; known: baseline, hirl, hirl-invariant" in message
+
+
+def test_a_studys_variants_replace_those_of_its_base(study) -> None:
+    assert list(load_study(study("base: demo\nvariants: [hirl]\n")).config.variants) == ["hirl"]
+    assert list(load_study(study("base: demo\n")).config.variants) == ["baseline", "hirl"]
+
+
+@pytest.mark.parametrize(
+    ("variants", "part"),
+    [
+        ("{hirl: {views: 3}}", "variants.hirl is the paper's and takes no block"),
+        ("{'my trees': {views: 3}}", "letters, digits"),
+        ("{control: {views: 3}}", "letters, digits"),
+    ],
+)
+def test_a_wrong_variant_is_named(study, variants: str, part: str) -> None:
+    assert part in problem(lambda: load_study(study(f"methods: [mocov2]\nvariants: {variants}\n")))

@@ -94,7 +94,7 @@ def test_the_page_names_data_methods_machines_and_times(page):
 
 
 def test_baseline_and_hirl_differ_only_in_the_hierarchy(page):
-    section = page.split("Settings that differ between")[1].split("<h2>Runs</h2>")[0]
+    section = page.split("Settings that differ from the baseline")[1].split("<h2>Runs</h2>")[0]
     keys = re.findall(r"<tr><td>[^<]*</td><td><code>([^<]*)</code>", section)
     assert keys == ["hierarchy.num_clusters", "hierarchy.start_epoch"] * 2
 

@@ -43,7 +43,7 @@ def pages(tmp_path: Path) -> tuple[Path, Path]:
 
 def study_of(*gains: float, floor: float | None = None, seeds: int = 1) -> Study:
     """Return a study of one metric with a method per gain."""
-    cell = {"std": None if seeds == 1 else 0.5, "n": seeds}
+    cell = {"half": None if seeds == 1 else 0.5, "n": seeds}
     rows = [
         Row(
             f"method{number}",
@@ -71,7 +71,7 @@ def test_both_pages_are_filled_and_a_second_call_replaces_the_first(study, drawn
     assert text.endswith("<!-- /results -->\nThe end.\n")
     for title in ("MoCo v2", "iBOT", "Untrained ResNet-18", "Untrained ViT-tiny"):
         assert text.count(f"| {title} ") == 1
-    assert "mean ± standard deviation, n = 2 seeds" in text
+    assert "mean ± 95 % interval, n = 2 seeds" in text
     assert environment()["processor"] in text
     filled = details.read_text()
     assert (folder / "table.md").read_text() in filled
@@ -116,10 +116,10 @@ def test_the_finding_counts_comparisons_and_those_within_the_noise_floor():
     )
 
 
-def test_the_finding_over_seeds_counts_differences_within_one_standard_deviation():
-    said = finding(study_of(1.2, -0.4, seeds=3))  # of 0.5
+def test_the_finding_over_seeds_counts_gains_whose_interval_holds_zero_as_undecided():
+    said = finding(study_of(1.2, -0.4, seeds=3))  # half an interval is 0.5
     assert said.startswith("On the demo study (2 methods, 1 metrics, 3 seeds, ")
-    assert said.endswith("equal in 0; 1 differences are within one standard deviation over seeds.")
+    assert said.endswith("above its baseline in 1 of 2 comparisons, below in 0 and undecided in 1.")
 
 
 def test_the_finding_without_published_weights_leaves_the_noise_floor_out():

@@ -39,11 +39,25 @@ def test_one_seed_shows_no_spread_and_bold_marks_the_better(evaluations):
     assert cells == {"MoCo v2": ["60.0 → **61.3** (+1.2)"], "iBOT": ["**70.0** → 68.5 (-1.5)"]}
 
 
-def test_several_seeds_show_mean_deviation_and_the_paired_gain(evaluations):
+def test_several_seeds_show_mean_interval_and_the_paired_gain(evaluations):
     runs = {f"swav-baseline-s{seed}": knn(value) for seed, value in enumerate((60.0, 62.0, 64.0))}
     runs |= {f"swav-hirl-s{seed}": knn(value) for seed, value in enumerate((63.0, 61.0, 68.0))}
-    # gains 3, -1, 4: mean 2, deviation sqrt(7); hirl: mean 64, deviation sqrt((1 + 9 + 16) / 2)
-    assert cells_of(evaluations(runs), runs) == {"SwAV": ["62.0 ± 2.0 → **64.0 ± 3.6** (+2.0 ± 2.6)"]}
+    # gains 3, -1, 4: mean 2, deviation sqrt(7); hirl: mean 64, deviation sqrt((1 + 9 + 16) / 2); t = 4.303 for n = 3
+    assert cells_of(evaluations(runs), runs) == {"SwAV": ["62.0 ± 5.0 → 64.0 ± 9.0 (+2.0 ± 6.6)"]}
+
+
+def test_a_gain_whose_interval_leaves_zero_is_bold(evaluations):
+    runs = {f"swav-baseline-s{seed}": knn(value) for seed, value in enumerate((60.0, 62.0, 64.0))}
+    runs |= {f"swav-hirl-s{seed}": knn(value) for seed, value in enumerate((63.0, 65.0, 67.1))}
+    assert cells_of(evaluations(runs), runs) == {"SwAV": ["62.0 ± 5.0 → **65.0 ± 5.1** (+3.0 ± 0.1)"]}
+
+
+def test_each_variant_of_the_studys_own_has_a_column_beside_hirls(evaluations):
+    runs = {"swav-baseline-s0": knn(60.0), "swav-hirl-s0": knn(61.0), "swav-hirl-flat-s0": knn(58.0)}
+    assert cells_of(evaluations(runs), runs) == {
+        "SwAV": ["60.0 → **61.0** (+1.0)"],
+        "SwAV, HIRL-flat": ["**60.0** → 58.0 (-2.0)"],
+    }
 
 
 def test_a_gain_takes_only_seeds_that_both_sides_have(evaluations):
@@ -51,7 +65,7 @@ def test_a_gain_takes_only_seeds_that_both_sides_have(evaluations):
     runs |= {f"swav-hirl-s{seed}": knn(value) for seed, value in ((1, 63.0), (2, 67.0))}
     # seeds 1 and 2: gains 1 and 3
     cells = cells_of(evaluations(runs), runs)["SwAV"]
-    assert cells == ["62.0 ± 2.0 → **65.0 ± 2.8, n=2** (+2.0 ± 1.4, n=2)"]
+    assert cells == ["62.0 ± 5.0 → 65.0 ± 25.4, n=2 (+2.0 ± 12.7, n=2)"]
 
 
 def test_a_missing_number_is_a_dash_and_a_missing_pair_an_empty_cell(evaluations):
@@ -80,7 +94,7 @@ def test_latex_has_a_column_for_every_cell_and_escapes(evaluations):
     summarise(study, list(runs), CHOSEN)
     text = (study / "table.tex").read_text()
     line = next(line for line in text.splitlines() if line.startswith("my"))
-    assert line == r"my\_method & \textbf{50.5 $\pm$ 0.7} & 41.5 $\pm$ 0.7 & $-$9.0 $\pm$ 0.0 \\"
+    assert line == r"my\_method & \textbf{50.5 $\pm$ 6.4} & 41.5 $\pm$ 6.4 & $-$9.0 $\pm$ 0.0 \\"
     assert r"\begin{tabular}{lrrr}" in text
 
 
@@ -125,4 +139,4 @@ def test_the_wide_csv_holds_plain_numbers(evaluations):
     summarise(study, list(runs), CHOSEN)
     (row,) = pd.read_csv(study / "table.csv").to_dict("records")
     wanted = {"knn_top1_baseline": 60.0, "knn_top1_hirl": 61.5, "knn_top1_gain": 1.5}
-    assert row == {"method": "mocov2", "backbone": "resnet18", **wanted}
+    assert row == {"method": "mocov2", "variant": "hirl", "backbone": "resnet18", **wanted}

@@ -74,7 +74,7 @@ def test_trees_are_compared_level_by_level(evaluations):
     study = evaluations(runs)
     frame = hierarchy_table(study, collect(study, runs, ["hierarchy"]), runs)
     wanted = {"Clusters": "8", "Empty": "1", "NMI": "40.0", "AMI": "30.0", "Purity": "50.0"}
-    assert frame.to_dict("records") == [{"Method": "MoCo v2", "Level": "0", "True classes": "level 0", **wanted}]
+    assert frame.to_dict("records") == [{"Run": "MoCo v2 + HIRL", "Level": "0", "True classes": "level 0", **wanted}]
 
 
 def test_ap_at_one_threshold_is_shown_but_neither_counted_nor_drawn(evaluations):
@@ -85,4 +85,4 @@ def test_ap_at_one_threshold_is_shown_but_neither_counted_nor_drawn(evaluations)
     table = tabulate(study, collect(study, runs, ["detection"]), runs)
     assert [metric.title for metric in table.metrics] == ["AP^box", "AP50^box", "AP75^box"]
     assert [metric.title for metric in table.headline_metrics] == ["AP^box"]
-    assert (table.verdict.above, table.verdict.total) == (1, 1)
+    assert (table.verdict().above, table.verdict().total) == (1, 1)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from hirl.config.run_name import UNTRAINED, RunName
+from hirl.config.run_name import CONTROL, UNTRAINED, RunName
 from hirl.config.tasks import FROZEN, LABEL_PERCENTS, TASKS
 
-Variant = Literal["baseline", "hirl"]
-VARIANTS: tuple[Variant, ...] = get_args(Variant)
+VARIANTS = ("baseline", "hirl")  # the paper's; a study may name more, which differ in their hierarchy block
+VARIANT_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?")
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -42,6 +43,12 @@ def _method_name(name: str) -> str:
     return name
 
 
+def _variant_name(name: str) -> str:
+    if not VARIANT_NAME.fullmatch(name) or name == CONTROL:
+        raise ValueError("write a variant's name in letters, digits, _ and -, such as hirl-invariant")
+    return name
+
+
 def _label_percent(percent: int) -> int:
     if percent not in LABEL_PERCENTS:
         raise ValueError(f"no task uses this percentage of the labels; known: {', '.join(map(str, LABEL_PERCENTS))}")
@@ -51,6 +58,7 @@ def _label_percent(percent: int) -> int:
 CropScale = Annotated[tuple[Share, Share], AfterValidator(_ascending)]  # fraction of the image's area
 TaskName = Annotated[str, AfterValidator(_known_task)]
 MethodName = Annotated[str, AfterValidator(_method_name)]
+VariantName = Annotated[str, AfterValidator(_variant_name)]
 LabelPercent = Annotated[int, AfterValidator(_label_percent)]
 
 # Execution switches: they change the result by rounding at most and are not hashed, so that a run may be resumed with
@@ -428,7 +436,7 @@ class RunConfig(Section):
     study: str
     method: MethodName
     algorithm: str  # the registered method; another than `method` where the method's file has a base
-    variant: Variant
+    variant: VariantName
     seed: NonNegativeInt = 0
     data: DataConfig = DataConfig()
     transfer_data: DataConfig = DataConfig(name="sketches")
@@ -442,7 +450,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _tree_comes_before_the_end(self) -> RunConfig:
-        if self.variant == "hirl" and self.hierarchy and self.hierarchy.start_epoch >= self.training.epochs:
+        if self.variant != "baseline" and self.hierarchy and self.hierarchy.start_epoch >= self.training.epochs:
             raise ValueError(
                 f"hierarchy.start_epoch is {self.hierarchy.start_epoch}, but training.epochs is "
                 f"{self.training.epochs}: there would be no tree; start earlier, or train longer"
@@ -489,15 +497,27 @@ class RunConfig(Section):
 
 
 class StudyConfig(Section):
-    """What a study runs. `all` and the blocks of `methods` hold partial RunConfigs."""
+    """What a study runs. `all` and the blocks of `methods` hold partial RunConfigs, those of `variants` hierarchies."""
 
     methods: dict[MethodName, dict[str, Any] | None]
-    variants: tuple[Variant, ...] = VARIANTS
+    variants: dict[VariantName, dict[str, Any] | None] = dict.fromkeys(VARIANTS)  # with blocks of the hierarchy
     seeds: tuple[int, ...] = (0,)
     tasks: tuple[TaskName, ...] = FROZEN
     base: str | None = None  # another study, whose keys hold unless given here
     all: dict[str, Any] = {}
     plugins: tuple[str, ...] = ()  # Python files that register methods of your own
+
+    @model_validator(mode="after")
+    def _the_papers_variants_have_no_block(self) -> StudyConfig:
+        for name, block in self.variants.items():
+            if name in VARIANTS and block:
+                raise ValueError(f"variants.{name} is the paper's and takes no block: name a variant of your own")
+            if name not in VARIANTS and not block:
+                raise ValueError(
+                    f"variants.{name} is neither of {', '.join(VARIANTS)} and has no block: give it hierarchy values, "
+                    "such as {features: invariant}"
+                )
+        return self
 
 
 def pretraining_digest(settings: Mapping[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """A study: its YAML file and its methods' files, read once, and the run configurations they make.
 
 The layers of a run's configuration, later ones win: the typed defaults, the method's file (over the file it is based
-on), the study's `all` block, the study's block for the method, overrides given on the command line.
+on), the study's `all` block, its block for the method, its hierarchy block for the variant, overrides given on the
+command line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
@@ -120,10 +121,11 @@ class Study:
     ) -> tuple[RunConfig, dict[str, str]]:
         """Return a run's configuration, and the origin of every key that a layer sets."""
         where = f"study {self.name}, method {method}"
-        if variant not in VARIANTS:
-            raise ValueError(f"variant {variant!r} is unknown; known: {', '.join(VARIANTS)}")
+        known = dict.fromkeys([*VARIANTS, *self.config.variants])
+        if variant not in known:
+            raise ValueError(f"variant {variant!r} is unknown; known: {', '.join(known)}")
         file = self.method_files.get(method) or _read_method(method)
-        merged, origins = _merge_layers([*file.layers, *self._own_layers(method, overrides)])
+        merged, origins = _merge_layers([*file.layers, *self._own_layers(method, variant, overrides)])
         if named := [key for key in RUN_KEYS if key in merged]:
             raise ValueError(f"{where}: {named[0]!r} names a run and is no setting: remove it")
         model = _model_config(file.algorithm, self.config.plugins)
@@ -137,7 +139,7 @@ class Study:
             config = config.model_copy(update={"hierarchy": None})
         return config, origins
 
-    def _own_layers(self, method: str, overrides: Mapping[str, Any]) -> Iterator[Layer]:
+    def _own_layers(self, method: str, variant: str, overrides: Mapping[str, Any]) -> Iterator[Layer]:
         """Yield the study's layers and the command line's, lowest first."""
         file = self.path.name
         block = self.config.methods.get(method) or {}
@@ -148,6 +150,8 @@ class Study:
                 )
         yield f"studies/{file} all", self.config.all
         yield f"studies/{file} methods.{method}", block
+        if hierarchy := self.config.variants.get(variant):
+            yield f"studies/{file} variants.{variant}", {"hierarchy": hierarchy}
         for key, value in overrides.items():
             yield "--set", nest(key, value)
 
@@ -157,7 +161,7 @@ def load_study(study: str, narrowed: Mapping[str, Any] | None = None) -> Study:
 
     Args:
         study: name, or path ending in .yaml.
-        narrowed: values for the study's own keys (methods as a list, variants, seeds, tasks) in place of the file's.
+        narrowed: values for the study's own keys (methods and variants as lists, seeds, tasks) in place of the file's.
 
     Raises:
         ValueError: there is no such study, or it has a key or value it cannot hold.
@@ -169,6 +173,8 @@ def load_study(study: str, narrowed: Mapping[str, Any] | None = None) -> Study:
     narrowed = dict(narrowed or {})
     if "methods" in narrowed:
         narrowed["methods"] = {name: content["methods"].get(name) for name in narrowed["methods"]}
+    if "variants" in narrowed:
+        narrowed["variants"] = _chosen_variants(content, narrowed["variants"])
     config = validate(StudyConfig, content | narrowed, str(path))
     files = {name: _read_method(name) for name in config.methods}
     for file in files.values():
@@ -181,20 +187,37 @@ def _study_path(study: str) -> Path:
 
 
 def _read_study(path: Path, is_base: bool = False) -> dict[str, Any]:
-    """Read a study file over its base; methods given as a list, or empty, have no settings of their own."""
+    """Read a study file over its base; methods and variants given as a list, or empty, have no block of their own."""
     content = read_yaml(path)
-    methods = content.get("methods") or {}
-    methods = dict.fromkeys(methods) if isinstance(methods, list) else methods
-    if isinstance(methods, Mapping):
-        methods = {name: {} if block is None else block for name, block in methods.items()}
-    content["methods"] = methods
+    content["methods"] = _with_blocks(content.get("methods") or {})
+    if "variants" in content:
+        content["variants"] = _with_blocks(content["variants"])
     if (base := content.get("base")) is None:
         return content
     if is_base:
         raise ValueError(f"{path} is the base of a study and has base {base!r} itself: a base must not have one")
     merged = _read_study(_study_path(base), is_base=True)
+    if "variants" in content:  # they replace the base's, as seeds and tasks do
+        merged.pop("variants", None)
     merge(merged, content)
     return merged
+
+
+def _with_blocks(names: Any) -> Any:
+    """Return a mapping from names to their blocks, for names given as a list or with empty blocks."""
+    named = dict.fromkeys(names) if isinstance(names, list) else names
+    if not isinstance(named, Mapping):
+        return named
+    return {name: {} if block is None else block for name, block in named.items()}
+
+
+def _chosen_variants(content: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the blocks of the variants that a call asks for: the study's, or the paper's two."""
+    known = dict.fromkeys(VARIANTS) | content.get("variants", {})
+    for name in names:
+        if name not in known:
+            raise ValueError(f"variant {name!r} is unknown; known: {', '.join(known)}")
+    return {name: known[name] for name in names}
 
 
 def _read_method(name: str) -> MethodFile:

@@ -189,4 +189,5 @@ TASKS: dict[str, Task] = {task.name: task for task in TABLE}
 FROZEN = tuple(name for name, task in TASKS.items() if task.protocol == "frozen")
 TRAINED = tuple(name for name, task in TASKS.items() if task.protocol == "trained")
 METRICS: tuple[Metric, ...] = tuple(metric for task in TABLE for metric in task.shown)
+OUTCOMES = (("knn", "top1"), ("clustering", "ami"))  # task and metric of what verdicts are given on
 LABEL_PERCENTS = tuple(sorted({task.label_percent for task in TABLE} - {100}))  # label subsets that a study draws

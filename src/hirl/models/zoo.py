@@ -8,14 +8,14 @@ import shutil
 import time
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from pydantic import ValidationError
 
-from hirl.config import CONFIG_ROOT, Count, Section, Variant, read_yaml
+from hirl.config import CONFIG_ROOT, Count, Section, read_yaml
 from hirl.files import make_folder, sha256
 
 MANIFEST = CONFIG_ROOT / "weights.yaml"
@@ -28,7 +28,7 @@ class PublishedWeights(Section):
     """One file of the authors' model zoo; size (bytes) and sha256 are None if they are not known yet."""
 
     method: str
-    variant: Variant
+    variant: Literal["baseline", "hirl"]
     epochs: Count
     backbone: str
     url: str

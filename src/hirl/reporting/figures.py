@@ -31,7 +31,7 @@ def draw_trainings(study_folder: str | Path, runs: Sequence[str]) -> list[Path]:
     if trained_by_method(opened):
         drawn.append(folder / "training.png")
         training(study_folder, runs, drawn[-1])
-    if any(run.variant == "hirl" for run in opened):
+    if any(run.has_tree for run in opened):
         drawn.append(folder / "hierarchy.png")
         hierarchy(study_folder, runs, drawn[-1])
         for run in first_hirl_runs(study_folder, runs):
@@ -85,18 +85,18 @@ def _gain_panel(ax: Axes, metric: Metric, rows: list[Row], controls: dict[str, R
 
 
 def _gain_line(ax: Axes, y: int, baseline: Cell | None, hirl: Cell | None) -> None:
-    """Draw both circles of a method, their standard deviations as whiskers, and the bar between them."""
+    """Draw both circles of a method, their 95 % intervals as whiskers, and the bar between them."""
     if baseline and hirl:
         color = HIRL if hirl.mean >= baseline.mean else LOSS
         ax.plot([baseline.mean, hirl.mean], [y, y], color=color, linewidth=2.4, alpha=0.45, zorder=2)
     for cell, color, face in ((baseline, BASELINE, "white"), (hirl, HIRL, HIRL)):
         if cell:
-            ax.errorbar(cell.mean, y, xerr=cell.std, color=color, elinewidth=1, capsize=2, zorder=2.5)
+            ax.errorbar(cell.mean, y, xerr=cell.half, color=color, elinewidth=1, capsize=2, zorder=2.5)
             ax.scatter(cell.mean, y, s=34, color=face, edgecolor=color, linewidth=1.6, zorder=3)
 
 
 def _gain_number(ax: Axes, y: int, row: Row, metric: Metric) -> None:
-    """Write the gain, with its standard deviation over seeds, at the right of the panel."""
+    """Write the gain, with its 95 % interval over seeds, at the right of the panel."""
     gain = row.cells.get((metric, "gain"))
     if gain:
         color = {"up": HIRL, "down": LOSS}.get(row.look(metric, "gain"), INK)
@@ -159,10 +159,10 @@ def _curve_panel(ax: Axes, members: Iterable[Run], curve: str) -> None:
         if curve in history and history[curve].notna().any():
             is_empty = False
             # The two coincide until the first tree: the baseline is drawn wider to be seen below HIRL.
-            color, width = (HIRL, 1.2) if run.variant == "hirl" else (BASELINE, 2.6)
+            color, width = (HIRL, 1.2) if run.has_tree else (BASELINE, 2.6)
             marker = "." if len(history) < 3 else None
             ax.plot(history["epoch"], history[curve], color=color, alpha=0.85, linewidth=width, marker=marker)
-        if run.variant == "hirl":
+        if run.has_tree:
             ax.axvline(run.config["hierarchy"]["start_epoch"], color=INK, linewidth=0.8, linestyle=":", zorder=1)
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(4))
@@ -188,10 +188,11 @@ def hierarchy(study_folder: str | Path, runs: Sequence[str], path: str | Path) -
     with figure_file(path, (max(1.75 * len(chosen), 6) + 0.7, 4.9)) as figure:
         axes = figure.subplots(len(TREE_ROWS), len(chosen), squeeze=False, sharey="row")
         levels = 0
+        several = len({run.variant for run in chosen}) > 1
         for column, run in zip(axes.T, chosen, strict=True):
             trees = {int(path.stem.removeprefix("epoch")): assignments(path) for path in run.snapshots}
             levels = max(levels, *(tree.shape[1] for tree in trees.values()))
-            column[0].set_title(method_title(run.method))
+            column[0].set_title(run.title.replace(" + ", "\n") if several else method_title(run.method))
             _agreement_panels(column[:2], trees, labels)
             _size_panel(column[2], list(trees.values())[-1])
         _label_rows(figure, axes, TREE_ROWS)
@@ -203,15 +204,16 @@ def hierarchy(study_folder: str | Path, runs: Sequence[str], path: str | Path) -
 
 
 def first_hirl_runs(study_folder: str | Path, names: Sequence[str]) -> list[Run]:
-    """Return each method's HIRL run of its first seed.
+    """Return each method's runs with trees, one per variant, of its first seed.
 
     Raises:
         ValueError: the study has no HIRL run.
     """
-    hirl = [run for run in open_runs(study_folder, names) if run.variant == "hirl"]
+    hirl = [run for run in open_runs(study_folder, names) if run.has_tree]
     if not hirl:
         raise ValueError(f"{study_folder} holds no HIRL run, so there is no semantic tree to draw")
-    return [members[0] for members in trained_by_method(hirl).values()]
+    first = {(run.method, run.variant): run for run in reversed(hirl)}
+    return [first[key] for key in dict.fromkeys((run.method, run.variant) for run in hirl)]
 
 
 def _level_color(level: int) -> str:

@@ -59,7 +59,7 @@ class Comparison:
 
     def lines(self) -> Iterator[Line]:
         """Yield every metric and method of the paper; a method that the study lacks has a row without numbers."""
-        ours = {row.method: row for row in self.ours.rows}
+        ours = {row.method: row for row in self.ours.rows if row.variant == "hirl"}
         for metric in self.paper.metrics:
             for row in self.paper.rows:
                 yield metric, row, ours.get(row.method, Row(row.method, row.backbone, {}))

@@ -15,9 +15,9 @@ from docutils.core import publish_parts
 
 from hirl.config import flatten
 from hirl.config.resources import CAPTIONS, REINSTALL
-from hirl.config.sections import VARIANTS
 from hirl.config.tasks import Metric
 from hirl.files import read_json, write_text
+from hirl.reporting import judgement
 from hirl.reporting.paper import compare
 from hirl.reporting.runs import Run, open_runs, trained_by_method
 from hirl.reporting.style import DPI
@@ -31,7 +31,7 @@ from hirl.reporting.table import (
     rows_of,
     tabulate,
 )
-from hirl.reporting.titles import backbone_title, html, method_title
+from hirl.reporting.titles import backbone_title, html, method_title, variant_title
 from hirl.tracking.record import read_record
 
 TITLES = {"gains": "Gains", "training": "Training", "hierarchy": "Semantic trees"}
@@ -50,7 +50,7 @@ def write_report(study_folder: str | Path, runs: Sequence[str], out: str | Path)
     page = _template().render(
         study=study_folder.name,
         facts=_facts(study_folder, summary, opened),
-        verdict=table.verdict,
+        verdicts={variant_title(variant): table.verdict(variant) for variant in table.variants},
         introduction=caption("workflow"),
         table=table,
         table_caption=caption("table"),
@@ -58,6 +58,8 @@ def write_report(study_folder: str | Path, runs: Sequence[str], out: str | Path)
         parts=PART_TITLES,
         paper=compare(study_folder, table),
         figures=_figures(study_folder / "figures", opened),
+        judgement=judgement.texts(judgement.judge(summary)),
+        judgement_note=judgement.NOTE,
         trees=hierarchy_table(study_folder, summary, runs).to_dict("split", index=False),
         differences=_differences(opened),
         costs=[_cost(run) for run in opened if run.trained],
@@ -198,7 +200,7 @@ def _notes(table: Table, summary: pd.DataFrame, runs: list[Run]) -> list[str]:
     if missing := [run.name for run in runs if rows_of(summary, run).empty]:
         notes.append(f"Runs without any evaluation: {', '.join(missing)}.")
     trained = [row for row in table.rows if not row.is_control]
-    empty = sum(cell not in row.cells for row in trained for cell in product(table.metrics, VARIANTS))
+    empty = sum(cell not in row.cells for row in trained for cell in product(table.metrics, ("baseline", "hirl")))
     if empty:
         notes.append(f"{empty} cells of the table are empty, because these evaluations were not run.")
     return notes
@@ -208,17 +210,19 @@ def _notes(table: Table, summary: pd.DataFrame, runs: list[Run]) -> list[str]:
 
 
 def _differences(runs: list[Run]) -> list[dict[str, str]]:
-    """Return every setting in which a method's baseline and HIRL differ."""
+    """Return every setting in which a method's baseline and another of its variants differ."""
     rows = []
-    for method, members in trained_by_method(runs).items():
-        sides = {run.variant: _settings(run) for run in reversed(members)}  # of the first seed
-        if sides.keys() != set(VARIANTS):
+    for members in trained_by_method(runs).values():
+        first = {run.variant: run for run in reversed(members)}  # of the first seed
+        if "baseline" not in first:
             continue
-        baseline, hirl = sides["baseline"], sides["hirl"]
-        for key in {**baseline, **hirl}:
-            pair = {"baseline": baseline.get(key, "–"), "hirl": hirl.get(key, "–")}
-            if pair["baseline"] != pair["hirl"]:
-                rows.append({"method": method_title(method), "key": key, **pair})
+        baseline = _settings(first["baseline"])
+        for run in dict.fromkeys(first[member.variant] for member in members if member.has_tree):
+            other = _settings(run)
+            for key in {**baseline, **other}:
+                pair = {"baseline": baseline.get(key, "–"), "hirl": other.get(key, "–")}
+                if pair["baseline"] != pair["hirl"]:
+                    rows.append({"method": run.title, "key": key, **pair})
     return rows
 
 

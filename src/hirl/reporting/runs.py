@@ -44,8 +44,13 @@ class Run:
 
     @property
     def variant(self) -> str:
-        """`baseline` or `hirl`; `control` for a control."""
+        """`baseline`, `hirl` or a variant of the study's own; `control` for a control."""
         return self.run_name.variant
+
+    @property
+    def has_tree(self) -> bool:
+        """Whether the run was trained under HIRL."""
+        return self.trained and self.variant != "baseline"
 
     @property
     def seed(self) -> int:

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 
 from hirl.config.tasks import Metric
 from hirl.files import atomic_path, write_text
-from hirl.reporting import paper
+from hirl.reporting import judgement, paper
 from hirl.reporting.console import WIDTH, wide_console
 from hirl.reporting.markup import bold, escape, markdown_table, tabular
 from hirl.reporting.paper import Comparison, compare
@@ -21,8 +21,8 @@ from hirl.reporting.titles import backbone_title, html, plain
 def summarise(study_folder: str | Path, runs: Sequence[str], tasks: Sequence[str]) -> Table:
     """Write the numbers of the expected runs; return the wide table.
 
-    The files: summary.csv, table.csv, table.md and table.tex, and the comparison with the paper: paper.csv and
-    table-paper.tex.
+    The files: summary.csv, table.csv, table.md and table.tex; with several seeds verdicts.csv; and the comparison with
+    the paper: paper.csv and table-paper.tex.
 
     Raises:
         ValueError: no evaluation exists, or one belongs to another run.
@@ -31,12 +31,13 @@ def summarise(study_folder: str | Path, runs: Sequence[str], tasks: Sequence[str
     summary = collect(study_folder, runs, tasks)
     table = tabulate(study_folder, summary, runs)
     comparison = compare(study_folder, table)
-    trees = hierarchy_table(study_folder, summary, runs)
+    trees, judged = hierarchy_table(study_folder, summary, runs), judgement.judge(summary)
     frames = {"summary.csv": summary, "table.csv": wide(table), "paper.csv": paper.numbers(comparison)}
+    frames |= {} if judged.empty else {"verdicts.csv": judged}
     for name, frame in frames.items():
         with atomic_path(study_folder / name) as temporary:
             frame.to_csv(temporary, index=False)
-    write_text(study_folder / "table.md", markdown(table, comparison, trees))
+    write_text(study_folder / "table.md", markdown(table, comparison, trees, judged))
     write_text(study_folder / "table.tex", latex(table))
     write_text(study_folder / "table-paper.tex", paper.latex(comparison))
     return table
@@ -46,27 +47,29 @@ def summarise(study_folder: str | Path, runs: Sequence[str], tasks: Sequence[str
 
 
 def wide(table: Table) -> pd.DataFrame:
-    """Return the table as plain numbers: one row per method, columns task_metric_part, with _std and _n over seeds."""
+    """Return the table as plain numbers, columns task_metric_part; over seeds also _half, of the interval, and _n."""
     return pd.DataFrame([_wide_row(table, row) for row in table.rows])
 
 
 def _wide_row(table: Table, row: Row) -> dict[str, str | float | None]:
-    line: dict[str, str | float | None] = {"method": row.method, "backbone": row.backbone}
+    line: dict[str, str | float | None] = {"method": row.method, "variant": row.variant, "backbone": row.backbone}
     for metric in table.metrics:
         for part in PARTS:
             cell, name = row.cells.get((metric, part)), f"{metric.task}_{metric.name}_{part}"
             line[name] = round(cell.mean, 4) if cell else None
             if table.seeds > 1:
-                line[f"{name}_std"] = round(cell.std, 4) if cell and cell.std is not None else None
+                line[f"{name}_half"] = round(cell.half, 4) if cell and cell.half is not None else None
                 line[f"{name}_n"] = cell.n if cell else 0
     return line
 
 
-def markdown(table: Table, comparison: Comparison, trees: pd.DataFrame) -> str:
+def markdown(table: Table, comparison: Comparison, trees: pd.DataFrame, judged: pd.DataFrame) -> str:
     """Return the tables in Markdown: one per backbone with methods as columns, the trees, the paper's numbers."""
     sections = [f"## {backbone_title(backbone)}\n\n{_grid(table, rows)}" for backbone, rows in table.backbones.items()]
     notes = ["Baseline → HIRL (gain), the better in bold.", table.note, table.levels_note, table.scratch_note]
     sections.append("\n\n".join(note for note in notes if note) + "\n")
+    if not judged.empty:
+        sections.append(f"## Verdicts\n\n{judgement.NOTE}\n\n{judgement.markdown(judged)}")
     if not trees.empty:
         lines = markdown_table(list(trees), trees.to_numpy().tolist())
         sections.append(f"## Semantic trees\n\nThe last tree of every HIRL run against the true classes.\n\n{lines}")

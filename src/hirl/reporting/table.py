@@ -1,8 +1,9 @@
-"""Collect every evaluation as one long table, and compare baseline, HIRL and gain in a wide one."""
+"""Collect every evaluation as one long table, and compare each baseline with its other variants in a wide one."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, product
@@ -10,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy.stats import t as student_t
 
 from hirl.config.run_name import CONTROL, UNTRAINED, RunName
-from hirl.config.sections import VARIANTS
 from hirl.config.tasks import METRICS, TASKS, Metric
 from hirl.reporting.runs import Run, level_names, open_runs, trained_by_method
-from hirl.reporting.titles import backbone_title, method_title
+from hirl.reporting.titles import backbone_title, method_title, variant_title
 
 COLUMNS = ["study", "dataset", "method", "variant", "backbone", "seed", "task", "metric", "value"]
-PARTS = (*VARIANTS, "gain")
+PARTS = ("baseline", "hirl", "gain")  # of a row; `hirl` is its variant
 PART_TITLES = {"baseline": "baseline", "hirl": "HIRL", "gain": "gain"}
 FROM_SCRATCH = " †"  # marks the number of a control that was trained from scratch
 MAX_METRICS = 3  # of a table on a page
@@ -31,26 +32,36 @@ class Cell:
 
     Attributes:
         mean: over the seeds.
-        std: sample standard deviation; None for one seed.
         n: number of seeds.
+        half: half the width of the mean's 95 % interval (Student's t); None for one seed.
     """
 
     mean: float
-    std: float | None
     n: int
+    half: float | None = None
 
     @classmethod
     def of(cls, values: pd.Series) -> Cell | None:
         """Return the cell of some values; None for no value."""
-        if values.empty:
+        n = len(values)
+        if n == 0:
             return None
-        return cls(values.mean(), values.std(ddof=1) if len(values) > 1 else None, len(values))
+        half = float(student_t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5) if n > 1 else None
+        return cls(float(values.mean()), n, half)
+
+    @property
+    def sign(self) -> int:
+        """Return 1 or -1 for a gain or a loss, 0 if the interval holds zero; one seed counts as it is printed."""
+        if self.half is not None and abs(self.mean) <= self.half:
+            return 0
+        shown = round(self.mean, 1)
+        return (shown > 0) - (shown < 0)
 
     def text(self, decimals: int = 1, signed: bool = False) -> str:
         """Return `12.3`, or `12.3 ± 0.4` over several seeds."""
         rounded = round(self.mean, decimals) + 0.0  # turns -0.0 into 0.0: no difference is not a loss
         text = f"{rounded:+.{decimals}f}" if signed else f"{rounded:.{decimals}f}"
-        return text if self.std is None else f"{text} ± {self.std:.{decimals}f}"
+        return text if self.half is None else f"{text} ± {self.half:.{decimals}f}"
 
 
 Cells = dict[tuple[Metric, str], Cell]  # by metric and part
@@ -58,11 +69,12 @@ Cells = dict[tuple[Metric, str], Cell]  # by metric and part
 
 @dataclass(frozen=True)
 class Row:
-    """A method, or the untrained control of a backbone."""
+    """A method's baseline beside one of its other variants, or the untrained control of a backbone."""
 
     method: str
     backbone: str
     cells: Cells
+    variant: str = "hirl"
 
     @property
     def is_control(self) -> bool:
@@ -71,8 +83,9 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The row's title among rows of its backbone."""
-        return method_title(self.method)
+        """The row's title among rows of its backbone; it names a variant of the study's own."""
+        title = method_title(self.method)
+        return title if self.variant == "hirl" else f"{title}, {variant_title(self.variant)}"
 
     def title(self, metrics: Sequence[Metric]) -> str:
         """Return the row's title in a table of these metrics; a control's says how it was trained, if at all."""
@@ -83,28 +96,30 @@ class Row:
         return f"Untrained {backbone_title(self.backbone)}"
 
     def look(self, metric: Metric, part: str) -> str:
-        """Return how a cell is set, by its number as printed: `best` of its pair, a gain `up` or `down`, or ``."""
-        shown = {name: round(cell.mean, 1) for name in PARTS if (cell := self.cells.get((metric, name)))}
+        """Return how a cell is set: `best` of its pair, a gain `up` or `down`, or `` where the gain is undecided."""
+        gain = self.cells.get((metric, "gain"))
+        if gain is None or gain.sign == 0:
+            return ""
         if part == "gain":
-            gain = shown.get("gain", 0)
-            return "up" if gain > 0 else "down" if gain < 0 else ""
-        pair = [shown[variant] for variant in VARIANTS if variant in shown]
-        is_best = len(pair) == 2 and pair[0] != pair[1] and shown[part] == max(pair)
-        return "best" if is_best else ""
+            return "up" if gain.sign > 0 else "down"
+        return "best" if (part == "hirl") == (gain.sign > 0) else ""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How many comparisons of HIRL with its baseline came out above, equal and below, as printed."""
+    """How many comparisons with the baseline came out above it, undecided and below.
+
+    Undecided: the gain's 95 % interval holds zero; for one seed, the two are equal as printed.
+    """
 
     above: int
-    equal: int
+    undecided: int
     below: int
 
     @property
     def total(self) -> int:
         """The number of comparisons."""
-        return self.above + self.equal + self.below
+        return self.above + self.undecided + self.below
 
 
 @dataclass(frozen=True)
@@ -144,16 +159,19 @@ class Table:
         return {backbone: list(members) for backbone, members in groupby(self.rows, lambda row: row.backbone)}
 
     @property
-    def gains(self) -> dict[tuple[Metric, str], Cell]:
-        """The gains that are counted, by metric and method."""
-        keys = product(self.headline_metrics, self.rows)
+    def variants(self) -> list[str]:
+        """The variants that are compared with the baseline, in the rows' order."""
+        return list(dict.fromkeys(row.variant for row in self.rows if not row.is_control))
+
+    def gains(self, variant: str = "hirl") -> dict[tuple[Metric, str], Cell]:
+        """Return a variant's gains that are counted, by metric and method."""
+        keys = product(self.headline_metrics, [row for row in self.rows if row.variant == variant])
         return {(metric, row.method): gain for metric, row in keys if (gain := row.cells.get((metric, "gain")))}
 
-    @property
-    def verdict(self) -> Verdict:
-        """How many gains are above, equal to and below zero."""
-        gains = [round(cell.mean, 1) for cell in self.gains.values()]
-        return Verdict(sum(g > 0 for g in gains), sum(g == 0 for g in gains), sum(g < 0 for g in gains))
+    def verdict(self, variant: str = "hirl") -> Verdict:
+        """Return how many of a variant's gains are above zero, undecided and below."""
+        signs = Counter(cell.sign for cell in self.gains(variant).values())
+        return Verdict(signs[1], signs[0], signs[-1])
 
     @property
     def seeds(self) -> int:
@@ -161,9 +179,14 @@ class Table:
         return max((cell.n for row in self.rows for cell in row.cells.values()), default=0)
 
     @property
+    def undecided(self) -> str:
+        """What a comparison is that is neither above nor below."""
+        return "undecided" if self.seeds > 1 else "equal"
+
+    @property
     def spread(self) -> str:
         """What the numbers are in a few words, for a legend."""
-        return f"mean ± standard deviation, n = {self.seeds} seeds" if self.seeds > 1 else "one seed, no spread"
+        return f"mean ± 95 % interval, n = {self.seeds} seeds" if self.seeds > 1 else "one seed, no spread"
 
     @property
     def note(self) -> str:
@@ -171,8 +194,9 @@ class Table:
         if self.seeds < 2:
             return "Percentages from one seed (n = 1), so no spread is known. A small gain may be chance."
         return (
-            f"Percentages: mean ± sample standard deviation over n = {self.seeds} seeds; a cell with fewer seeds "
-            "states its n, and one without ± has one seed. Gains are paired by seed."
+            f"Percentages: mean ± half the width of its 95 % interval (Student's t) over n = {self.seeds} seeds; a "
+            "cell with fewer seeds states its n, and one without ± has one seed. Gains are paired by seed; a gain "
+            "whose interval holds zero is undecided."
         )
 
     @property
@@ -274,12 +298,25 @@ def _where(summary: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
 def tabulate(study_folder: str | Path, summary: pd.DataFrame, runs: Iterable[str]) -> Table:
     """Return the wide table of a summary; rows and backbones come from the runs."""
     metrics = shown_metrics(summary)
+    opened = open_runs(study_folder, runs)
     rows: list[Row] = []
-    for backbone, methods in _methods_by_backbone(open_runs(study_folder, runs)).items():
+    for backbone, methods in _methods_by_backbone(opened).items():
         control = Row(UNTRAINED, backbone, _control_cells(summary, backbone, metrics))
         rows += [control] if control.cells else []
-        rows += [Row(method, backbone, method_cells(summary, method, metrics)) for method in methods]
+        for method, variant in product(methods, compared_variants(opened)):
+            cells = method_cells(summary, method, metrics, variant)
+            rows += [Row(method, backbone, cells, variant)] if variant == "hirl" or _has(cells, "hirl") else []
     return Table(metrics, rows, level_names(study_folder))
+
+
+def compared_variants(runs: Iterable[Run]) -> list[str]:
+    """Return the variants that are compared with the baseline, in the runs' order; `hirl` if there is none."""
+    found = dict.fromkeys(run.variant for run in runs if run.trained and run.variant != "baseline")
+    return list(found) or ["hirl"]
+
+
+def _has(cells: Cells, part: str) -> bool:
+    return any(known == part for _, known in cells)
 
 
 def shown_metrics(summary: pd.DataFrame) -> list[Metric]:
@@ -331,15 +368,15 @@ def _control_cells(summary: pd.DataFrame, backbone: str, metrics: list[Metric]) 
     return {key: cell for key, cell in cells.items() if cell}
 
 
-def method_cells(summary: pd.DataFrame, method: str, metrics: list[Metric]) -> Cells:
-    """Return the numbers of a method's baseline and of HIRL, and the gain."""
-    sides = [_where(summary, method=method, variant=variant) for variant in VARIANTS]
+def method_cells(summary: pd.DataFrame, method: str, metrics: list[Metric], variant: str = "hirl") -> Cells:
+    """Return the numbers of a method's baseline and of another variant, and the gain."""
+    sides = [_where(summary, method=method, variant=side) for side in ("baseline", variant)]
     cells: Cells = {}
     for metric in metrics:
-        baseline, hirl = (_by_seed(side, metric) for side in sides)
+        baseline, other = (_by_seed(side, metric) for side in sides)
         # A seed fixes the order of images and the initial weights of both variants, so their difference is paired.
-        gain = (hirl - baseline).dropna()
-        values = zip(PARTS, (baseline, hirl, gain), strict=True)
+        gain = (other - baseline).dropna()
+        values = zip(PARTS, (baseline, other, gain), strict=True)
         cells |= {(metric, part): cell for part, series in values if (cell := Cell.of(series))}
     return cells
 
@@ -351,16 +388,17 @@ COUNTS = ("clusters", "empty")
 
 
 def hierarchy_table(study_folder: str | Path, summary: pd.DataFrame, runs: Iterable[str]) -> pd.DataFrame:
-    """Compare each HIRL run's last tree with the true classes: one row per method and level, as text."""
+    """Compare each HIRL run's last tree with the true classes: one row per method, variant and level, as text."""
     found = summary[summary["task"] == "hierarchy"]
     parts = found["metric"].str.extract(r"(?P<number>\w+)_level(?P<level>\d+)")
     found = found.assign(**parts).dropna(subset="level").astype({"level": int})
     names = level_names(study_folder)
     rows = []
-    for method in trained_by_method(open_runs(study_folder, runs)):
-        for level, numbers in _where(found, method=method).groupby("level"):
+    opened = open_runs(study_folder, runs)
+    for run in {(run.method, run.variant): run for run in opened if run.has_tree}.values():
+        for level, numbers in _where(found, method=run.method, variant=run.variant).groupby("level"):
             classes = names[min(level, len(names) - 1)] if names else f"level {level}"
-            place = {"Method": method_title(method), "Level": str(level), "True classes": classes}
+            place = {"Run": run.title, "Level": str(level), "True classes": classes}
             rows.append({**place, **_tree_numbers(numbers)})
     return pd.DataFrame(rows)
 

@@ -21,7 +21,6 @@ METHOD_TITLES = {
 }
 VIT = re.compile(r"vit(?P<stem>c?)_(?P<size>[a-z]+)(_patch(?P<patch>\d+))?")
 VIT_SIZES = {"small": "S", "base": "B", "large": "L"}  # as the papers abbreviate them; other sizes keep their name
-VARIANT_TITLES = {"hirl": "HIRL"}
 SUPERSCRIPT = re.compile(r"\^(\w+)")  # in a metric's title, such as AP^box
 
 
@@ -31,8 +30,8 @@ def method_title(method: str) -> str:
 
 
 def variant_title(variant: str) -> str:
-    """Return HIRL for `hirl`; other variants keep their name."""
-    return VARIANT_TITLES.get(variant, variant)
+    """Return HIRL for `hirl` and HIRL-flat for `hirl-flat`; other variants keep their name."""
+    return f"HIRL{variant.removeprefix('hirl')}" if variant.split("-")[0] == "hirl" else variant
 
 
 def backbone_title(name: str) -> str:

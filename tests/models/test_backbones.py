@@ -222,11 +222,23 @@ def test_an_image_size_must_be_whole_patches() -> None:
         vit(36)
 
 
-def test_class_tokens_are_those_of_the_last_blocks_after_the_norm() -> None:
-    backbone, images, seen = vit(), torch.randn(2, 3, 32, 32), []
+@pytest.mark.parametrize("options", [{}, {"position_embedding": "sincos"}, {"layer_scale": 0.1, "drop_path": 0.2}])
+@pytest.mark.parametrize("training", [False, True])
+def test_class_tokens_are_those_of_the_last_blocks_after_the_norm(options: dict[str, object], training: bool) -> None:
+    """In value and gradient, and with the same dropped paths."""
+    backbone, images, seen = vit(**options).train(training), torch.randn(2, 3, 32, 32), []
     for block in backbone.blocks:
         block.register_forward_hook(lambda module, inputs, output: seen.append(backbone.norm(output)[:, 0]))
-    assert torch.equal(backbone.class_tokens(images, 1), backbone(images))
-    seen.clear()
-    joined = backbone.class_tokens(images, 3)
-    torch.testing.assert_close(joined, torch.cat(seen[-3:], dim=1))
+    parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    direction = torch.randn(2, 3 * backbone.num_features)
+
+    def with_gradients(classes: Tensor) -> tuple[Tensor, ...]:
+        return classes, *torch.autograd.grad((classes * direction).sum(), parameters)
+
+    torch.manual_seed(1)
+    backbone.tokens(images)
+    expected = with_gradients(torch.cat(seen[-3:], dim=1))
+    torch.manual_seed(1)
+    # float32 sums in another order
+    torch.testing.assert_close(with_gradients(backbone.class_tokens(images, 3)), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(backbone.eval().class_tokens(images, 1), backbone(images), rtol=1e-4, atol=1e-5)

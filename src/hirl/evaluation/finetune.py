@@ -40,7 +40,10 @@ class Classifier(nn.Module):
 
     def forward(self, views: Tensor) -> Tensor:
         """Return the logits of a batch of views."""
-        return self.head(self.backbone(views.to(memory_format=torch.channels_last)))
+        views = views.to(memory_format=torch.channels_last)
+        if isinstance(self.backbone, ViT):
+            return self.head(self.backbone.class_tokens(views, 1))
+        return self.head(self.backbone(views))
 
     def groups(self, settings: FinetuneConfig) -> list[dict[str, Any]]:
         """Return the optimiser's parameter groups: layer decay in a ViT, a learning rate of its own for the head."""

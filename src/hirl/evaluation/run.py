@@ -141,8 +141,9 @@ def _train(task: str, target: EvaluationTarget, home: Path) -> EvaluationResult:
 
 def _kept_result(home: Path) -> dict[str, Any] | None:
     """Return the result that the same code has left in a task's folder, or None."""
+    code = _code()  # now, before a training that may outlast the code
     kept = read_json(home / KEPT) if (home / KEPT).exists() else None
-    if kept is None or kept["code"] != _code():
+    if kept is None or kept["code"] != code:
         return None
     print(f"{home.name}  result kept from an earlier call", flush=True)
     return kept["result"]

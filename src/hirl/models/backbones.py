@@ -158,26 +158,37 @@ class ViT(VisionTransformer):
     def class_tokens(self, images: Tensor, last_blocks: int) -> Tensor:
         """Return the class tokens of the last blocks, each after the last norm, concatenated: [B, last_blocks * D].
 
+        The last block computes no other token.
+
         Source: DINO (arXiv 2104.14294), appendix F.2.
         """
+        tokens, bias = self._embed(images)
+        *before, last = self.blocks
         kept = []
-        for number, tokens in enumerate(self.each_block(images)):
+        for number, block in enumerate(before):
+            tokens = block(tokens, bias)
             if number >= len(self.blocks) - last_blocks:
                 kept.append(tokens[:, 0])
+        kept.append(class_token_after(last, tokens, bias))
         return self.norm(torch.stack(kept, dim=1)).flatten(1)
 
     def each_block(
         self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
     ) -> Iterator[Tensor]:
         """Yield all tokens after each block, before the last norm; arguments as for `tokens`."""
-        patches = self.patch_embed(images)  # [B, H/p, W/p, D]
-        if mask is not None:
-            patches = torch.where(mask.unsqueeze(-1), mask_token.to(patches.dtype), patches)
-        bias = self._bias(*patches.shape[1:3])
-        tokens = self._pos_embed(patches)
+        tokens, bias = self._embed(images, mask, mask_token)
         for block in self.blocks:
             tokens = block(tokens, bias)
             yield tokens
+
+    def _embed(
+        self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return all tokens before the first block, and the bias of all blocks; arguments as for `tokens`."""
+        patches = self.patch_embed(images)  # [B, H/p, W/p, D]
+        if mask is not None:
+            patches = torch.where(mask.unsqueeze(-1), mask_token.to(patches.dtype), patches)
+        return self._pos_embed(patches), self._bias(*patches.shape[1:3])
 
     def _pos_embed(self, patches: Tensor) -> Tensor:
         batch, height, width, dim = patches.shape
@@ -194,6 +205,27 @@ class ViT(VisionTransformer):
         shape = ((2 * height - 1) * (2 * width - 1) + 3, self.position_bias.shape[1])
         table = resize_rel_pos_bias_table_simple(self.position_bias, (height, width), shape)
         return F.embedding(_offsets(height, width, table.device), table).permute(2, 0, 1).contiguous()
+
+
+def class_token_after(block: Any, tokens: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the class token [B, D] after a block of timm: `block(tokens, bias)[:, 0]`, up to rounding.
+
+    The other tokens [B, 1 + P, D] are keys and values only, which spares most of the block's work.
+    """
+    attention, normed = block.attn, block.norm1(tokens)
+    weight, offset = attention.qkv.weight, attention.qkv.bias
+    heads, width = (attention.num_heads, -1), tokens.shape[2]
+    query = F.linear(normed[:, :1], weight[:width], offset[:width]).unflatten(2, heads).transpose(1, 2)
+    pairs = F.linear(normed, weight[width:], offset[width:]).unflatten(2, (2, *heads))
+    key, value = pairs.permute(2, 0, 3, 1, 4)
+    own_bias = None if bias is None else bias[:, :1]
+    if attention.fused_attn:
+        found = F.scaled_dot_product_attention(query, key, value, own_bias)
+    else:
+        logits = query * attention.scale @ key.mT
+        found = (logits if own_bias is None else logits + own_bias).softmax(-1) @ value
+    token = tokens[:, :1] + block.drop_path1(block.ls1(attention.proj(found.transpose(1, 2).flatten(2))))
+    return (token + block.drop_path2(block.ls2(block.mlp(block.norm2(token)))))[:, 0]
 
 
 def interpolate_positions(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:

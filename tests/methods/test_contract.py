@@ -115,6 +115,20 @@ def test_embedding_is_the_online_projection_of_view_0_with_gradient(
 
 
 @every_method
+def test_view_embeddings_are_what_embed_gives_for_each_view(make_method, draw_views, step_at, name: str) -> None:
+    method = make_method(name).eval()
+    views = draw_views()
+    found = method(views, step_at()).view_embeddings
+    if name in AVERAGED:  # at first a momentum or teacher network has the weights of the online one
+        assert not found.requires_grad
+        expected = torch.stack([method.embed(view) for view in views[:2]])
+        # one call for two views against one for one: float32 sums in another order
+        torch.testing.assert_close(F.normalize(found, dim=2), F.normalize(expected, dim=2), rtol=1e-4, atol=1e-5)
+    else:
+        assert found is None
+
+
+@every_method
 @every_variant
 def test_gradient_reaches_the_online_network_alone(ready, draw_views, step_at, name: str, variant: str) -> None:
     method = ready(name, variant)

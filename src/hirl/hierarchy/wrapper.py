@@ -8,6 +8,7 @@ Source: HIRL (https://arxiv.org/abs/2205.13159), section 4. Deviations: docs/dev
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,10 +18,11 @@ from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 
 from hirl.config import HierarchyConfig
-from hirl.distributed.collectives import broadcast_object, gather, is_main_process
+from hirl.distributed.collectives import gather, is_main_process, total
 from hirl.hierarchy.diagnostics import snapshot_metrics
-from hirl.hierarchy.invariant import InvariantFeatures, whiten
+from hirl.hierarchy.invariant import CovarianceWithin, whiten
 from hirl.hierarchy.kmeans import hierarchical_kmeans
+from hirl.hierarchy.memory_bank import MemoryBank
 from hirl.hierarchy.path_loss import path_loss, sample_negative_paths
 from hirl.hierarchy.tree import SemanticTree
 from hirl.methods.base import (
@@ -42,12 +44,14 @@ class HIRL(Method):
     a new tree every `snapshot_epochs` epochs.
 
     Beyond the paper, off by default: `features: invariant` clusters invariant features (hirl.hierarchy.invariant), with
-    the clusters' mean embeddings as centroids; `weight` scales the path loss; for `projection_warmup_epochs` from
-    `start_epoch` on, only the projections learn from it.
+    the clusters' mean embeddings as centroids; `encode: steps` takes what is clustered from a memory bank that the
+    training steps fill (hirl.hierarchy.memory_bank), once a first tree was made by a pass over the images; `weight`
+    scales the path loss; for `projection_warmup_epochs` from `start_epoch` on, only the projections learn from it.
 
     Attributes:
         projections: L small MLPs, one for each level of the tree, finest first.
         tree: the current tree, or None before the first.
+        bank: the memory bank; None before the first tree, and if trees are made by passes.
     """
 
     def __init__(self, method: Method, config: HierarchyConfig, seed: int):
@@ -60,6 +64,7 @@ class HIRL(Method):
             _projection(self.embedding_dim, config.mlp_layers) for _ in config.num_clusters
         )
         self.tree: SemanticTree | None = None
+        self.bank: MemoryBank | None = None
 
     @property
     def backbone(self) -> Backbone:
@@ -80,26 +85,39 @@ class HIRL(Method):
         return snapshot_metrics(self.tree, previous) if is_main_process() else None
 
     def _cluster(self, encode_all: EncodeAll) -> SemanticTree:
-        """Return a new tree: rank 0, which alone has all rows, makes it and sends it to all ranks."""
-        config, device = self.config, next(self.parameters()).device
+        """Return a new tree, which all ranks make together: each has the rows of its shard of the images."""
+        config = self.config
+        embeddings, features = self._of_pass(encode_all) if self.bank is None else self._of_bank(self.bank)
+        images = self._count(embeddings)
+        tree = hierarchical_kmeans(features, config.num_clusters, config.kmeans, self.seed, self.tree, images)
+        if config.encode == "steps" and self.bank is None:
+            self.bank = MemoryBank(F.normalize(embeddings.float(), dim=1), images)
+        return tree if features is embeddings else tree.in_space_of(embeddings)
+
+    def _of_pass(self, encode_all: EncodeAll) -> tuple[Tensor, Tensor]:
+        """Return the embeddings [n, D] of this rank's images, and what is clustered, from passes over the images."""
         embeddings = encode_all(self.embed, self.embedding_dim)
-        invariant = self._invariant_features(encode_all) if config.features == "invariant" else None
+        if self.config.features == "embedding":
+            return embeddings, embeddings
+        width = self.backbone.num_features
+        covariance = CovarianceWithin(width, embeddings.device)
 
-        def cluster() -> SemanticTree:
-            assert embeddings is not None
-            features = embeddings if invariant is None else invariant
-            tree = hierarchical_kmeans(features, config.num_clusters, config.kmeans, self.seed, self.tree)
-            return (tree if invariant is None else tree.in_space_of(embeddings)).to("cpu")
+        def mean_of_views(views: Tensor) -> Tensor:
+            return covariance.add(torch.stack([self.backbone(view) for view in views]))
 
-        return broadcast_object(cluster).to(device)
+        means = encode_all(mean_of_views, width, self.config.views)
+        return embeddings, whiten(means, covariance.value(), self._count(means))
 
-    def _invariant_features(self, encode_all: EncodeAll) -> Tensor | None:
-        """Return the invariant features [N, C] of all training images on rank 0, None on the other ranks."""
-        width, device = self.backbone.num_features, next(self.parameters()).device
-        features = InvariantFeatures(self.backbone, width, device)
-        means = encode_all(features.add, width, self.config.views)
-        covariance = features.covariance()
-        return None if means is None else whiten(means, covariance)
+    def _of_bank(self, bank: MemoryBank) -> tuple[Tensor, Tensor]:
+        """Return the embeddings [n, D] of this rank's images, and what is clustered, from the steps so far."""
+        rows = bank.rows
+        if self.config.features == "embedding":
+            return rows, rows
+        return rows, whiten(rows, bank.take_covariance(), bank.images)
+
+    def _count(self, rows: Tensor) -> int:
+        """Return the number of rows of all ranks."""
+        return int(total(torch.tensor(len(rows), device=rows.device)))
 
     def before_step(self, step: Step) -> None:
         """Call the method's hook."""
@@ -113,9 +131,14 @@ class HIRL(Method):
         """Return the method's output with the path loss added to its loss and metrics.
 
         Raises:
-            ValueError: `reassign` is set, but the method does not embed view 1 online.
+            ValueError: `reassign` is set, but the method does not embed view 1 online; or invariant features are to
+                come from the steps, but the method embeds one view.
         """
         output = self.method(views, step)
+        if self.config.encode == "steps":
+            embeddings = self._embedded_views(output)
+            if self.bank is not None:
+                self.bank.update(step.images, embeddings)
         if self.tree is None:
             return output
         paths = self._own_paths(output, step.images)
@@ -127,7 +150,21 @@ class HIRL(Method):
         spd = path_loss(embeddings, self.tree, paths, negatives)
         metrics = output.metrics | {"image_loss": output.loss.detach(), "path_loss": spd.detach()}
         loss = output.loss + self.config.weight * spd
-        return MethodOutput(loss, output.embedding, metrics, output.second_embedding)
+        return replace(output, loss=loss, metrics=metrics)
+
+    def _embedded_views(self, output: MethodOutput) -> Tensor:
+        """Return the embeddings of a step's views that the memory bank takes, [V, B, D]."""
+        if output.view_embeddings is not None:
+            return output.view_embeddings
+        views = [output.embedding.detach()]
+        if output.second_embedding is not None:
+            views.append(output.second_embedding)
+        elif self.config.features == "invariant":
+            raise ValueError(
+                "hierarchy.features is invariant and hierarchy.encode is steps, but the method embeds one view of an "
+                "image in a step: set hierarchy.encode to pass"
+            )
+        return torch.stack(views)
 
     def _projections_warm_up(self, step: Step) -> bool:
         return step.epoch < self.config.start_epoch + self.config.projection_warmup_epochs
@@ -153,14 +190,18 @@ class HIRL(Method):
         return self.tree.assignments[images]
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the tree for the checkpoint, so that a resumed run keeps its paths."""
+        """Return the tree and the memory bank for the checkpoint, so that a resumed run keeps them; all ranks call."""
         if self.tree is None:
             return {}
-        return {name: getattr(self.tree, name) for name in ("centroids", "parents", "assignments")}
+        state = {name: getattr(self.tree, name) for name in ("centroids", "parents", "assignments")}
+        return state if self.bank is None else state | {"bank": self.bank.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the tree from a checkpoint, if it has one, to this network's device."""
-        self.tree = SemanticTree(**state).to(next(self.parameters()).device) if state else None
+        """Take the tree and the memory bank from a checkpoint, if it has them, to this network's device."""
+        device, state = next(self.parameters()).device, dict(state)
+        bank = state.pop("bank", None)
+        self.bank = MemoryBank.of_state(bank, device) if bank else None
+        self.tree = SemanticTree(**state).to(device) if state else None
 
 
 def _projection(dim: int, layers: int) -> ProjectionHead:

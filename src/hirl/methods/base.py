@@ -58,19 +58,22 @@ class MethodOutput:
         embedding: [B, D], the online network's projection of view 0 before normalisation, with gradient.
         metrics: detached scalars to record, such as collapse metrics.
         second_embedding: [B, D], detached projection of view 1, if the online network computes it anyway.
+        view_embeddings: [V, B, D], detached projections of V global views, of any length, by the momentum or teacher
+            network where the step computes them. None: `embedding` and `second_embedding` are all there is.
     """
 
     loss: Tensor
     embedding: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
     second_embedding: Tensor | None = None
+    view_embeddings: Tensor | None = None
 
 
 class EncodeAll(Protocol):
     """Run all N training images through a function, each image once, the network in evaluation mode."""
 
-    def __call__(self, encode: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor | None:
-        """Return the rows [N, width] in the images' order on rank 0, None on the other ranks.
+    def __call__(self, encode: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor:
+        """Return the rows [N, width] in the images' order; of several ranks, each gets its shard of the rows.
 
         Args:
             encode: from the evaluation views of a batch, [B, 3, S, S], to its rows [B, width].

@@ -69,10 +69,12 @@ class DINO(Method):
         """Return the mean cross-entropy over all pairs of a teacher's global crop and another crop of the student."""
         embeddings = self.student.forward_multi_crop(views)
         with torch.no_grad():
-            targets = [self.teacher_prototypes(embedding) for embedding in self.teacher.forward_multi_crop(views[:2])]
+            taught = self.teacher.forward_multi_crop(views[:2])
+            targets = [self.teacher_prototypes(embedding) for embedding in taught]
         logits = [self.student_prototypes(embedding) for embedding in embeddings]
         loss = self._class_loss(targets, logits, step.epoch)
-        return MethodOutput(loss, embeddings[0], self._collapse_metrics(logits[0]), embeddings[1].detach())
+        metrics = self._collapse_metrics(logits[0])
+        return MethodOutput(loss, embeddings[0], metrics, embeddings[1].detach(), torch.stack(taught))
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the teacher's projection, before normalisation and prototypes."""

@@ -91,9 +91,10 @@ class MoCoV2(Method):
         with _chained_statistics(self.query_encoder):
             embedding = self.query_encoder(views[0])
         keys = F.normalize(self._keys(views[1]), dim=1)
-        loss = info_nce(F.normalize(embedding, dim=1), local_slice(keys), self.queue.clone(), self.config.temperature)
+        query, key = F.normalize(embedding, dim=1), local_slice(keys)
+        loss = info_nce(query, key, self.queue.clone(), self.config.temperature)
         self._enqueue(keys)
-        return MethodOutput(loss, embedding)
+        return MethodOutput(loss, embedding, view_embeddings=torch.stack([query.detach(), key]))
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the key encoder's projection."""

@@ -75,7 +75,7 @@ class MoCoV3(Method):
             k1, k2 = self.key_encoder(views[0]), self.key_encoder(views[1])
         temperature = self.config.temperature
         loss = contrastive_loss(q1, k2, temperature) + contrastive_loss(q2, k1, temperature)
-        return MethodOutput(loss, z1, second_embedding=z2.detach())
+        return MethodOutput(loss, z1, second_embedding=z2.detach(), view_embeddings=torch.stack([k1, k2]))
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the key encoder's projection."""

@@ -7,19 +7,19 @@ utilisation) is the part of the machine's rate that the training of the network 
                     hirl: + 6 L m D^2 for L projections of m layers, + 4 D sum_l K_l for the path loss
     trees           snapshots x images x forward, to embed all images, and snapshots x sum_l 2 n_l K_l D (restarts x
                     iterations + 1), to assign n_l images or clusters to K_l clusters; a warm-started tree's finest
-                    level takes warm_iterations once
+                    level takes warm_iterations once; with hierarchy.encode: steps only the first tree embeds images
     evaluations     features: (training + validation images) x forward; linear: epochs x images x forward;
                     fine-tuning: three times that, as a backward pass costs two forward passes; detection: steps x
                     batch x 3 forwards of larger images, times DETECTOR_FLOP_FACTOR for pyramid and heads
     JOB_OVERHEAD_S  seconds until a job computes; they matter in small studies only
 
-On R ranks every part takes 1/R of its seconds, except k-means, which rank 0 runs while the others wait. Reading images
-is not counted, as it overlaps with the steps (benchmarks/input.py measures how much of it a GPU needs).
+On R ranks every part takes 1/R of its seconds. Reading images is not counted, as it overlaps with the steps
+(benchmarks/input.py measures how much of it a GPU needs).
 
 Memory of a GPU, in bytes: weights and buffers of all networks; 4 for each gradient; 4 (SGD, LARS) or 8 (AdamW) for the
-optimiser's state of each parameter; what autograd keeps (counted in real steps) of batch / R images. hirl: the tree,
-and on rank 0 while it clusters, two copies of all embeddings instead of what autograd keeps. Fused attention needs
-less.
+optimiser's state of each parameter; what autograd keeps (counted in real steps) of batch / R images. hirl: the tree;
+with hierarchy.encode: steps a memory bank, 4 N D / R; and while it clusters, two copies of 1/R of the embeddings
+instead of what autograd keeps. Fused attention needs less.
 
 Disk, in bytes: snapshots, 4 D sum_l K_l + 8 N L each, twice until scratch/ is emptied; features, 4 (N + M) W; weights;
 two checkpoints. N training and M validation images, W channels of a feature.
@@ -66,12 +66,12 @@ class Cost:
 
     @property
     def gpu_seconds(self) -> float:
-        """Return the seconds in which a GPU computes, without those in which ranks wait."""
+        """Return the seconds in which a GPU computes."""
         return self.pretraining + self.trees + self.evaluations
 
     def wall(self, ranks: int) -> float:
         """Return the seconds from the run's start to its end."""
-        return (self.pretraining + self.embedding + self.evaluations) / ranks + self.clustering
+        return self.gpu_seconds / ranks
 
 
 def run_cost(
@@ -104,7 +104,7 @@ def run_cost(
     return Cost(
         run=config.name,
         pretraining=JOB_OVERHEAD_S + training,
-        embedding=num_snapshots(config) * images * encoded_views(config) * counts.forward / own,
+        embedding=images * encoded_views(config) * counts.forward / own,
         clustering=kmeans_operations(config, clustered_width(config, counts), images) / kmeans_flops,
         evaluations=JOB_OVERHEAD_S * (JOBS - 1) + evaluations,
         memory=gpu_memory(config, counts, images, ranks),
@@ -156,15 +156,25 @@ def num_snapshots(config: RunConfig) -> int:
 
 
 def encoded_views(config: RunConfig) -> int:
-    """Return how many views of each image a tree costs: one for the embedding, and those of invariant features."""
+    """Return how many views of each image a run's trees encode: one for its embedding, and those of invariant features.
+
+    With `encode: steps` only the first tree encodes any.
+    """
     hierarchy = config.hierarchy
-    return 1 + (hierarchy.views if hierarchy is not None and hierarchy.features == "invariant" else 0)
+    if hierarchy is None:
+        return 0
+    trees = num_snapshots(config) if hierarchy.encode == "pass" else min(1, num_snapshots(config))
+    return trees * (1 + (hierarchy.views if hierarchy.features == "invariant" else 0))
 
 
 def clustered_width(config: RunConfig, counts: Counts) -> int:
-    """Return the width of what a tree's k-means clusters: the embedding's, or the backbone's."""
+    """Return the width of what a tree's k-means clusters: the embedding's, or the backbone's.
+
+    With `encode: steps` that is the embedding's in all trees but the first.
+    """
     hierarchy = config.hierarchy
-    return counts.width if hierarchy is not None and hierarchy.features == "invariant" else counts.embedding_dim
+    of_backbone = hierarchy is not None and hierarchy.features == "invariant" and hierarchy.encode == "pass"
+    return counts.width if of_backbone else counts.embedding_dim
 
 
 def kmeans_operations(config: RunConfig, width: int, images: int) -> float:
@@ -227,7 +237,9 @@ def gpu_memory(config: RunConfig, counts: Counts, images: int, ranks: int) -> fl
     if config.hierarchy is None:
         return training
     tree = snapshot_bytes(config, counts.embedding_dim, images)
-    return tree + max(training, counts.static + 2 * 4 * images * counts.embedding_dim)
+    embeddings = 4 * images * counts.embedding_dim / ranks
+    bank = embeddings if config.hierarchy.encode == "steps" else 0
+    return tree + bank + max(training, counts.static + 2 * embeddings)
 
 
 def snapshot_bytes(config: RunConfig, width: int, images: int) -> int:

@@ -125,7 +125,7 @@ class Watched(Pretrainer):
     def _keep(self, _: Any, inputs: tuple[Any, ...], output: MethodOutput) -> None:
         if self.bank is not None:
             started = time.perf_counter()
-            self.bank.update(inputs[1].images, self.method._embedded_views(output))
+            self.bank.update(inputs[1].images, output.encoded)
             self.seconds["bank"][-1] += time.perf_counter() - started
 
     def encode_all(self, *how: Any) -> Tensor:
@@ -142,7 +142,7 @@ class Watched(Pretrainer):
         if since_start < 0:
             return
         if self.bank is None:
-            self.bank = MemoryBank(F.normalize(self.embeddings, dim=1), len(self.images))
+            self.bank = MemoryBank(self.embeddings, self._invariant_pass()[0], len(self.images))
             self.trees = dict.fromkeys(WAYS, self.method.tree)
         else:
             self._compare()
@@ -150,18 +150,17 @@ class Watched(Pretrainer):
         self.method.train()
 
     def _compare(self) -> None:
-        embeddings, bank = self.embeddings, self.bank
-        covariance = bank.take_covariance()
+        embedded, means, covariance = self.bank.take()
         started = time.perf_counter()
-        whitened = whiten(bank.rows, covariance, bank.images)
+        whitened = whiten(means, covariance, len(means))
         self.seconds["whitening"].append(time.perf_counter() - started)
+        of_pass = self._invariant_pass()
         rows = {
-            "pass": embeddings,
-            "steps": bank.rows,
-            "invariant, pass": self._invariant_pass(),
+            "pass": self.embeddings,
+            "steps": embedded,
+            "invariant, pass": whiten(*of_pass, len(means)),
             "invariant, steps": whitened,
         }
-        self.embeddings = embeddings
         for way, (source, config, seed) in WAYS.items():
             started = time.perf_counter()
             tree = hierarchical_kmeans(rows[source], self.run.hierarchy.num_clusters, config, seed, self.trees[way])
@@ -170,7 +169,7 @@ class Watched(Pretrainer):
             self.found[way].append(self._agreement(tree))
 
     @torch.no_grad()
-    def _invariant_pass(self) -> Tensor:
+    def _invariant_pass(self) -> tuple[Tensor, Tensor]:
         backbone = self.method.backbone
         covariance = CovarianceWithin(backbone.num_features, self.device)
         started = time.perf_counter()
@@ -178,7 +177,7 @@ class Watched(Pretrainer):
             lambda views: covariance.add(torch.stack([backbone(view) for view in views])), backbone.num_features, 8
         )
         self.seconds["8 views"].append(time.perf_counter() - started)
-        return whiten(means, covariance.value(), len(means))
+        return means, covariance.value()
 
     def _agreement(self, tree: SemanticTree) -> Row:
         classes, published = self.images.labels[:, 0], self.trees[PUBLISHED].assignments[:, 0]

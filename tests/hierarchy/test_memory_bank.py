@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -10,89 +8,110 @@ from torch import Tensor
 
 from hirl.distributed.collectives import local_slice, shard_range
 from hirl.hierarchy.memory_bank import RATE, MemoryBank
+from hirl.methods.base import EncodedViews
 from tests.run_on_ranks import on_two_ranks
 
-IMAGES, WIDTH = 7, 3
-Step = tuple[Tensor, Tensor]  # the indices of its images [B], and the embeddings of their views [V, B, D]
+IMAGES, CHANNELS, WIDTH = 7, 3, 2
+CPU = torch.device("cpu")
+Step = tuple[Tensor, Tensor, Tensor]  # images [B]; features [V, B, C] and embeddings [V, B, D] of their views
 
 
 @pytest.fixture
-def first() -> Tensor:
-    """Unit rows of all images, with which a bank starts."""
-    return F.normalize(torch.randn(IMAGES, WIDTH, generator=torch.Generator().manual_seed(0)), dim=1)
+def first() -> tuple[Tensor, Tensor]:
+    """Embeddings and mean unit features of all images, with which a bank starts."""
+    generator = torch.Generator().manual_seed(0)
+    means = F.normalize(torch.randn(8, IMAGES, CHANNELS, generator=generator), dim=2).mean(dim=0)
+    return torch.randn(IMAGES, WIDTH, generator=generator), means
 
 
 @pytest.fixture
 def steps() -> list[Step]:
     """Two epochs of two steps of two images each, two views of each image; image 0 is always left out."""
     generator = torch.Generator().manual_seed(1)
-    images = [torch.tensor(batch) for batch in ([3, 1], [6, 2], [1, 5], [4, 3])]
-    return [(batch, 5 * torch.randn(2, 2, WIDTH, generator=generator)) for batch in images]
+
+    def rows(width: int) -> Tensor:
+        return 5 * torch.randn(2, 2, width, generator=generator)
+
+    return [(torch.tensor(images), rows(CHANNELS), rows(WIDTH)) for images in ([3, 1], [6, 2], [1, 5], [4, 3])]
 
 
-def filled(first: Tensor, steps: list[Step]) -> MemoryBank:
-    """The bank of this rank after the steps, of which it takes its slice of each batch."""
-    own = shard_range(IMAGES)
-    bank = MemoryBank(first[own.start : own.stop], IMAGES)
-    for images, views in steps:
-        bank.update(local_slice(images), local_slice(views, dim=1))
+def take_steps(bank: MemoryBank, steps: list[Step]) -> MemoryBank:
+    """Give a bank this rank's slices of some steps."""
+    for images, *views in steps:
+        bank.update(local_slice(images), EncodedViews(*(local_slice(rows, dim=1).unbind() for rows in views)))
     return bank
 
 
-def slow_bank(first: Tensor, steps: list[Step]) -> tuple[np.ndarray, np.ndarray]:
-    """Image by image in float64: the rows, and the covariance within images."""
-    rows, scatter, freedom = first.double().numpy().copy(), np.zeros((WIDTH, WIDTH)), 0
-    for images, views in steps:
+def filled(first: tuple[Tensor, Tensor], steps: list[Step]) -> MemoryBank:
+    """The bank of this rank after some steps."""
+    own = shard_range(IMAGES)
+    embeddings, means = (rows[own.start : own.stop] for rows in first)
+    return take_steps(MemoryBank(embeddings, means, IMAGES), steps)
+
+
+def units(views: Tensor) -> np.ndarray:
+    rows = views.double().numpy()
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def slow_bank(first: tuple[Tensor, Tensor], steps: list[Step]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image by image in float64: the embeddings, the means, and the covariance of features within images."""
+    embeddings, means = units(first[0]), first[1].double().numpy().copy()
+    scatter, freedom = np.zeros((CHANNELS, CHANNELS)), 0
+    for images, features, embedded in steps:
         for place, image in enumerate(images.tolist()):
-            units = [view[place].double().numpy() for view in views]
-            units = [unit / np.linalg.norm(unit) for unit in units]
-            mean = sum(units) / len(units)
-            rows[image] = (1 - RATE) * rows[image] + RATE * mean
-            scatter += sum(np.outer(unit - mean, unit - mean) for unit in units)
-            freedom += len(units) - 1
-    return rows, scatter / freedom
+            of_image = units(features[:, place])
+            mean = of_image.mean(axis=0)
+            means[image] = (1 - RATE) * means[image] + RATE * mean
+            embeddings[image] = (1 - RATE) * embeddings[image] + RATE * units(embedded[:, place]).mean(axis=0)
+            scatter += sum(np.outer(unit - mean, unit - mean) for unit in of_image)
+            freedom += len(of_image) - 1
+    return embeddings, means, scatter / freedom
 
 
 def test_rows_and_covariance_are_those_of_a_loop(first, steps):
-    bank = filled(first, steps)
-    rows, covariance = slow_bank(first, steps)
-    assert bank.rows.numpy() == pytest.approx(rows, abs=1e-6)  # float32's rounding
-    assert bank.take_covariance().numpy() == pytest.approx(covariance, abs=1e-6)
+    for found, expected in zip(filled(first, steps).take(), slow_bank(first, steps), strict=True):
+        assert found.numpy() == pytest.approx(expected, abs=1e-6)  # float32's rounding
 
 
-def test_an_image_that_no_step_saw_keeps_its_row(first, steps):
-    assert torch.equal(filled(first, steps).rows[0], first[0])
+def test_without_invariant_features_only_embeddings_are_kept(first, steps):
+    bank = take_steps(MemoryBank(first[0], None, IMAGES), steps)
+    embeddings, means, covariance = bank.take()
+    assert embeddings.numpy() == pytest.approx(slow_bank(first, steps)[0], abs=1e-6)
+    assert means is covariance is None
+    assert list(bank.state()) == ["embeddings"]
+    assert torch.equal(MemoryBank.of_state(bank.state(), CPU).take()[0], embeddings)
+
+
+def test_an_image_that_no_step_saw_keeps_its_rows(first, steps):
+    embeddings, means, _ = filled(first, steps).take()
+    assert torch.equal(embeddings[0], F.normalize(first[0], dim=1)[0])
+    assert torch.equal(means[0], first[1][0])
 
 
 def test_a_tree_takes_the_covariance_of_the_steps_since_the_last_one(first, steps):
     bank = filled(first, steps[:2])
-    bank.take_covariance()
-    for step in steps[2:]:
-        bank.update(*step)
-    assert bank.take_covariance().numpy() == pytest.approx(slow_bank(first, steps[2:])[1], abs=1e-6)
+    bank.take()
+    covariance = take_steps(bank, steps[2:]).take()[2]
+    assert covariance.numpy() == pytest.approx(slow_bank(first, steps[2:])[2], abs=1e-6)
 
 
 def test_a_bank_goes_on_from_its_state(first, steps):
-    whole, half = filled(first, steps), filled(first, steps[:2])
-    resumed = MemoryBank.of_state(half.state(), torch.device("cpu"))
-    for step in steps[2:]:
-        resumed.update(*step)
-    assert torch.equal(resumed.rows, whole.rows)
-    assert torch.equal(resumed.take_covariance(), whole.take_covariance())
+    resumed = MemoryBank.of_state(filled(first, steps[:2]).state(), CPU)
+    for found, expected in zip(take_steps(resumed, steps[2:]).take(), filled(first, steps).take(), strict=True):
+        assert torch.equal(found, expected)
 
 
-def rows_and_covariance(first: Tensor, steps: list[Step]) -> dict[str, Tensor]:
+def taken_after_a_resume(first: tuple[Tensor, Tensor], steps: list[Step]) -> tuple[Tensor, Tensor, Tensor]:
     """What a rank has after two steps, a checkpoint and two more."""
-    bank = MemoryBank.of_state(filled(first, steps[:2]).state(), torch.device("cpu"))
-    for images, views in steps[2:]:
-        bank.update(local_slice(images), local_slice(views, dim=1))
-    return {"rows": bank.rows, "covariance": bank.take_covariance()}
+    return take_steps(MemoryBank.of_state(filled(first, steps[:2]).state(), CPU), steps[2:]).take()
 
 
 def test_ranks_keep_the_rows_of_their_shards(first, steps):
-    expected: Callable[..., dict[str, Tensor]] = rows_and_covariance(first, steps)
-    found = on_two_ranks(rows_and_covariance, first, steps)
-    assert [len(rank["rows"]) for rank in found] == [4, 3]
-    assert torch.equal(torch.cat([rank["rows"] for rank in found]), expected["rows"])
-    for rank in found:
-        assert torch.allclose(rank["covariance"], expected["covariance"], rtol=1e-12)  # float64 sums in two parts
+    *rows, covariance = taken_after_a_resume(first, steps)
+    ranks = on_two_ranks(taken_after_a_resume, first, steps)
+    assert [len(embeddings) for embeddings, *_ in ranks] == [4, 3]
+    for kind, expected in enumerate(rows):
+        assert torch.equal(torch.cat([taken[kind] for taken in ranks]), expected)
+    for taken in ranks:
+        assert torch.allclose(taken[2], covariance, rtol=1e-12)  # float64 sums in two parts

@@ -76,6 +76,8 @@ def test_memory_is_the_larger_of_training_and_clustering(tiny_run):
     assert gpu_memory(hirl, COUNTS, 64, ranks=2) == snapshot_bytes(hirl, 4, 64) + 1000 + 2 * 4 * 64 * 4 / 2
     steps = tiny_run("simsiam", "hirl", hierarchy={"encode": "steps"})
     assert gpu_memory(steps, COUNTS, 64, ranks=2) == gpu_memory(hirl, COUNTS, 64, ranks=2) + 4 * 64 * 4 / 2
+    steps = tiny_run("simsiam", "hirl", hierarchy={"encode": "steps", "features": "invariant"})
+    assert gpu_memory(steps, COUNTS, 64, ranks=2) == gpu_memory(hirl, COUNTS, 64, ranks=2) + 4 * 64 * (4 + 8) / 2
 
 
 def test_trees_from_the_steps_encode_images_once(tiny_run):

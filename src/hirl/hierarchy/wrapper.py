@@ -28,6 +28,7 @@ from hirl.hierarchy.tree import SemanticTree
 from hirl.methods.base import (
     Backbone,
     EncodeAll,
+    EncodedViews,
     Method,
     MethodOutput,
     Step,
@@ -87,33 +88,29 @@ class HIRL(Method):
     def _cluster(self, encode_all: EncodeAll) -> SemanticTree:
         """Return a new tree, which all ranks make together: each has the rows of its shard of the images."""
         config = self.config
-        embeddings, features = self._of_pass(encode_all) if self.bank is None else self._of_bank(self.bank)
+        embeddings, means, covariance = self._encode(encode_all) if self.bank is None else self.bank.take()
         images = self._count(embeddings)
-        tree = hierarchical_kmeans(features, config.num_clusters, config.kmeans, self.seed, self.tree, images)
         if config.encode == "steps" and self.bank is None:
-            self.bank = MemoryBank(F.normalize(embeddings.float(), dim=1), images)
-        return tree if features is embeddings else tree.in_space_of(embeddings)
+            self.bank = MemoryBank(embeddings, means, images)
+        features = embeddings if means is None or covariance is None else whiten(means, covariance, images)
+        tree = hierarchical_kmeans(features, config.num_clusters, config.kmeans, self.seed, self.tree, images)
+        return tree if means is None else tree.in_space_of(embeddings)
 
-    def _of_pass(self, encode_all: EncodeAll) -> tuple[Tensor, Tensor]:
-        """Return the embeddings [n, D] of this rank's images, and what is clustered, from passes over the images."""
+    def _encode(self, encode_all: EncodeAll) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the embeddings [n, D] of this rank's images, from a pass over all.
+
+        For invariant features, also return the means [n, C] of their views' features and the covariance within images.
+        """
         embeddings = encode_all(self.embed, self.embedding_dim)
         if self.config.features == "embedding":
-            return embeddings, embeddings
+            return embeddings, None, None
         width = self.backbone.num_features
         covariance = CovarianceWithin(width, embeddings.device)
 
         def mean_of_views(views: Tensor) -> Tensor:
             return covariance.add(torch.stack([self.backbone(view) for view in views]))
 
-        means = encode_all(mean_of_views, width, self.config.views)
-        return embeddings, whiten(means, covariance.value(), self._count(means))
-
-    def _of_bank(self, bank: MemoryBank) -> tuple[Tensor, Tensor]:
-        """Return the embeddings [n, D] of this rank's images, and what is clustered, from the steps so far."""
-        rows = bank.rows
-        if self.config.features == "embedding":
-            return rows, rows
-        return rows, whiten(rows, bank.take_covariance(), bank.images)
+        return embeddings, encode_all(mean_of_views, width, self.config.views), covariance.value()
 
     def _count(self, rows: Tensor) -> int:
         """Return the number of rows of all ranks."""
@@ -131,14 +128,14 @@ class HIRL(Method):
         """Return the method's output with the path loss added to its loss and metrics.
 
         Raises:
-            ValueError: `reassign` is set, but the method does not embed view 1 online; or invariant features are to
-                come from the steps, but the method embeds one view.
+            ValueError: `reassign` is set, but the method does not embed view 1 online; or `encode` is steps, but the
+                method encodes too few views.
         """
         output = self.method(views, step)
         if self.config.encode == "steps":
-            embeddings = self._embedded_views(output)
+            encoded = self._encoded_views(output)
             if self.bank is not None:
-                self.bank.update(step.images, embeddings)
+                self.bank.update(step.images, encoded)
         if self.tree is None:
             return output
         paths = self._own_paths(output, step.images)
@@ -152,19 +149,16 @@ class HIRL(Method):
         loss = output.loss + self.config.weight * spd
         return replace(output, loss=loss, metrics=metrics)
 
-    def _embedded_views(self, output: MethodOutput) -> Tensor:
-        """Return the embeddings of a step's views that the memory bank takes, [V, B, D]."""
-        if output.view_embeddings is not None:
-            return output.view_embeddings
-        views = [output.embedding.detach()]
-        if output.second_embedding is not None:
-            views.append(output.second_embedding)
-        elif self.config.features == "invariant":
+    def _encoded_views(self, output: MethodOutput) -> EncodedViews:
+        """Return what the memory bank takes from a step, after checking that there is enough of it."""
+        encoded, needed = output.encoded, 2 if self.config.features == "invariant" else 1
+        if encoded is None or len(encoded.features) < needed:
+            found = 0 if encoded is None else len(encoded.features)
             raise ValueError(
-                "hierarchy.features is invariant and hierarchy.encode is steps, but the method embeds one view of an "
-                "image in a step: set hierarchy.encode to pass"
+                f"hierarchy.encode is steps, and {self.config.features} features need {needed} encoded views of an "
+                f"image in a step, but the method gives {found}: set hierarchy.encode to pass"
             )
-        return torch.stack(views)
+        return encoded
 
     def _projections_warm_up(self, step: Step) -> bool:
         return step.epoch < self.config.start_epoch + self.config.projection_warmup_epochs

@@ -21,7 +21,15 @@ from hirl.data.masks import block_masks
 from hirl.distributed.collectives import local_slice, world_size
 from hirl.distributed.device import send
 from hirl.methods import register
-from hirl.methods.base import Backbone, MethodOutput, Step, full_precision, in_full_precision, require_vit
+from hirl.methods.base import (
+    Backbone,
+    EncodedViews,
+    MethodOutput,
+    Step,
+    full_precision,
+    in_full_precision,
+    require_vit,
+)
 from hirl.methods.dino import DINO
 from hirl.methods.schedules import linear_warm_up
 from hirl.models.backbones import ViT
@@ -65,7 +73,7 @@ class IBOT(DINO):
         tokens = require_vit(self.student.backbone, "iBOT").tokens(global_views, send(masked, device), self.mask_token)
         embeddings = [
             *self.student.projector(tokens[:, 0]).float().chunk(2),
-            *self.student.forward_multi_crop(views[2:]),
+            *(embedding for _, embedding in self.student.encode_multi_crop(views[2:])),
         ]
         patch_embedding = _project_patches(self.student.projector, tokens[:, 1:][where])
         taught, targets, patch_targets = self._teacher_targets(global_views, where, step.epoch)
@@ -88,8 +96,8 @@ class IBOT(DINO):
     @torch.no_grad()
     def _teacher_targets(
         self, global_views: Tensor, where: tuple[Tensor, ...], epoch: int
-    ) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Return the teacher's embeddings and class logits of both views, and its probabilities of the masked patches.
+    ) -> tuple[EncodedViews, list[Tensor], Tensor]:
+        """Return what the teacher makes of both views, its class logits, and its probabilities of the masked patches.
 
         The patch center averages the logits of ALL patches. Logits are linear in the unit embedding, so the mean logits
         are the logits of the mean embedding: one product instead of one for each patch.
@@ -107,7 +115,7 @@ class IBOT(DINO):
         prototypes = F.normalize(self.teacher_prototypes.weight, dim=-1)
         with full_precision():
             self.patch_center.update(patches.mean(dim=(0, 1), keepdim=True)[0] @ prototypes.T)
-        return embeddings.unflatten(0, (2, -1)), targets, probabilities
+        return EncodedViews(tokens[:, 0].chunk(2), embeddings.chunk(2)), targets, probabilities
 
 
 def _project_patches(projector: nn.Module, patches: Tensor) -> Tensor:

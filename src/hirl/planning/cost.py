@@ -18,8 +18,8 @@ On R ranks every part takes 1/R of its seconds. Reading images is not counted, a
 
 Memory of a GPU, in bytes: weights and buffers of all networks; 4 for each gradient; 4 (SGD, LARS) or 8 (AdamW) for the
 optimiser's state of each parameter; what autograd keeps (counted in real steps) of batch / R images. hirl: the tree;
-with hierarchy.encode: steps a memory bank, 4 N D / R; and while it clusters, two copies of 1/R of the embeddings
-instead of what autograd keeps. Fused attention needs less.
+with hierarchy.encode: steps a memory bank, 4 N D / R, for invariant features 4 N (D + W) / R; and while it clusters,
+two copies of 1/R of the embeddings instead of what autograd keeps. Fused attention needs less.
 
 Disk, in bytes: snapshots, 4 D sum_l K_l + 8 N L each, twice until scratch/ is emptied; features, 4 (N + M) W; weights;
 two checkpoints. N training and M validation images, W channels of a feature.
@@ -168,13 +168,9 @@ def encoded_views(config: RunConfig) -> int:
 
 
 def clustered_width(config: RunConfig, counts: Counts) -> int:
-    """Return the width of what a tree's k-means clusters: the embedding's, or the backbone's.
-
-    With `encode: steps` that is the embedding's in all trees but the first.
-    """
+    """Return the width of what a tree's k-means clusters: the embedding's, or the backbone's."""
     hierarchy = config.hierarchy
-    of_backbone = hierarchy is not None and hierarchy.features == "invariant" and hierarchy.encode == "pass"
-    return counts.width if of_backbone else counts.embedding_dim
+    return counts.width if hierarchy is not None and hierarchy.features == "invariant" else counts.embedding_dim
 
 
 def kmeans_operations(config: RunConfig, width: int, images: int) -> float:
@@ -238,7 +234,8 @@ def gpu_memory(config: RunConfig, counts: Counts, images: int, ranks: int) -> fl
         return training
     tree = snapshot_bytes(config, counts.embedding_dim, images)
     embeddings = 4 * images * counts.embedding_dim / ranks
-    bank = embeddings if config.hierarchy.encode == "steps" else 0
+    means = 4 * images * counts.width / ranks if config.hierarchy.features == "invariant" else 0
+    bank = embeddings + means if config.hierarchy.encode == "steps" else 0
     return tree + bank + max(training, counts.static + 2 * embeddings)
 
 

@@ -12,9 +12,9 @@ from a pass over 8 views of each image or from the steps; *warm 15* starts the f
 Milliseconds are those of a tree: passes, k-means, and what the steps of an epoch do for the memory bank. Their share is
 that of an epoch's steps. AMI compares the clusters of each level with the finest true classes, and the finest clusters
 with those of the published tree; all are means over the trees, in per cent. *Other seed* is the published way with
-other random starts: it shows how far two equally good trees agree. Inertia is that of the finest level on the
-embeddings of the pass, in per cent above the published tree's. One run of a method: differences of one or two points
-mean nothing.
+other random starts: it shows how far two equally good trees agree. Inertia, where the pass's embeddings are clustered,
+is that of the finest level, in per cent above the published tree's. One run of a method: differences of one or two
+points mean nothing, and the seconds of *steps* include the backbone features that only invariant features need.
 
 The second table is counted, not run: operations of the trees over those of the epochs between them, in the studies'
 sizes, at the rates that `hirl plan` assumes of an H200. The first tree's passes are included. Ranks share all of it, so
@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import Report, Row, parser
+from common import Report, Row, parser, shown
 from sklearn.metrics import adjusted_mutual_info_score
 from torch import Tensor
 
@@ -91,22 +91,24 @@ def main() -> None:
     options.add_argument("--start", type=int, default=8, help="the epoch of the first tree")
     options.add_argument("--counted", nargs="*", choices=NAMES, default=["mocov2", "simsiam", "dino"])
     args = options.parse_args()
-    report, shares = Report(args), {}
+    report, shares = Report(args), {}  # per cent of an epoch, of the ways without passes
     for method in args.methods:
         changed = {"hierarchy.start_epoch": args.start, "training.epochs": args.epochs}
         trainer = train(load_study("demo").resolve(method, "hirl", 0, changed), args.data)
         rows = trainer.rows()
-        shares |= {f"demo, {NAMES[method]}, {way}": rows[way]["% of an epoch"] for way in GOAL_WAYS}
+        shares |= {f"demo, {NAMES[method]}: {way}": rows[way]["% of an epoch"] for way in GOAL_WAYS}
         sizes, trees = trainer.run.hierarchy.num_clusters, args.epochs - args.start - 1
-        what = f"{len(trainer.images)} images, width {trainer.method.embedding_dim}, {sizes} clusters, {trees} trees"
+        what = f"{len(trainer.images)} images, {'/'.join(map(str, sizes))} clusters, means over {trees} trees"
         report.table(list(rows.values()), f"demo, {NAMES[method]}: {what}")
     for study in ("cifar10", "imagenet"):
         counted = [counted_shares(study, method) for method in args.counted]
         if counted:
             report.table(counted, f"{study}, counted: per cent of an epoch")
-        shares |= {f"{study}, {row['']}, {way}": row[way] for row in counted for way in GOAL_WAYS}
-    worst = max(shares, key=shares.__getitem__)
-    report.goal(f"largest share of an epoch without passes, negated ({worst})", -shares[worst], -MOST)
+        shares |= {f"{study}, {row['']}: {way}": row[way] for row in counted for way in GOAL_WAYS}
+    for way in GOAL_WAYS:
+        worst = max((name for name in shares if name.endswith(f": {way}")), key=shares.__getitem__)
+        verdict = "met" if shares[worst] <= MOST else "missed"
+        report.remark(f"largest share of an epoch, {worst}: {shown(shares[worst])} %, goal at most {MOST} %: {verdict}")
 
 
 # --- measured ---------------------------------------------------------------------------------------------------------
@@ -166,7 +168,7 @@ class Watched(Pretrainer):
             tree = hierarchical_kmeans(rows[source], self.run.hierarchy.num_clusters, config, seed, self.trees[way])
             self.seconds[way].append(time.perf_counter() - started)
             self.trees[way] = tree
-            self.found[way].append(self._agreement(tree))
+            self.found[way].append(self._agreement(tree, source))
 
     @torch.no_grad()
     def _invariant_pass(self) -> tuple[Tensor, Tensor]:
@@ -179,15 +181,15 @@ class Watched(Pretrainer):
         self.seconds["8 views"].append(time.perf_counter() - started)
         return means, covariance.value()
 
-    def _agreement(self, tree: SemanticTree) -> Row:
-        classes, published = self.images.labels[:, 0], self.trees[PUBLISHED].assignments[:, 0]
+    def _agreement(self, tree: SemanticTree, source: str) -> Row:
+        classes, published = self.images.labels[:, 0], self.trees[PUBLISHED]
         found: Row = {
             f"AMI level {level}": ami(classes, tree.assignments[:, level]) for level in range(tree.num_levels)
         }
-        return found | {
-            "AMI with published": ami(published, tree.assignments[:, 0]),
-            "inertia %": 100 * (inertia(self.embeddings, tree) / inertia(self.embeddings, self.trees[PUBLISHED]) - 1),
-        }
+        found["AMI with published"] = ami(published.assignments[:, 0], tree.assignments[:, 0])
+        if source == "pass":
+            found["inertia %"] = 100 * (inertia(self.embeddings, tree) / inertia(self.embeddings, published) - 1)
+        return found
 
     def rows(self) -> dict[str, Row]:
         """Return a row for each way."""

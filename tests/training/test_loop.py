@@ -101,10 +101,18 @@ def test_variants_start_from_the_same_network_and_agree_until_the_first_snapshot
     assert first[0] == first[1]
 
 
-def test_trees_of_invariant_features_are_bit_equal_after_a_resume(
-    tiny_run, tiny_data, tmp_path, stopped_after_one_epoch
+@pytest.mark.parametrize(
+    "hierarchy",
+    [
+        {"features": "invariant", "views": 3},
+        {"encode": "steps", "start_epoch": 0},  # the second tree, after the resume, comes from the first epoch's steps
+        {"encode": "steps", "start_epoch": 0, "features": "invariant", "views": 3},
+    ],
+)
+def test_trees_beyond_the_paper_are_bit_equal_after_a_resume(
+    tiny_run, tiny_data, tmp_path, stopped_after_one_epoch, hierarchy
 ):
-    config = tiny_run("simsiam", "hirl", hierarchy={"features": "invariant", "views": 3})
+    config = tiny_run("simsiam", "hirl", hierarchy=hierarchy)
     pretrain(config, tiny_data, tmp_path / "once", tmp_path / "scratch1")
     with stopped_after_one_epoch():
         pretrain(config, tiny_data, tmp_path / "twice", tmp_path / "scratch2")

@@ -246,7 +246,10 @@ class HierarchyConfig(Section):
     start_epoch: NonNegativeInt = 20  # epochs of image loss alone
     snapshot_epochs: Count = 1  # epochs between trees
     features: Literal["embedding", "invariant"] = "embedding"  # what is clustered; invariant is beyond the paper
-    views: Count = 8  # random views of an image behind its invariant features
+    views: Count = 8  # random views of an image behind its invariant features, in a pass
+    # what a tree clusters comes from a pass over all images, or from the views that training steps encode anyway,
+    # which is beyond the paper; the first tree always needs a pass
+    encode: Literal["pass", "steps"] = "pass"
     weight: Positive = 1.0  # of the path loss beside the image loss; another than 1 is beyond the paper
     projection_warmup_epochs: NonNegativeInt = 0  # epochs in which the path loss trains the projections alone; likewise
     reassign: bool = False  # re-assign a batch's images to clusters at every step (SwAV)

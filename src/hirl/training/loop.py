@@ -19,7 +19,7 @@ from hirl.config.plugins import load_plugins
 from hirl.data.images import load_images
 from hirl.data.loader import check_shared_evenly, epoch_batches, ordered_batches
 from hirl.data.views import Views, evaluation_view
-from hirl.distributed.collectives import gather_shards, is_main_process, shard_range, world_size
+from hirl.distributed.collectives import is_main_process, shard_range, world_size
 from hirl.distributed.device import choose_device
 from hirl.distributed.parallel import parallel
 from hirl.files import atomic_path, make_folder, read_json, sha256, write_json
@@ -212,7 +212,7 @@ class Pretrainer(Trainer):
             write_state(stem_path(self.scratch / STEMS, epochs), self._state())
 
     @torch.no_grad()
-    def encode_all(self, encode: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor | None:
+    def encode_all(self, encode: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor:
         """Run all training images through `encode`, as hirl.methods.base.EncodeAll says."""
         self.method.eval()
         number, batch_size = len(self.images), self.config.batch_size // world_size()
@@ -222,7 +222,7 @@ class Pretrainer(Trainer):
             views = random_views(self.run.views, batch, num_views) if num_views else evaluation_view(batch)
             with self.autocast():
                 rows.copy_(encode(views))
-        return gather_shards(encoded, number)
+        return encoded
 
 
 def random_views(config: ViewsConfig, images: Tensor, number: int) -> Tensor:

@@ -254,6 +254,15 @@ class HierarchyConfig(Section):
     projection_warmup_epochs: NonNegativeInt = 0  # epochs in which the path loss trains the projections alone; likewise
     reassign: bool = False  # re-assign a batch's images to clusters at every step (SwAV)
     kmeans: TreeKMeansConfig = TreeKMeansConfig()
+    # controls: a random tree, or that of the true classes, which only a study with `control_study: true` may use
+    tree: Literal["kmeans", "random", "classes"] = "kmeans"
+    noise: Probability = 0.0  # part of the images whose true classes are permuted
+
+    @model_validator(mode="after")
+    def _noise_is_of_classes(self) -> HierarchyConfig:
+        if self.noise and self.tree != "classes":
+            raise ValueError(f"noise is {self.noise}, but it permutes classes, and tree is {self.tree}: remove it")
+        return self
 
     @model_validator(mode="after")
     def _levels_shrink(self) -> HierarchyConfig:
@@ -509,6 +518,7 @@ class StudyConfig(Section):
     base: str | None = None  # another study, whose keys hold unless given here
     all: dict[str, Any] = {}
     plugins: tuple[str, ...] = ()  # Python files that register methods of your own
+    control_study: bool = False  # its trees may be made of labels, which no result of HIRL may use
 
     @model_validator(mode="after")
     def _the_papers_variants_have_no_block(self) -> StudyConfig:

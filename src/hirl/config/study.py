@@ -134,6 +134,11 @@ class Study:
             raise ValueError(f"{where}: hierarchy is empty: fill it, or run the baseline variant")
         run = dict(zip(RUN_KEYS, (self.name, method, file.algorithm, variant, seed), strict=True))
         config = validate(RunConfig, merged | run, where)
+        if config.hierarchy is not None and config.hierarchy.tree == "classes" and not self.config.control_study:
+            raise ValueError(
+                f"{where}: hierarchy.tree is classes, which reads labels: use kmeans, or mark the study as a control "
+                "with `control_study: true`"
+            )
         origins |= dict.fromkeys(RUN_KEYS, "the run")
         if variant == "baseline":  # its hierarchy was validated with the same care
             config = config.model_copy(update={"hierarchy": None})

@@ -47,12 +47,14 @@ class HIRL(Method):
     Beyond the paper, off by default: `features: invariant` clusters invariant features (hirl.hierarchy.invariant), with
     the clusters' mean embeddings as centroids; `encode: steps` takes what is clustered from a memory bank that the
     training steps fill (hirl.hierarchy.memory_bank), once a first tree was made by a pass over the images; `weight`
-    scales the path loss; for `projection_warmup_epochs` from `start_epoch` on, only the projections learn from it.
+    scales the path loss; for `projection_warmup_epochs` from `start_epoch` on, only the projections learn from it;
+    `tree` names trees that no clustering made, which the training gives.
 
     Attributes:
         projections: L small MLPs, one for each level of the tree, finest first.
         tree: the current tree, or None before the first.
         bank: the memory bank; None before the first tree, and if trees are made by passes.
+        given: the tree whose clusters every tree has, in a control study (hirl.hierarchy.control_trees); else None.
     """
 
     def __init__(self, method: Method, config: HierarchyConfig, seed: int):
@@ -66,6 +68,7 @@ class HIRL(Method):
         )
         self.tree: SemanticTree | None = None
         self.bank: MemoryBank | None = None
+        self.given: SemanticTree | None = None
 
     @property
     def backbone(self) -> Backbone:
@@ -82,13 +85,15 @@ class HIRL(Method):
         since_start = epoch - self.config.start_epoch
         if since_start < 0 or since_start % self.config.snapshot_epochs:
             return None
-        previous, self.tree = self.tree, self._cluster(encode_all)
+        previous, self.tree = self.tree, self.make_tree(encode_all)
         return snapshot_metrics(self.tree, previous) if is_main_process() else None
 
-    def _cluster(self, encode_all: EncodeAll) -> SemanticTree:
+    def make_tree(self, encode_all: EncodeAll) -> SemanticTree:
         """Return a new tree, which all ranks make together: each has the rows of its shard of the images."""
         config = self.config
         embeddings, means, covariance = self._encode(encode_all) if self.bank is None else self.bank.take()
+        if self.given is not None:
+            return self.given.to(embeddings.device).in_space_of(embeddings)
         images = self._count(embeddings)
         if config.encode == "steps" and self.bank is None:
             self.bank = MemoryBank(embeddings, means, images)

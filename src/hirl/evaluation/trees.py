@@ -66,9 +66,7 @@ def compare_trees(
         try:
             method.method.load_state_dict(network)
         except RuntimeError as error:
-            raise ValueError(
-                f"{state} is of another network than {config.name}: give its baseline's"
-            ) from error
+            raise ValueError(f"{state} is of another network than {config.name}: give its baseline's") from error
         started = time.perf_counter()
         tree = _make_tree(trainer, method)
         seconds = time.perf_counter() - started

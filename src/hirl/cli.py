@@ -389,14 +389,17 @@ def draw_figures(args: argparse.Namespace) -> None:
 
 
 def summarise(args: argparse.Namespace) -> None:
-    """Write the summary, the tables and the figure of the gains, and print the table."""
+    """Write the summary, the tables and the figures of the gains, and print the table."""
+    from hirl.reporting import gate
     from hirl.reporting.figures import gains
     from hirl.reporting.summary import print_table, summarise
 
     study = load_study(args.study)
-    runs = _runs(study, args)
-    print_table(summarise(args.results, runs, args.tasks or study.config.tasks))
+    runs, tasks = _runs(study, args), args.tasks or study.config.tasks
+    print_table(summarise(args.results, runs, tasks))
     gains(args.results, runs, args.results / "figures" / "gains.png")
+    if study.config.compares_trees:
+        gate.gate(args.results, runs, args.results / "figures" / "gate.png")
     if args.report is not None:
         from hirl.reporting.report import write_report
 

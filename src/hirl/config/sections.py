@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from hirl.config.run_name import CONTROL, UNTRAINED, RunName
-from hirl.config.tasks import FROZEN, LABEL_PERCENTS, TASKS
+from hirl.config.tasks import FROZEN, GATE, LABEL_PERCENTS, TASKS
 
 VARIANTS = ("baseline", "hirl")  # the paper's; a study may name more, which differ in their hierarchy block
 VARIANT_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?")
@@ -519,6 +519,11 @@ class StudyConfig(Section):
     all: dict[str, Any] = {}
     plugins: tuple[str, ...] = ()  # Python files that register methods of your own
     control_study: bool = False  # its trees may be made of labels, which no result of HIRL may use
+
+    @property
+    def compares_trees(self) -> bool:
+        """Whether the study draws gains by the trees' agreement: it has three variants of HIRL or more."""
+        return len(set(self.variants) - {"baseline"}) > 2 and {task for task, _ in GATE} <= set(self.tasks)
 
     @model_validator(mode="after")
     def _the_papers_variants_have_no_block(self) -> StudyConfig:

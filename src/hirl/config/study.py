@@ -202,6 +202,8 @@ def _read_study(path: Path, is_base: bool = False) -> dict[str, Any]:
     if is_base:
         raise ValueError(f"{path} is the base of a study and has base {base!r} itself: a base must not have one")
     merged = _read_study(_study_path(base), is_base=True)
+    if content["methods"]:  # they choose among the base's, whose values they keep
+        merged["methods"] = {name: merged["methods"].get(name, {}) for name in content["methods"]}
     if "variants" in content:  # they replace the base's, as seeds and tasks do
         merged.pop("variants", None)
     merge(merged, content)

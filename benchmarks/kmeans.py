@@ -14,7 +14,7 @@ At the paper's size a snapshot is counted, not run: 2 N K D operations for every
 tree from random starts and 16 for one whose finest level is warm-started from the last tree (`warm_iterations: 15`;
 upper levels always start at random). Minutes assume the FLOP/s that torch's assignment of points to clusters reached
 here in float32; on a GPU all passes but the last run in TF32 and are faster. Memory is that of the features, their
-normalised copy and a chunk of similarities.
+normalised copy and a chunk of similarities. The GPUs of a run share the minutes and the features.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from common import Row, as_text
 
 from hirl.files import read_json, write_text
 
-ORDER = ("training", "views", "input", "path_loss", "kmeans", "warm_start", "clustering", "knn", "growth", "study")
+ORDER = ("training", "views", "input", "path_loss", "kmeans", "hirl_cost", "clustering", "knn", "growth", "study")
 INTRODUCTION = """\
 # Performance
 

@@ -278,6 +278,16 @@ def _add_evaluation(steps: Any) -> None:
     _add_out(step, "FILE")
     _add_ranks(step)
 
+    step = _step(steps, "trees", compare_trees, "compare trees of every kind, made from one state of a training")
+    _add_study(step)
+    step.add_argument("--method", required=True, help="a method of the study, such as dino")
+    step.add_argument("--seed", type=int, default=0)
+    step.add_argument(
+        "--state", type=Path, required=True, metavar="FILE", help="of stems/ of a baseline, or a checkpoint in scratch/"
+    )
+    step.add_argument("--tokenizer", type=Path, metavar="FILE", help="for a method that predicts tokens")
+    _add_prepared_data(step)
+
     step = _step(steps, "evaluate", evaluate, "evaluate one network")
     step.add_argument("tasks", nargs="+", choices=tuple(TASKS), metavar="TASK", help=", ".join(TASKS))
     _add_network(step, "the weights of a run, or imported ones, which may name their method")
@@ -299,6 +309,19 @@ def _add_evaluation(steps: Any) -> None:
         "--out", type=Path, metavar="FOLDER", help="gets TASK.json; default: evaluation/ beside the weights"
     )
     _add_ranks(step)
+
+
+def compare_trees(args: argparse.Namespace) -> None:
+    """Print how well the trees of each HIRL variant of a study agree with the classes."""
+    study = load_study(args.study)
+    variants = [variant for variant in study.config.variants if variant != "baseline"]
+    configs = [study.resolve(args.method, variant, args.seed, _overrides(args)) for variant in variants]
+    choose_threads()
+    from hirl.evaluation.trees import compare_trees, qualities_table
+
+    with gpus(1):
+        found = list(compare_trees(configs, args.state, args.data, study.config.plugins, args.tokenizer))
+    _print(qualities_table(found))
 
 
 def extract_features(args: argparse.Namespace) -> None:
@@ -366,14 +389,17 @@ def draw_figures(args: argparse.Namespace) -> None:
 
 
 def summarise(args: argparse.Namespace) -> None:
-    """Write the summary, the tables and the figure of the gains, and print the table."""
+    """Write the summary, the tables and the figures of the gains, and print the table."""
+    from hirl.reporting import gate
     from hirl.reporting.figures import gains
     from hirl.reporting.summary import print_table, summarise
 
     study = load_study(args.study)
-    runs = _runs(study, args)
-    print_table(summarise(args.results, runs, args.tasks or study.config.tasks))
+    runs, tasks = _runs(study, args), args.tasks or study.config.tasks
+    print_table(summarise(args.results, runs, tasks))
     gains(args.results, runs, args.results / "figures" / "gains.png")
+    if study.config.compares_trees:
+        gate.gate(args.results, runs, args.results / "figures" / "gate.png")
     if args.report is not None:
         from hirl.reporting.report import write_report
 

@@ -259,3 +259,15 @@ def test_a_studys_variants_replace_those_of_its_base(study) -> None:
 )
 def test_a_wrong_variant_is_named(study, variants: str, part: str) -> None:
     assert part in problem(lambda: load_study(study(f"methods: [mocov2]\nvariants: {variants}\n")))
+
+
+def test_a_tree_of_the_true_classes_is_refused_outside_control_studies(study) -> None:
+    text = "methods: [mocov2]\nvariants: {baseline: , hirl-classes: {tree: classes, noise: 0.5}}\n"
+    assert "reads labels" in problem(lambda: load_study(study(text)).resolve("mocov2", "hirl-classes"))
+    controls = load_study(study(text + "control_study: true\n"))
+    assert controls.resolve("mocov2", "hirl-classes").hierarchy.noise == 0.5
+
+
+def test_noise_without_classes_is_refused(study) -> None:
+    text = "methods: [mocov2]\nvariants: {hirl-noisy: {noise: 0.5}}\n"
+    assert "it permutes classes" in problem(lambda: load_study(study(text)).resolve("mocov2", "hirl-noisy"))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hirl.hierarchy import SemanticTree
-from hirl.hierarchy.invariant import RIDGE, InvariantFeatures, whiten
+from hirl.hierarchy.invariant import RIDGE, CovarianceWithin, whiten
 from tests.run_on_ranks import on_two_ranks
 
 WIDTH = 5
@@ -19,9 +19,9 @@ def features() -> Tensor:
     return torch.randn(3, 12, WIDTH, generator=torch.Generator().manual_seed(0)) * torch.tensor([3, 1, 1, 0.5, 0.1])
 
 
-def gather_features(features: Tensor, batch_size: int) -> tuple[Tensor, InvariantFeatures]:
-    """Return the means of all images, taken in batches; the backbone gives back what it gets."""
-    gathered = InvariantFeatures(lambda view: view, WIDTH, torch.device("cpu"))
+def gather_features(features: Tensor, batch_size: int) -> tuple[Tensor, CovarianceWithin]:
+    """Return the means of all images, taken in batches, and the covariance so far."""
+    gathered = CovarianceWithin(features.shape[2], torch.device("cpu"))
     return torch.cat([gathered.add(batch) for batch in features.split(batch_size, dim=1)]), gathered
 
 
@@ -41,17 +41,17 @@ def slow_covariance(features: Tensor) -> np.ndarray:
 def test_means_and_covariance_are_those_of_a_loop(features, batch_size):
     means, gathered = gather_features(features, batch_size)
     assert torch.allclose(means, F.normalize(features, dim=2).mean(dim=0), rtol=0, atol=1e-7)  # float32's rounding
-    assert gathered.covariance().numpy() == pytest.approx(slow_covariance(features), rel=1e-5)
+    assert gathered.value().numpy() == pytest.approx(slow_covariance(features), rel=1e-5)
 
 
 def test_whitening_makes_the_covariance_within_images_round(features):
     means, gathered = gather_features(features, 12)
-    covariance = gathered.covariance()
+    covariance = gathered.value()
     values, vectors = np.linalg.eigh(slow_covariance(features))
     whitening = vectors @ np.diag((values + RIDGE * values.mean()) ** -0.5) @ vectors.T
     expected = (means - means.mean(dim=0)).double().numpy() @ whitening
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    assert whiten(means, covariance).numpy() == pytest.approx(expected, abs=1e-4)  # of float32 sums, whitened
+    assert whiten(means, covariance, 12).numpy() == pytest.approx(expected, abs=1e-4)  # of float32 sums, whitened
     assert whitening @ slow_covariance(features) @ whitening.T == pytest.approx(np.eye(WIDTH), abs=0.01)  # the ridge
 
 
@@ -61,29 +61,38 @@ def test_a_direction_that_augmentation_moves_counts_little():
     images = torch.randn(200, 2, generator=generator)
     moved = torch.stack([images, images]) + torch.randn(2, 200, 2, generator=generator) * torch.tensor([3.0, 0.05])
     lifted = F.pad(moved, (0, 1), value=30.0)  # so that unit length hardly bends the plane
-    gathered = InvariantFeatures(lambda view: view, 3, torch.device("cpu"))
-    whitened = whiten(gathered.add(lifted), gathered.covariance())
+    means, gathered = gather_features(lifted, 200)
+    whitened = whiten(means, gathered.value(), 200)
     assert whitened[:, 0].std() < 0.2 * whitened[:, 1].std()
 
 
 @pytest.mark.parametrize("value", [1.0, float("nan")])
 def test_features_that_do_not_vary_are_refused(value):
-    gathered = InvariantFeatures(lambda view: view, WIDTH, torch.device("cpu"))
-    means = gathered.add(torch.full((2, 4, WIDTH), value))
+    means, gathered = gather_features(torch.full((2, 4, WIDTH), value), 4)
     with pytest.raises(ValueError, match="the backbone has collapsed, or diverged"):
-        whiten(means, gathered.covariance())
+        whiten(means, gathered.value(), 4)
 
 
-def covariance_of_a_shard(features: Tensor) -> Tensor:
+def features_of_a_shard(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The covariance, and the shard's whitened features."""
     from hirl.distributed.collectives import shard_range
 
-    return gather_features(features[:, list(shard_range(12))], 4)[1].covariance()
+    means, gathered = gather_features(features[:, list(shard_range(12))], 4)
+    return gathered.value(), whiten(means, gathered.value(), 12)
 
 
-def test_two_ranks_find_the_covariance_of_one(features):
-    expected = gather_features(features, 12)[1].covariance()
-    for found in on_two_ranks(covariance_of_a_shard, features):
-        assert torch.allclose(found, expected, rtol=1e-12)
+def test_two_ranks_find_the_features_of_one(features):
+    covariance, whitened = features_of_a_shard(features)
+    results = on_two_ranks(features_of_a_shard, features)
+    assert all(torch.allclose(found, covariance, rtol=1e-12) for found, _ in results)
+    # the mean of all rows is a float32 sum in another order
+    torch.testing.assert_close(torch.cat([shard for _, shard in results]), whitened, rtol=0, atol=1e-5)
+
+
+def tree_in_the_space_of_a_shard(tree: SemanticTree, features: Tensor) -> SemanticTree:
+    from hirl.distributed.collectives import shard_range
+
+    return tree.in_space_of(features[list(shard_range(len(features)))])
 
 
 def test_a_tree_takes_its_clusters_into_another_space():
@@ -100,3 +109,6 @@ def test_a_tree_takes_its_clusters_into_another_space():
     assert torch.allclose(moved.centroids[1], coarse, atol=1e-6)
     assert torch.equal(moved.assignments, assignments)
     assert torch.equal(moved.parents[0], parents[0])
+    for other in on_two_ranks(tree_in_the_space_of_a_shard, tree, features):
+        for rows, wanted in zip(other.centroids, moved.centroids, strict=True):
+            torch.testing.assert_close(rows, wanted, rtol=0, atol=1e-6)  # means of five float32 rows

@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hirl.config import KMeansConfig, TreeKMeansConfig
+from hirl.distributed.collectives import shard_range
 from hirl.hierarchy import SemanticTree, hierarchical_kmeans
 from hirl.hierarchy import kmeans as module
 from hirl.hierarchy.kmeans import kmeans
 from tests.largest_tensor import LargestTensor
+from tests.run_on_ranks import on_ranks, on_two_ranks
 
 BACKENDS = ["faiss", "torch"]
 
@@ -206,6 +208,43 @@ def test_empty_groups_are_refilled_the_same_way_twice(backend, most):
     results = [kmeans(points, 24, config, seed=0, groups=group // 2) for _ in range(2)]  # 14 of 24 groups are empty
     assert len(results[0][1].unique()) >= 20
     assert all(torch.equal(results[0][part], results[1][part]) for part in (0, 1))
+
+
+# --- several ranks ----------------------------------------------------------------------------------------------------
+
+
+def tree_of_a_shard(points: Tensor, config: TreeKMeansConfig) -> list[SemanticTree]:
+    """The tree of all points, each rank giving its shard, and the next tree, warm-started; (12, 4, 2) clusters."""
+    own = points[list(shard_range(len(points)))]
+    first = hierarchical_kmeans(own, (12, 4, 2), config, 3, count=len(points))
+    return [first, hierarchical_kmeans(own, (12, 4, 2), config, 4, first, len(points))]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("most", [1000, 10])
+def test_ranks_that_share_the_points_find_the_tree_of_one(backend, most):
+    """Three ranks share 301 points unevenly; of two clusters at the top, and of a sample, a rank may hold none."""
+    points = blobs(7, 43)[0]
+    config = TreeKMeansConfig(backend=backend, restarts=2, warm_iterations=3, max_points_per_centroid=most)
+    alone = tree_of_a_shard(points, config)
+    for trees in on_ranks(3, tree_of_a_shard, points, config):
+        for tree, expected in zip(trees, alone, strict=True):
+            assert torch.equal(tree.assignments, expected.assignments)
+            for rows, wanted in zip(tree.centroids, expected.centroids, strict=True):
+                torch.testing.assert_close(rows, wanted, rtol=0, atol=1e-5)  # sums over ranks are rounded otherwise
+
+
+def error_of_a_shard(points: Tensor) -> str:
+    with pytest.raises(ValueError, match="features to cluster") as caught:
+        tree_of_a_shard(points, TreeKMeansConfig())
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "message"), [(0.0, "all-zero rows"), (float("nan"), "NaN or infinity")])
+def test_a_bad_point_of_one_rank_is_an_error_of_all(value, message):
+    points = blobs(5, 10)[0]
+    points[-1] = value
+    assert all(message in error for error in on_two_ranks(error_of_a_shard, points))
 
 
 # --- memory and precision ---------------------------------------------------------------------------------------------

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from hirl.config import HierarchyConfig, TreeKMeansConfig
 from hirl.hierarchy import hierarchical_kmeans
+from hirl.hierarchy.invariant import whiten
 from hirl.hierarchy.wrapper import HIRL
-from hirl.methods.base import Method
+from hirl.methods.base import EncodedViews, Method, MethodOutput, Step
 
 
 def test_a_resumed_run_warm_starts_its_next_tree_from_the_same_last_tree():
@@ -36,10 +38,81 @@ def test_a_resumed_run_warm_starts_its_next_tree_from_the_same_last_tree():
 # --- beyond the paper -------------------------------------------------------------------------------------------------
 
 
+WIDTH, IMAGES = 8, 40
+
+
+class Copies(Method):
+    """A method whose backbone returns the images, [B, 8], and whose embeddings turn them round."""
+
+    def __init__(self, views: int = 2):
+        super().__init__()
+        self.embedding_dim, self.views = WIDTH, views
+        self.scale = nn.Parameter(torch.ones(()))
+
+    @property
+    def backbone(self):
+        backbone = nn.Identity()
+        backbone.num_features = WIDTH
+        return backbone
+
+    def embed(self, images):
+        return images.flip(1) * self.scale
+
+    def forward(self, views, step):
+        encoded = [(view, self.embed(view)) for view in views[: self.views]]
+        embedding = self.embed(views[0])
+        return MethodOutput(embedding.mean(), embedding, encoded=EncodedViews.of(*encoded) if encoded else None)
+
+
+def no_pass(*_):
+    pytest.fail("images were encoded in a pass")
+
+
+@pytest.mark.parametrize("features", ["embedding", "invariant"])
+def test_after_the_first_tree_what_the_steps_encoded_is_clustered(features):
+    """Against tensors that hold all steps: a row is half the pass's, half its step's."""
+    generator = torch.Generator().manual_seed(0)
+    of_pass, of_steps = torch.randn(2, 2, IMAGES, WIDTH, generator=generator)  # two views each
+    settings = {"encode": "steps", "features": features, "views": 2, "negatives": 4}
+    network = HIRL(Copies(), HierarchyConfig(num_clusters=(6, 2), start_epoch=1, **settings), seed=3)
+
+    def encode_all(encode, width, views=0):
+        return encode(of_pass if views else of_pass[0]).detach()
+
+    def step(epoch, images):
+        network(list(of_steps[:, images]), Step(4 * epoch, 4, 3, images))
+
+    network.before_epoch(0, no_pass)
+    step(0, torch.arange(10))  # before the first tree nothing is kept
+    network.before_epoch(1, encode_all)
+    for images in torch.arange(30).split(10):  # the last ten images are left out
+        step(1, images)
+    network.before_epoch(2, no_pass)
+
+    units = F.normalize(of_steps[:, :30], dim=2)
+    embeddings, means = F.normalize(of_pass[0].flip(1), dim=1), F.normalize(of_pass, dim=2).mean(dim=0)
+    embeddings[:30] = (embeddings[:30] + units.mean(dim=0).flip(1)) / 2
+    means[:30] = (means[:30] + units.mean(dim=0)) / 2
+    centered = (units - units.mean(dim=0)).flatten(0, 1).double()
+    clustered = embeddings if features == "embedding" else whiten(means, centered.T @ centered / 30, IMAGES)
+    expected = hierarchical_kmeans(clustered, (6, 2), network.config.kmeans, 3)
+    assert torch.equal(network.tree.assignments, expected.assignments)
+    expected = expected if features == "embedding" else expected.in_space_of(embeddings)
+    for found, wanted in zip(network.tree.centroids, expected.centroids, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)  # float32 sums in another order
+
+
+@pytest.mark.parametrize(("views", "features", "needed"), [(1, "invariant", 2), (0, "embedding", 1)])
+def test_trees_from_steps_need_encoded_views(views, features, needed):
+    config = HierarchyConfig(num_clusters=(6, 2), encode="steps", features=features)
+    message = f"{features} features need {needed} encoded views .* gives {views}: set hierarchy.encode to pass"
+    with pytest.raises(ValueError, match=message):
+        HIRL(Copies(views), config, seed=3)([torch.randn(4, WIDTH)] * 2, Step(0, 4, 2, torch.arange(4)))
+
+
 @pytest.fixture
 def step_of(tiny_run):
     """Take one step of a tiny HIRL run in an epoch: step_of(epoch, hierarchy's settings) -> the method, the output."""
-    from hirl.methods.base import Step
     from hirl.training.loop import build_method
 
     def take(epoch: int, **hierarchy):

@@ -43,13 +43,15 @@ class Recording(nn.Module):
         return images.mean(dim=(2, 3))
 
 
-def test_views_of_one_size_share_a_pass_and_embeddings_keep_the_order_of_the_views() -> None:
+def test_views_of_one_size_share_a_pass_and_what_it_gives_keeps_the_order_of_the_views() -> None:
     backbone = Recording()
     views = [torch.randn(2, 3, size, size) for size in (8, 8, 4, 4, 4)]
-    embeddings = Encoder(backbone, nn.Identity()).forward_multi_crop(views)
+    encoded = Encoder(backbone, nn.Linear(3, 2)).encode_multi_crop(views)
     assert backbone.seen == [(4, 3, 8, 8), (6, 3, 4, 4)]
-    for view, embedding in zip(views, embeddings, strict=True):
-        torch.testing.assert_close(embedding, view.mean(dim=(2, 3)))
+    assert len(encoded) == len(views)
+    for view, (features, embedding) in zip(views, encoded, strict=True):
+        torch.testing.assert_close(features, view.mean(dim=(2, 3)))
+        assert embedding.shape == (2, 2)
 
 
 def test_prototypes_are_compared_by_cosine_in_float32_even_under_autocast() -> None:

@@ -115,6 +115,24 @@ def test_embedding_is_the_online_projection_of_view_0_with_gradient(
 
 
 @every_method
+def test_encoded_views_are_what_backbone_and_embed_give_for_each_view(
+    make_method, draw_views, step_at, name: str
+) -> None:
+    unmasked = {"model": {"mask_probability": 0.0}} if name == "beit" else {}
+    method = make_method(name, **unmasked).eval()  # where a momentum or teacher network has the online one's weights
+    views = draw_views()
+    encoded = method(views, step_at()).encoded
+    assert len(encoded.features) == len(encoded.embeddings) == (1 if name == "beit" else 2)
+    # one call for two views against one for one: float32 sums in another order
+    near = {"rtol": 1e-4, "atol": 1e-5}
+    for view, features, embedding in zip(views, encoded.features, encoded.embeddings, strict=False):
+        assert not features.requires_grad
+        assert not embedding.requires_grad
+        torch.testing.assert_close(features, method.backbone(view).detach(), **near)
+        torch.testing.assert_close(F.normalize(embedding, dim=1), F.normalize(method.embed(view), dim=1), **near)
+
+
+@every_method
 @every_variant
 def test_gradient_reaches_the_online_network_alone(ready, draw_views, step_at, name: str, variant: str) -> None:
     method = ready(name, variant)

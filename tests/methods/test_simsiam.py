@@ -39,7 +39,7 @@ def test_the_target_takes_no_gradient(make_method, draw_views, step_at) -> None:
 
 def test_each_view_is_encoded_once(make_method, draw_views, step_at) -> None:
     method, calls = make_method("simsiam"), []
-    method.encoder.register_forward_hook(lambda *_: calls.append(1))
+    method.backbone.register_forward_hook(lambda *_: calls.append(1))
     method(draw_views(), step_at())
     assert len(calls) == 2
 

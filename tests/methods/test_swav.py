@@ -57,7 +57,7 @@ def test_step_uses_every_crop_and_encodes_crops_of_one_size_together(make_method
     method, batch, calls = make_method("swav").train(), draw_views(local=2), []
     globals_, locals_ = method.encoder(torch.cat(batch[:2])), method.encoder(torch.cat(batch[2:]))
     logits = [numbers(method.prototypes(z)) for z in (*globals_.chunk(2), *locals_.chunk(2))]
-    method.encoder.register_forward_hook(lambda *_: calls.append(1))
+    method.backbone.register_forward_hook(lambda *_: calls.append(1))
     output = method(batch, step_at())
     assert output.loss.item() == pytest.approx(slow_loss(logits), rel=SINGLE)
     assert len(calls) == 2

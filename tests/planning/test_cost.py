@@ -9,6 +9,7 @@ from hirl.config import load_study
 from hirl.files import write_json
 from hirl.hierarchy import SemanticTree
 from hirl.planning.cost import (
+    encoded_views,
     gpu_memory,
     hirl_operations,
     kmeans_operations,
@@ -89,7 +90,23 @@ def test_a_snapshot_is_as_large_as_its_file(tiny_run, tmp_path):
 def test_memory_is_the_larger_of_training_and_clustering(tiny_run):
     assert gpu_memory(tiny_run("simsiam"), COUNTS, 64, ranks=2) == 1000 + 5 * 16 / 2
     hirl = tiny_run("simsiam", "hirl")
-    assert gpu_memory(hirl, COUNTS, 64, ranks=2) == snapshot_bytes(hirl, 4, 64) + 1000 + 2 * 4 * 64 * 4
+    assert gpu_memory(hirl, COUNTS, 64, ranks=1) == snapshot_bytes(hirl, 4, 64) + 1000 + 2 * 4 * 64 * 4
+    assert gpu_memory(hirl, COUNTS, 64, ranks=2) == snapshot_bytes(hirl, 4, 64) + 1000 + 2 * 4 * 64 * 4 / 2
+    steps = tiny_run("simsiam", "hirl", hierarchy={"encode": "steps"})
+    assert gpu_memory(steps, COUNTS, 64, ranks=2) == gpu_memory(hirl, COUNTS, 64, ranks=2) + 4 * 64 * 4 / 2
+    steps = tiny_run("simsiam", "hirl", hierarchy={"encode": "steps", "features": "invariant"})
+    assert gpu_memory(steps, COUNTS, 64, ranks=2) == gpu_memory(hirl, COUNTS, 64, ranks=2) + 4 * 64 * (4 + 8) / 2
+
+
+def test_trees_from_the_steps_encode_images_once(tiny_run):
+    def views(**hierarchy):
+        return encoded_views(tiny_run("simsiam", "hirl", hierarchy=hierarchy))
+
+    assert views() == 2  # trees
+    assert views(features="invariant", views=8) == 2 * 9
+    assert views(encode="steps") == 1
+    assert views(encode="steps", features="invariant", views=8) == 9
+    assert encoded_views(tiny_run("simsiam")) == 0
 
 
 def test_the_number_of_images_is_asked_prepared_or_known(tiny_run, tmp_path):

@@ -13,12 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hirl.config import RunConfig
+from hirl.data.images import load_images
 from hirl.files import locked
 from hirl.hierarchy import SemanticTree
 from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
 from hirl.training import core
 from hirl.training.checkpoint import load_checkpoint
-from hirl.training.loop import build_method, feature_std, pretrain
+from hirl.training.loop import build_method, control_tree, feature_std, pretrain
 from tests.conftest import METHODS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -101,15 +103,45 @@ def test_variants_start_from_the_same_network_and_agree_until_the_first_snapshot
     assert first[0] == first[1]
 
 
-def test_trees_of_invariant_features_are_bit_equal_after_a_resume(
-    tiny_run, tiny_data, tmp_path, stopped_after_one_epoch
+@pytest.mark.parametrize(
+    "hierarchy",
+    [
+        {"features": "invariant", "views": 3},
+        {"encode": "steps", "start_epoch": 0},  # the second tree, after the resume, comes from the first epoch's steps
+        {"encode": "steps", "start_epoch": 0, "features": "invariant", "views": 3},
+    ],
+)
+def test_trees_beyond_the_paper_are_bit_equal_after_a_resume(
+    tiny_run, tiny_data, tmp_path, stopped_after_one_epoch, hierarchy
 ):
-    config = tiny_run("simsiam", "hirl", hierarchy={"features": "invariant", "views": 3})
+    config = tiny_run("simsiam", "hirl", hierarchy=hierarchy)
     pretrain(config, tiny_data, tmp_path / "once", tmp_path / "scratch1")
     with stopped_after_one_epoch():
         pretrain(config, tiny_data, tmp_path / "twice", tmp_path / "scratch2")
     pretrain(config, tiny_data, tmp_path / "twice", tmp_path / "scratch2")
     assert_same_results(tmp_path / "once", tmp_path / "twice")
+
+
+def control_run(config: RunConfig, tree: str) -> RunConfig:
+    """Return a run with a tree that only control studies may name."""
+    return config.model_copy(update={"hierarchy": config.hierarchy.model_copy(update={"tree": tree})})
+
+
+@pytest.mark.parametrize("tree", ["random", "classes"])
+def test_a_control_run_keeps_the_clusters_that_it_was_given(tiny_run, tiny_data, tmp_path, tree: str) -> None:
+    levels = load_images(tiny_data, "train").labels.shape[1]
+    config = control_run(tiny_run("simsiam", "hirl", hierarchy={"num_clusters": [6, 3, 2][-levels:]}), tree)
+    pretrain(config, tiny_data, tmp_path / "out", tmp_path / "scratch")
+    trees = [SemanticTree.load(path) for path in sorted((tmp_path / "out" / "snapshots").iterdir())]
+    given = control_tree(config, load_images(tiny_data, "train").labels)
+    assert all(torch.equal(tree.assignments, given.assignments) for tree in trees)
+    assert not torch.equal(trees[0].centroids[0], trees[-1].centroids[0])
+
+
+def test_classes_of_another_number_of_levels_are_refused(tiny_run) -> None:
+    config = control_run(tiny_run("simsiam", "hirl", hierarchy={"num_clusters": [6, 3, 2]}), "classes")
+    with pytest.raises(ValueError, match="of which the data has 1 levels"):
+        control_tree(config, torch.zeros(9, 1, dtype=torch.int64))
 
 
 # --- going on after a kill --------------------------------------------------------------------------------------------

@@ -56,6 +56,17 @@ def test_two_ranks_find_the_trees_of_one(trained, method):
         assert torch.equal(tree.assignments, other.assignments)
 
 
+def test_two_ranks_find_the_trees_of_one_in_their_steps(tiny_run, tiny_data, tmp_path):
+    """The images of a rank's shard are embedded by both; batches of 24 leave 16 of 64 images out of each epoch."""
+    hierarchy = {"encode": "steps", "start_epoch": 0, "features": "invariant", "views": 2}
+    training = {"epochs": 2, "batch_size": 24}
+    runs = [(tiny_run("mocov2", "hirl", hierarchy=hierarchy, training=training, **SETTINGS), None)]
+    train_all(runs, tiny_data, tmp_path / "one")
+    on_two_ranks(train_all, runs, tiny_data, tmp_path / "two")
+    trees = [SemanticTree.load(tmp_path / home / "mocov2-hirl-s0" / "tree.safetensors") for home in ("one", "two")]
+    assert torch.equal(trees[0].assignments, trees[1].assignments)
+
+
 def test_a_batch_that_ranks_cannot_share_is_refused(tiny_run, tiny_data, tmp_path):
     config = tiny_run("simsiam", training={"batch_size": 15})
     with pytest.raises(Exception, match=r"training\.batch_size 15 is not a multiple of the 2 ranks"):

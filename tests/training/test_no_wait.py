@@ -82,7 +82,7 @@ def test_a_step_waits_for_nothing(
     tiny_run: Callable[..., Any], tiny_tokenizer: Any, masks_on_the_cpu: None, method: str, optimizer: str
 ) -> None:
     settings = {"backbone": {"drop_path": 0.1}, "training": {"optimizer": {"name": optimizer, "clip_norm": 1.0}}}
-    config = tiny_run(method, "hirl", **settings)
+    config = tiny_run(method, "hirl", hierarchy={"encode": "steps"}, **settings)
     network = build_method(config, tokenizer=tiny_tokenizer).train()
     network.before_epoch(1, lambda *_: torch.randn(64, network.embedding_dim))
     optimizer = build_optimizer(network.parameter_groups(), config.training.optimizer)

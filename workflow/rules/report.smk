@@ -55,6 +55,11 @@ rule summarise:
         paper=report("results/{study}/paper.csv", category="Tables", caption="../report/paper.rst"),
         paper_latex="results/{study}/table-paper.tex",
         gains=report("results/{study}/figures/gains.png", category="Figures", caption="../report/gains.rst"),
+        gate=report(
+            expand("results/{{study}}/figures/{figure}.png", figure=["gate"] if study.config.compares_trees else []),
+            category="Figures",
+            caption="../report/gate.rst",
+        ),
         page=report("results/{study}/report.html", category="Report", caption="../report/report.rst"),
     log:
         "logs/{study}/summarise.log",

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from hirl.config.run_name import CONTROL, UNTRAINED, RunName
-from hirl.config.tasks import FROZEN, LABEL_PERCENTS, TASKS
+from hirl.config.tasks import FROZEN, GATE, LABEL_PERCENTS, TASKS
 
 VARIANTS = ("baseline", "hirl")  # the paper's; a study may name more, which differ in their hierarchy block
 VARIANT_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?")
@@ -246,11 +246,23 @@ class HierarchyConfig(Section):
     start_epoch: NonNegativeInt = 20  # epochs of image loss alone
     snapshot_epochs: Count = 1  # epochs between trees
     features: Literal["embedding", "invariant"] = "embedding"  # what is clustered; invariant is beyond the paper
-    views: Count = 8  # random views of an image behind its invariant features
+    views: Count = 8  # random views of an image behind its invariant features, in a pass
+    # what a tree clusters comes from a pass over all images, or from the views that training steps encode anyway,
+    # which is beyond the paper; the first tree always needs a pass
+    encode: Literal["pass", "steps"] = "pass"
     weight: Positive = 1.0  # of the path loss beside the image loss; another than 1 is beyond the paper
     projection_warmup_epochs: NonNegativeInt = 0  # epochs in which the path loss trains the projections alone; likewise
     reassign: bool = False  # re-assign a batch's images to clusters at every step (SwAV)
     kmeans: TreeKMeansConfig = TreeKMeansConfig()
+    # controls: a random tree, or that of the true classes, which only a study with `control_study: true` may use
+    tree: Literal["kmeans", "random", "classes"] = "kmeans"
+    noise: Probability = 0.0  # part of the images whose true classes are permuted
+
+    @model_validator(mode="after")
+    def _noise_is_of_classes(self) -> HierarchyConfig:
+        if self.noise and self.tree != "classes":
+            raise ValueError(f"noise is {self.noise}, but it permutes classes, and tree is {self.tree}: remove it")
+        return self
 
     @model_validator(mode="after")
     def _levels_shrink(self) -> HierarchyConfig:
@@ -506,6 +518,12 @@ class StudyConfig(Section):
     base: str | None = None  # another study, whose keys hold unless given here
     all: dict[str, Any] = {}
     plugins: tuple[str, ...] = ()  # Python files that register methods of your own
+    control_study: bool = False  # its trees may be made of labels, which no result of HIRL may use
+
+    @property
+    def compares_trees(self) -> bool:
+        """Whether the study draws gains by the trees' agreement: it has three variants of HIRL or more."""
+        return len(set(self.variants) - {"baseline"}) > 2 and {task for task, _ in GATE} <= set(self.tasks)
 
     @model_validator(mode="after")
     def _the_papers_variants_have_no_block(self) -> StudyConfig:

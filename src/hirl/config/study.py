@@ -134,6 +134,11 @@ class Study:
             raise ValueError(f"{where}: hierarchy is empty: fill it, or run the baseline variant")
         run = dict(zip(RUN_KEYS, (self.name, method, file.algorithm, variant, seed), strict=True))
         config = validate(RunConfig, merged | run, where)
+        if config.hierarchy is not None and config.hierarchy.tree == "classes" and not self.config.control_study:
+            raise ValueError(
+                f"{where}: hierarchy.tree is classes, which reads labels: use kmeans, or mark the study as a control "
+                "with `control_study: true`"
+            )
         origins |= dict.fromkeys(RUN_KEYS, "the run")
         if variant == "baseline":  # its hierarchy was validated with the same care
             config = config.model_copy(update={"hierarchy": None})
@@ -197,6 +202,8 @@ def _read_study(path: Path, is_base: bool = False) -> dict[str, Any]:
     if is_base:
         raise ValueError(f"{path} is the base of a study and has base {base!r} itself: a base must not have one")
     merged = _read_study(_study_path(base), is_base=True)
+    if content["methods"]:  # they choose among the base's, whose values they keep
+        merged["methods"] = {name: merged["methods"].get(name, {}) for name in content["methods"]}
     if "variants" in content:  # they replace the base's, as seeds and tasks do
         merged.pop("variants", None)
     merge(merged, content)

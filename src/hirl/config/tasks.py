@@ -190,4 +190,5 @@ FROZEN = tuple(name for name, task in TASKS.items() if task.protocol == "frozen"
 TRAINED = tuple(name for name, task in TASKS.items() if task.protocol == "trained")
 METRICS: tuple[Metric, ...] = tuple(metric for task in TABLE for metric in task.shown)
 OUTCOMES = (("knn", "top1"), ("clustering", "ami"))  # task and metric of what verdicts are given on
+GATE = (("knn", "top1"), ("hierarchy", "ami_level0"))  # the gain that is drawn by a tree's agreement with the classes
 LABEL_PERCENTS = tuple(sorted({task.label_percent for task in TABLE} - {100}))  # label subsets that a study draws

@@ -89,6 +89,15 @@ def gather_shards(rows: Tensor, count: int) -> Tensor | None:
     return gathered[:count]
 
 
+@torch.no_grad()
+def all_gather_shards(rows: Tensor, count: int) -> Tensor:
+    """Return the rows of `count` sharded items, in their order, on all ranks."""
+    if world_size() == 1:
+        return rows
+    missing = -(-count // world_size()) - len(rows)
+    return gather(torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]))[:count]
+
+
 def gather_objects(items: list[T]) -> list[T]:
     """Return the picklable items of all ranks, in the order of the ranks, on rank 0; an empty list on the others."""
     if world_size() == 1:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hirl.distributed.collectives import shard_range, total, world_size
 from hirl.files import atomic_path
 
 UNIT_TOLERANCE = 1e-5  # of a centroid's norm: float32 normalisation leaves about 1e-7
@@ -105,13 +106,15 @@ class SemanticTree:
         An empty cluster gets its parent's centroid.
 
         Args:
-            features: [N, D], one row per training image.
+            features: [N, D], one row per training image; of several ranks, those of the rank's shard of the images.
         """
-        units = F.normalize(features.float(), dim=1)
+        images = len(self.assignments)
+        own, units = shard_range(images), F.normalize(features.float(), dim=1)
+        assignments = self.assignments[own.start : own.stop]
         centroids: list[Tensor] = []
-        above = units.mean(dim=0, keepdim=True)
+        above = total(units.sum(dim=0, keepdim=True)) / images
         for level in reversed(range(self.num_levels)):
-            means, sizes = cluster_means(units, self.assignments[:, level], self.num_clusters[level])
+            means, sizes = cluster_means(units, assignments[:, level], self.num_clusters[level], sharded=True)
             empty = (sizes == 0).nonzero().squeeze(1)
             top = level == self.num_levels - 1
             means[empty] = above[torch.zeros_like(empty) if top else self.parents[level][empty]]
@@ -153,14 +156,20 @@ class SemanticTree:
             raise ValueError(f"{path}: {error}") from error
 
 
-def cluster_means(points: Tensor, assignments: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def cluster_means(points: Tensor, assignments: Tensor, k: int, sharded: bool = False) -> tuple[Tensor, Tensor]:
     """Return the mean [K, D] of each cluster's points, zero if it has none, and the clusters' sizes [K].
 
     Rows are summed in sorted order by embedding_bag: index_add would sum in a random order on a GPU.
+
+    Args:
+        sharded: the points are this rank's; the result is that of all ranks' points.
     """
     sizes = torch.bincount(assignments, minlength=k)
-    members = assignments.argsort(stable=True)
-    return F.embedding_bag(members, points, sizes.cumsum(0) - sizes, mode="mean"), sizes
+    members, starts = assignments.argsort(stable=True), sizes.cumsum(0) - sizes
+    if not sharded or world_size() == 1:
+        return F.embedding_bag(members, points, starts, mode="mean"), sizes
+    sums, sizes = total(F.embedding_bag(members, points, starts, mode="sum")), total(sizes)
+    return sums / sizes.clamp(min=1)[:, None], sizes
 
 
 def follow_parents(clusters: Tensor, parents: Sequence[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ Source: HIRL (https://arxiv.org/abs/2205.13159), section 4. Deviations: docs/dev
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,15 +18,17 @@ from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 
 from hirl.config import HierarchyConfig
-from hirl.distributed.collectives import broadcast_object, gather, is_main_process
+from hirl.distributed.collectives import gather, is_main_process, total
 from hirl.hierarchy.diagnostics import snapshot_metrics
-from hirl.hierarchy.invariant import InvariantFeatures, whiten
+from hirl.hierarchy.invariant import CovarianceWithin, whiten
 from hirl.hierarchy.kmeans import hierarchical_kmeans
+from hirl.hierarchy.memory_bank import MemoryBank
 from hirl.hierarchy.path_loss import path_loss, sample_negative_paths
 from hirl.hierarchy.tree import SemanticTree
 from hirl.methods.base import (
     Backbone,
     EncodeAll,
+    EncodedViews,
     Method,
     MethodOutput,
     Step,
@@ -42,12 +45,16 @@ class HIRL(Method):
     a new tree every `snapshot_epochs` epochs.
 
     Beyond the paper, off by default: `features: invariant` clusters invariant features (hirl.hierarchy.invariant), with
-    the clusters' mean embeddings as centroids; `weight` scales the path loss; for `projection_warmup_epochs` from
-    `start_epoch` on, only the projections learn from it.
+    the clusters' mean embeddings as centroids; `encode: steps` takes what is clustered from a memory bank that the
+    training steps fill (hirl.hierarchy.memory_bank), once a first tree was made by a pass over the images; `weight`
+    scales the path loss; for `projection_warmup_epochs` from `start_epoch` on, only the projections learn from it;
+    `tree` names trees that no clustering made, which the training gives.
 
     Attributes:
         projections: L small MLPs, one for each level of the tree, finest first.
         tree: the current tree, or None before the first.
+        bank: the memory bank; None before the first tree, and if trees are made by passes.
+        given: the tree whose clusters every tree has, in a control study (hirl.hierarchy.control_trees); else None.
     """
 
     def __init__(self, method: Method, config: HierarchyConfig, seed: int):
@@ -60,6 +67,8 @@ class HIRL(Method):
             _projection(self.embedding_dim, config.mlp_layers) for _ in config.num_clusters
         )
         self.tree: SemanticTree | None = None
+        self.bank: MemoryBank | None = None
+        self.given: SemanticTree | None = None
 
     @property
     def backbone(self) -> Backbone:
@@ -76,30 +85,41 @@ class HIRL(Method):
         since_start = epoch - self.config.start_epoch
         if since_start < 0 or since_start % self.config.snapshot_epochs:
             return None
-        previous, self.tree = self.tree, self._cluster(encode_all)
+        previous, self.tree = self.tree, self.make_tree(encode_all)
         return snapshot_metrics(self.tree, previous) if is_main_process() else None
 
-    def _cluster(self, encode_all: EncodeAll) -> SemanticTree:
-        """Return a new tree: rank 0, which alone has all rows, makes it and sends it to all ranks."""
-        config, device = self.config, next(self.parameters()).device
+    def make_tree(self, encode_all: EncodeAll) -> SemanticTree:
+        """Return a new tree, which all ranks make together: each has the rows of its shard of the images."""
+        config = self.config
+        embeddings, means, covariance = self._encode(encode_all) if self.bank is None else self.bank.take()
+        if self.given is not None:
+            return self.given.to(embeddings.device).in_space_of(embeddings)
+        images = self._count(embeddings)
+        if config.encode == "steps" and self.bank is None:
+            self.bank = MemoryBank(embeddings, means, images)
+        features = embeddings if means is None or covariance is None else whiten(means, covariance, images)
+        tree = hierarchical_kmeans(features, config.num_clusters, config.kmeans, self.seed, self.tree, images)
+        return tree if means is None else tree.in_space_of(embeddings)
+
+    def _encode(self, encode_all: EncodeAll) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the embeddings [n, D] of this rank's images, from a pass over all.
+
+        For invariant features, also return the means [n, C] of their views' features and the covariance within images.
+        """
         embeddings = encode_all(self.embed, self.embedding_dim)
-        invariant = self._invariant_features(encode_all) if config.features == "invariant" else None
+        if self.config.features == "embedding":
+            return embeddings, None, None
+        width = self.backbone.num_features
+        covariance = CovarianceWithin(width, embeddings.device)
 
-        def cluster() -> SemanticTree:
-            assert embeddings is not None
-            features = embeddings if invariant is None else invariant
-            tree = hierarchical_kmeans(features, config.num_clusters, config.kmeans, self.seed, self.tree)
-            return (tree if invariant is None else tree.in_space_of(embeddings)).to("cpu")
+        def mean_of_views(views: Tensor) -> Tensor:
+            return covariance.add(torch.stack([self.backbone(view) for view in views]))
 
-        return broadcast_object(cluster).to(device)
+        return embeddings, encode_all(mean_of_views, width, self.config.views), covariance.value()
 
-    def _invariant_features(self, encode_all: EncodeAll) -> Tensor | None:
-        """Return the invariant features [N, C] of all training images on rank 0, None on the other ranks."""
-        width, device = self.backbone.num_features, next(self.parameters()).device
-        features = InvariantFeatures(self.backbone, width, device)
-        means = encode_all(features.add, width, self.config.views)
-        covariance = features.covariance()
-        return None if means is None else whiten(means, covariance)
+    def _count(self, rows: Tensor) -> int:
+        """Return the number of rows of all ranks."""
+        return int(total(torch.tensor(len(rows), device=rows.device)))
 
     def before_step(self, step: Step) -> None:
         """Call the method's hook."""
@@ -113,9 +133,14 @@ class HIRL(Method):
         """Return the method's output with the path loss added to its loss and metrics.
 
         Raises:
-            ValueError: `reassign` is set, but the method does not embed view 1 online.
+            ValueError: `reassign` is set, but the method does not embed view 1 online; or `encode` is steps, but the
+                method encodes too few views.
         """
         output = self.method(views, step)
+        if self.config.encode == "steps":
+            encoded = self._encoded_views(output)
+            if self.bank is not None:
+                self.bank.update(step.images, encoded)
         if self.tree is None:
             return output
         paths = self._own_paths(output, step.images)
@@ -127,7 +152,18 @@ class HIRL(Method):
         spd = path_loss(embeddings, self.tree, paths, negatives)
         metrics = output.metrics | {"image_loss": output.loss.detach(), "path_loss": spd.detach()}
         loss = output.loss + self.config.weight * spd
-        return MethodOutput(loss, output.embedding, metrics, output.second_embedding)
+        return replace(output, loss=loss, metrics=metrics)
+
+    def _encoded_views(self, output: MethodOutput) -> EncodedViews:
+        """Return what the memory bank takes from a step, after checking that there is enough of it."""
+        encoded, needed = output.encoded, 2 if self.config.features == "invariant" else 1
+        if encoded is None or len(encoded.features) < needed:
+            found = 0 if encoded is None else len(encoded.features)
+            raise ValueError(
+                f"hierarchy.encode is steps, and {self.config.features} features need {needed} encoded views of an "
+                f"image in a step, but the method gives {found}: set hierarchy.encode to pass"
+            )
+        return encoded
 
     def _projections_warm_up(self, step: Step) -> bool:
         return step.epoch < self.config.start_epoch + self.config.projection_warmup_epochs
@@ -153,14 +189,18 @@ class HIRL(Method):
         return self.tree.assignments[images]
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the tree for the checkpoint, so that a resumed run keeps its paths."""
+        """Return the tree and the memory bank for the checkpoint, so that a resumed run keeps them; all ranks call."""
         if self.tree is None:
             return {}
-        return {name: getattr(self.tree, name) for name in ("centroids", "parents", "assignments")}
+        state = {name: getattr(self.tree, name) for name in ("centroids", "parents", "assignments")}
+        return state if self.bank is None else state | {"bank": self.bank.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the tree from a checkpoint, if it has one, to this network's device."""
-        self.tree = SemanticTree(**state).to(next(self.parameters()).device) if state else None
+        """Take the tree and the memory bank from a checkpoint, if it has them, to this network's device."""
+        device, state = next(self.parameters()).device, dict(state)
+        bank = state.pop("bank", None)
+        self.bank = MemoryBank.of_state(bank, device) if bank else None
+        self.tree = SemanticTree(**state).to(device) if state else None
 
 
 def _projection(dim: int, layers: int) -> ProjectionHead:

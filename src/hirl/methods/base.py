@@ -50,6 +50,23 @@ class Step:
 
 
 @dataclass(frozen=True)
+class EncodedViews:
+    """The features [B, C] and the embeddings [B, D] of each of V global views, detached; embeddings of any length.
+
+    They are those of the momentum or teacher network where a step computes them, else of the online network.
+    """
+
+    features: tuple[Tensor, ...]
+    embeddings: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, *views: tuple[Tensor, Tensor]) -> EncodedViews:
+        """Return the features and embeddings of views, given view by view."""
+        features, embeddings = zip(*views, strict=True)
+        return cls(tuple(rows.detach() for rows in features), tuple(rows.detach() for rows in embeddings))
+
+
+@dataclass(frozen=True)
 class MethodOutput:
     """The output of one forward pass of a method.
 
@@ -58,19 +75,21 @@ class MethodOutput:
         embedding: [B, D], the online network's projection of view 0 before normalisation, with gradient.
         metrics: detached scalars to record, such as collapse metrics.
         second_embedding: [B, D], detached projection of view 1, if the online network computes it anyway.
+        encoded: what the step computes of its global views anyway; None if the method does not tell.
     """
 
     loss: Tensor
     embedding: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
     second_embedding: Tensor | None = None
+    encoded: EncodedViews | None = None
 
 
 class EncodeAll(Protocol):
     """Run all N training images through a function, each image once, the network in evaluation mode."""
 
-    def __call__(self, encode: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor | None:
-        """Return the rows [N, width] in the images' order on rank 0, None on the other ranks.
+    def __call__(self, encode: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor:
+        """Return the rows [N, width] in the images' order; of several ranks, each gets its shard of the rows.
 
         Args:
             encode: from the evaluation views of a batch, [B, 3, S, S], to its rows [B, width].
@@ -136,16 +155,22 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embedding of one view."""
-        return self.projector(self.backbone(images)).float()
+        return self.encode(images)[1]
 
-    def forward_multi_crop(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Return the embedding of every view; views of one size share one forward pass, and its batch statistics."""
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features [B, C] and the embedding of one view."""
+        features = self.backbone(images)
+        return features, self.projector(features).float()
+
+    def encode_multi_crop(self, views: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return `encode` of every view; views of one size share one forward pass, and its batch statistics."""
         sizes = [view.shape[-1] for view in views]
-        embeddings: list[Tensor] = []
+        encoded: list[tuple[Tensor, Tensor]] = []
         for size in sorted(set(sizes), key=sizes.index):
             same = [view for view in views if view.shape[-1] == size]
-            embeddings += self(torch.cat(same)).chunk(len(same))
-        return embeddings
+            parts = (rows.chunk(len(same)) for rows in self.encode(torch.cat(same)))
+            encoded += zip(*parts, strict=True)
+        return encoded
 
 
 class Prototypes(nn.Module):

@@ -21,7 +21,17 @@ from hirl.data.views import denormalize
 from hirl.distributed.collectives import local_slice, mean, world_size
 from hirl.distributed.device import send
 from hirl.methods import register
-from hirl.methods.base import Backbone, Encoder, Method, MethodOutput, Step, in_full_precision, require_vit, split_decay
+from hirl.methods.base import (
+    Backbone,
+    EncodedViews,
+    Encoder,
+    Method,
+    MethodOutput,
+    Step,
+    in_full_precision,
+    require_vit,
+    split_decay,
+)
 from hirl.models.backbones import ViT
 from hirl.models.tokenizer import Tokenizer
 
@@ -74,7 +84,9 @@ class BEiT(Method):
         logits = self.token_head(tokens[:, 1:][where])
         targets = self._visual_tokens(images, grid).flatten(1)[where]
         hits = (logits.argmax(dim=1) == targets).float().sum() / max(len(targets), 1)
-        return MethodOutput(masked_token_loss(logits, targets), tokens[:, 0].float(), {"token_accuracy": hits})
+        embedding = tokens[:, 0].float()
+        encoded = EncodedViews.of((embedding, embedding))
+        return MethodOutput(masked_token_loss(logits, targets), embedding, {"token_accuracy": hits}, encoded=encoded)
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the class token of the unmasked image."""

@@ -22,6 +22,7 @@ from hirl.config import DINOConfig
 from hirl.methods import register
 from hirl.methods.base import (
     Backbone,
+    EncodedViews,
     Encoder,
     Method,
     MethodOutput,
@@ -67,12 +68,14 @@ class DINO(Method):
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """Return the mean cross-entropy over all pairs of a teacher's global crop and another crop of the student."""
-        embeddings = self.student.forward_multi_crop(views)
+        embeddings = [embedding for _, embedding in self.student.encode_multi_crop(views)]
         with torch.no_grad():
-            targets = [self.teacher_prototypes(embedding) for embedding in self.teacher.forward_multi_crop(views[:2])]
+            taught = self.teacher.encode_multi_crop(views[:2])
+            targets = [self.teacher_prototypes(embedding) for _, embedding in taught]
         logits = [self.student_prototypes(embedding) for embedding in embeddings]
         loss = self._class_loss(targets, logits, step.epoch)
-        return MethodOutput(loss, embeddings[0], self._collapse_metrics(logits[0]), embeddings[1].detach())
+        metrics = self._collapse_metrics(logits[0])
+        return MethodOutput(loss, embeddings[0], metrics, embeddings[1].detach(), EncodedViews.of(*taught))
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the teacher's projection, before normalisation and prototypes."""

@@ -21,7 +21,15 @@ from hirl.data.masks import block_masks
 from hirl.distributed.collectives import local_slice, world_size
 from hirl.distributed.device import send
 from hirl.methods import register
-from hirl.methods.base import Backbone, MethodOutput, Step, full_precision, in_full_precision, require_vit
+from hirl.methods.base import (
+    Backbone,
+    EncodedViews,
+    MethodOutput,
+    Step,
+    full_precision,
+    in_full_precision,
+    require_vit,
+)
 from hirl.methods.dino import DINO
 from hirl.methods.schedules import linear_warm_up
 from hirl.models.backbones import ViT
@@ -65,18 +73,19 @@ class IBOT(DINO):
         tokens = require_vit(self.student.backbone, "iBOT").tokens(global_views, send(masked, device), self.mask_token)
         embeddings = [
             *self.student.projector(tokens[:, 0]).float().chunk(2),
-            *self.student.forward_multi_crop(views[2:]),
+            *(embedding for _, embedding in self.student.encode_multi_crop(views[2:])),
         ]
         patch_embedding = _project_patches(self.student.projector, tokens[:, 1:][where])
-        targets, patch_targets = self._teacher_targets(global_views, where, step.epoch)
+        taught, targets, patch_targets = self._teacher_targets(global_views, where, step.epoch)
         logits = [self.student_prototypes(embedding) for embedding in embeddings]
         patch_logits = self.student_prototypes(patch_embedding)
         class_loss = self._class_loss(targets, logits, step.epoch)
         weights = send(_patch_weights(masked.flatten(1)), device)
         patch_loss = masked_patch_loss(patch_targets, patch_logits, weights, self.config.student_temperature)
-        metrics = {"class_loss": class_loss.detach(), "patch_loss": patch_loss.detach()}
+        losses = {"class_loss": class_loss.detach(), "patch_loss": patch_loss.detach()}
+        metrics = self._collapse_metrics(logits[0]) | losses
         loss = class_loss + self.config.patch_loss_weight * patch_loss
-        return MethodOutput(loss, embeddings[0], self._collapse_metrics(logits[0]) | metrics, embeddings[1].detach())
+        return MethodOutput(loss, embeddings[0], metrics, embeddings[1].detach(), taught)
 
     def _draw_masks(self, global_views: Tensor) -> Tensor:
         """Return which patches of both global views are masked, bool [2B, rows, columns] on the CPU."""
@@ -87,14 +96,15 @@ class IBOT(DINO):
     @torch.no_grad()
     def _teacher_targets(
         self, global_views: Tensor, where: tuple[Tensor, ...], epoch: int
-    ) -> tuple[list[Tensor], Tensor]:
-        """Return the teacher's class logits of both views, and its probabilities of the masked patches.
+    ) -> tuple[EncodedViews, list[Tensor], Tensor]:
+        """Return what the teacher makes of both views, its class logits, and its probabilities of the masked patches.
 
         The patch center averages the logits of ALL patches. Logits are linear in the unit embedding, so the mean logits
         are the logits of the mean embedding: one product instead of one for each patch.
         """
         tokens = self.backbone.tokens(global_views)
-        targets = list(self.teacher_prototypes(self.teacher.projector(tokens[:, 0])).chunk(2))
+        embeddings = self.teacher.projector(tokens[:, 0])
+        targets = list(self.teacher_prototypes(embeddings).chunk(2))
         patches = _project_patches(self.teacher.projector, tokens[:, 1:].flatten(0, 1))
         patches = F.normalize(patches, dim=-1).unflatten(0, (len(global_views), -1))  # [2B, P, D]
         temperature = linear_warm_up(
@@ -105,7 +115,7 @@ class IBOT(DINO):
         prototypes = F.normalize(self.teacher_prototypes.weight, dim=-1)
         with full_precision():
             self.patch_center.update(patches.mean(dim=(0, 1), keepdim=True)[0] @ prototypes.T)
-        return targets, probabilities
+        return EncodedViews(tokens[:, 0].chunk(2), embeddings.chunk(2)), targets, probabilities
 
 
 def _project_patches(projector: nn.Module, patches: Tensor) -> Tensor:

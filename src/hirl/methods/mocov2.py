@@ -30,6 +30,7 @@ from hirl.distributed.parallel import replace_norms
 from hirl.methods import register
 from hirl.methods.base import (
     Backbone,
+    EncodedViews,
     Encoder,
     Method,
     MethodOutput,
@@ -89,23 +90,28 @@ class MoCoV2(Method):
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """Return the loss of queries from view 0, keys from view 1, and negatives from the queue of earlier batches."""
         with _chained_statistics(self.query_encoder):
-            embedding = self.query_encoder(views[0])
-        keys = F.normalize(self._keys(views[1]), dim=1)
-        loss = info_nce(F.normalize(embedding, dim=1), local_slice(keys), self.queue.clone(), self.config.temperature)
+            features, embedding = self.query_encoder.encode(views[0])
+        key_features, keys = self._keys(views[1])
+        keys = F.normalize(keys, dim=1)
+        key = local_slice(keys)
+        loss = info_nce(F.normalize(embedding, dim=1), key, self.queue.clone(), self.config.temperature)
         self._enqueue(keys)
-        return MethodOutput(loss, embedding)
+        encoded = EncodedViews.of((features, embedding), (local_slice(key_features), key))
+        return MethodOutput(loss, embedding, encoded=encoded)
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the key encoder's projection."""
         return self.key_encoder(images)
 
     @torch.no_grad()
-    def _keys(self, views: Tensor) -> Tensor:
-        """Return the keys of all ranks, computed on the shuffled batch and put back into the order of the views."""
+    def _keys(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features and keys of all ranks, computed on the shuffled batch and put back into the views' order."""
         views = gather(views)
         order = torch.randperm(len(views), device=views.device)
         with _chained_statistics(self.key_encoder):
-            return gather(self.key_encoder(local_slice(views[order])))[order.argsort()]
+            features, keys = self.key_encoder.encode(local_slice(views[order]))
+        back = order.argsort()
+        return gather(features)[back], gather(keys)[back]
 
     @torch.no_grad()
     def _enqueue(self, keys: Tensor) -> None:

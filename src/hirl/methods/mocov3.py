@@ -21,6 +21,7 @@ from hirl.distributed.collectives import gather, rank
 from hirl.methods import register
 from hirl.methods.base import (
     Backbone,
+    EncodedViews,
     Encoder,
     Method,
     MethodOutput,
@@ -72,10 +73,11 @@ class MoCoV3(Method):
         z1, z2 = self.query_encoder(views[0]), self.query_encoder(views[1])
         q1, q2 = self.predictor(z1).float(), self.predictor(z2).float()
         with torch.no_grad():
-            k1, k2 = self.key_encoder(views[0]), self.key_encoder(views[1])
+            first, second = self.key_encoder.encode(views[0]), self.key_encoder.encode(views[1])
+        k1, k2 = first[1], second[1]
         temperature = self.config.temperature
         loss = contrastive_loss(q1, k2, temperature) + contrastive_loss(q2, k1, temperature)
-        return MethodOutput(loss, z1, second_embedding=z2.detach())
+        return MethodOutput(loss, z1, second_embedding=z2.detach(), encoded=EncodedViews.of(first, second))
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the key encoder's projection."""

@@ -17,7 +17,16 @@ from torch import Tensor
 
 from hirl.config import SimSiamConfig
 from hirl.methods import register
-from hirl.methods.base import Backbone, Encoder, Method, MethodOutput, Step, in_full_precision, trainable
+from hirl.methods.base import (
+    Backbone,
+    EncodedViews,
+    Encoder,
+    Method,
+    MethodOutput,
+    Step,
+    in_full_precision,
+    trainable,
+)
 
 negative_cosine = in_full_precision(NegativeCosineSimilarity())
 
@@ -39,10 +48,11 @@ class SimSiam(Method):
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """Return -1/2 (cos(p1, stop(z2)) + cos(p2, stop(z1))), averaged over the batch."""
-        z1, z2 = self.encoder(views[0]), self.encoder(views[1])
+        first, second = self.encoder.encode(views[0]), self.encoder.encode(views[1])
+        z1, z2 = first[1], second[1]
         p1, p2 = self.predictor(z1).float(), self.predictor(z2).float()
         loss = (negative_cosine(p1, z2.detach()) + negative_cosine(p2, z1.detach())) / 2
-        return MethodOutput(loss, z1, second_embedding=z2.detach())
+        return MethodOutput(loss, z1, second_embedding=z2.detach(), encoded=EncodedViews.of(first, second))
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the projection, after its batch norm without affine."""

@@ -20,6 +20,7 @@ from hirl.config import SwAVConfig
 from hirl.methods import register
 from hirl.methods.base import (
     Backbone,
+    EncodedViews,
     Encoder,
     Method,
     MethodOutput,
@@ -56,12 +57,14 @@ class SwAV(Method):
 
     def forward(self, views: Sequence[Tensor], step: Step) -> MethodOutput:
         """Return the loss of predicting the codes of both global views from every other view."""
-        embeddings = self.encoder.forward_multi_crop(views)
+        encoded = self.encoder.encode_multi_crop(views)
+        embeddings = [embedding for _, embedding in encoded]
         logits = [self.prototypes(embedding) for embedding in embeddings]
         with full_precision():
             loss = self.swapped_prediction(logits[:2], logits[2:]).squeeze()
         perplexity = prototype_perplexity(F.softmax(logits[0].detach() / self.config.temperature, dim=1))
-        return MethodOutput(loss, embeddings[0], {"prototype_perplexity": perplexity}, embeddings[1].detach())
+        metrics = {"prototype_perplexity": perplexity}
+        return MethodOutput(loss, embeddings[0], metrics, embeddings[1].detach(), EncodedViews.of(*encoded[:2]))
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the projection, before normalisation."""

@@ -8,19 +8,19 @@ utilisation) is the part of the machine's rate that the training of the network 
                     path loss; the epochs before are those of its baseline, and count there if that is trained too
     trees           snapshots x images x forward, to embed all images, and snapshots x sum_l 2 n_l K_l D (restarts x
                     iterations + 1), to assign n_l images or clusters to K_l clusters; a warm-started tree's finest
-                    level takes warm_iterations once
+                    level takes warm_iterations once; with hierarchy.encode: steps only the first tree embeds images
     evaluations     features: (training + validation images) x forward; linear: epochs x images x forward;
                     fine-tuning: three times that, as a backward pass costs two forward passes; detection: steps x
                     batch x 3 forwards of larger images, times DETECTOR_FLOP_FACTOR for pyramid and heads
     JOB_OVERHEAD_S  seconds until a job computes; they matter in small studies only
 
-On R ranks every part takes 1/R of its seconds, except k-means, which rank 0 runs while the others wait. Reading images
-is not counted, as it overlaps with the steps (benchmarks/input.py measures how much of it a GPU needs).
+On R ranks every part takes 1/R of its seconds. Reading images is not counted, as it overlaps with the steps
+(benchmarks/input.py measures how much of it a GPU needs).
 
 Memory of a GPU, in bytes: weights and buffers of all networks; 4 for each gradient; 4 (SGD, LARS) or 8 (AdamW) for the
-optimiser's state of each parameter; what autograd keeps (counted in real steps) of batch / R images. hirl: the tree,
-and on rank 0 while it clusters, two copies of all embeddings instead of what autograd keeps. Fused attention needs
-less.
+optimiser's state of each parameter; what autograd keeps (counted in real steps) of batch / R images. hirl: the tree;
+with hierarchy.encode: steps a memory bank, 4 N D / R, for invariant features 4 N (D + W) / R; and while it clusters,
+two copies of 1/R of the embeddings instead of what autograd keeps. Fused attention needs less.
 
 Disk, in bytes: snapshots, 4 D sum_l K_l + 8 N L each, twice until scratch/ is emptied; features, 4 (N + M) W; weights;
 two checkpoints; a baseline's state at each epoch at which HIRL starts, twice until scratch/ is emptied. N training and
@@ -75,12 +75,12 @@ class Cost:
 
     @property
     def gpu_seconds(self) -> float:
-        """Return the seconds in which a GPU computes, without those in which ranks wait."""
+        """Return the seconds in which a GPU computes."""
         return self.pretraining + self.trees + self.evaluations
 
     def training_wall(self, ranks: int) -> float:
         """Return the seconds from the run's start to the end of its training."""
-        return (self.pretraining + self.embedding) / ranks + self.clustering
+        return (self.pretraining + self.trees) / ranks
 
     def wall(self, ranks: int) -> float:
         """Return the seconds from the run's start to its end."""
@@ -124,7 +124,7 @@ def run_cost(
     return Cost(
         run=config.name,
         pretraining=JOB_OVERHEAD_S + training + (0.0 if forks else stem),
-        embedding=num_snapshots(config) * images * encoded_views(config) * counts.forward / own,
+        embedding=images * encoded_views(config) * counts.forward / own,
         clustering=kmeans_operations(config, clustered_width(config, counts), images) / kmeans_flops,
         evaluations=JOB_OVERHEAD_S * (JOBS - 1) + evaluations,
         memory=gpu_memory(config, counts, images, ranks),
@@ -178,9 +178,15 @@ def num_snapshots(config: RunConfig) -> int:
 
 
 def encoded_views(config: RunConfig) -> int:
-    """Return how many views of each image a tree costs: one for the embedding, and those of invariant features."""
+    """Return how many views of each image a run's trees encode: one for its embedding, and those of invariant features.
+
+    With `encode: steps` only the first tree encodes any.
+    """
     hierarchy = config.hierarchy
-    return 1 + (hierarchy.views if hierarchy is not None and hierarchy.features == "invariant" else 0)
+    if hierarchy is None:
+        return 0
+    trees = num_snapshots(config) if hierarchy.encode == "pass" else min(1, num_snapshots(config))
+    return trees * (1 + (hierarchy.views if hierarchy.features == "invariant" else 0))
 
 
 def clustered_width(config: RunConfig, counts: Counts) -> int:
@@ -249,7 +255,10 @@ def gpu_memory(config: RunConfig, counts: Counts, images: int, ranks: int) -> fl
     if config.hierarchy is None:
         return training
     tree = snapshot_bytes(config, counts.embedding_dim, images)
-    return tree + max(training, counts.static + 2 * 4 * images * counts.embedding_dim)
+    embeddings = 4 * images * counts.embedding_dim / ranks
+    means = 4 * images * counts.width / ranks if config.hierarchy.features == "invariant" else 0
+    bank = embeddings + means if config.hierarchy.encode == "steps" else 0
+    return tree + bank + max(training, counts.static + 2 * embeddings)
 
 
 def snapshot_bytes(config: RunConfig, width: int, images: int) -> int:

@@ -34,7 +34,7 @@ from hirl.reporting.table import (
 from hirl.reporting.titles import backbone_title, html, method_title, variant_title
 from hirl.tracking.record import read_record
 
-TITLES = {"gains": "Gains", "training": "Training", "hierarchy": "Semantic trees"}
+TITLES = {"gains": "Gains", "gate": "Gain by tree agreement", "training": "Training", "hierarchy": "Semantic trees"}
 NOT_COMPARED = ("variant", "hash", "evaluation")  # what tells runs apart, or decides nothing of the training
 
 

@@ -114,9 +114,10 @@ class Trainer:
             row = {"epoch": epoch} | self._train_epoch(epoch) | {"seconds": time.monotonic() - started}
             row["threads"] = torch.get_num_threads()
             self.history.append(row)
+            state = self._state()  # on all ranks, which may gather parts of it
             if is_main_process():
                 self.record(row)
-                save_checkpoint(self.scratch, epoch + 1, self._state())
+                save_checkpoint(self.scratch, epoch + 1, state)
                 print(self._line(row), flush=True)
         return self.history
 

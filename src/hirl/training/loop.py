@@ -19,11 +19,12 @@ from hirl.config.plugins import load_plugins
 from hirl.data.images import load_images
 from hirl.data.loader import check_shared_evenly, epoch_batches, ordered_batches
 from hirl.data.views import Views, evaluation_view
-from hirl.distributed.collectives import gather_shards, is_main_process, shard_range, world_size
+from hirl.distributed.collectives import is_main_process, shard_range, world_size
 from hirl.distributed.device import choose_device
 from hirl.distributed.parallel import parallel
 from hirl.files import atomic_path, make_folder, read_json, sha256, write_json
 from hirl.hierarchy import SemanticTree
+from hirl.hierarchy.control_trees import class_tree, random_tree
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods import create_method
 from hirl.methods.base import Method, MethodOutput, Step
@@ -125,6 +126,8 @@ class Pretrainer(Trainer):
         _check_clusters(config, len(self.images))
         check_shared_evenly(config.training.batch_size)
         method = build_method(config, plugins, tokenizer)
+        if isinstance(method, HIRL):
+            method.given = control_tree(config, self.images.labels)
         self.method = method.to(choose_device()).to(memory_format=torch.channels_last)
         per_epoch, fingerprint = len(self.images) // config.training.batch_size, _fingerprint(config, data, tokenizer)
         groups = self.method.parameter_groups()
@@ -212,7 +215,7 @@ class Pretrainer(Trainer):
             write_state(stem_path(self.scratch / STEMS, epochs), self._state())
 
     @torch.no_grad()
-    def encode_all(self, encode: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor | None:
+    def encode_all(self, encode: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor:
         """Run all training images through `encode`, as hirl.methods.base.EncodeAll says."""
         self.method.eval()
         number, batch_size = len(self.images), self.config.batch_size // world_size()
@@ -222,7 +225,7 @@ class Pretrainer(Trainer):
             views = random_views(self.run.views, batch, num_views) if num_views else evaluation_view(batch)
             with self.autocast():
                 rows.copy_(encode(views))
-        return gather_shards(encoded, number)
+        return encoded
 
 
 def random_views(config: ViewsConfig, images: Tensor, number: int) -> Tensor:
@@ -292,6 +295,29 @@ def _write_stems(trainer: Pretrainer, stems: Path) -> None:
             continue
         with atomic_path(stem_path(stems, epochs)) as temporary:
             shutil.copyfile(kept, temporary)
+
+
+def control_tree(config: RunConfig, labels: Tensor) -> SemanticTree | None:
+    """Return the tree that a control run is given; None for a run that clusters its images.
+
+    Args:
+        labels: int64 [N, L], the true classes of the training images, finest first.
+
+    Raises:
+        ValueError: the classes have another number of levels than the run's tree.
+    """
+    hierarchy = config.hierarchy
+    if hierarchy is None or hierarchy.tree == "kmeans":
+        return None
+    levels = len(hierarchy.num_clusters)
+    if hierarchy.tree == "random":
+        return random_tree(len(labels), hierarchy.num_clusters, config.seed)
+    if labels.shape[1] != levels:
+        raise ValueError(
+            f"hierarchy.tree is classes, of which the data has {labels.shape[1]} levels, but num_clusters has "
+            f"{levels}: make it {labels.shape[1]} numbers"
+        )
+    return class_tree(labels, hierarchy.noise, config.seed)
 
 
 def _check_clusters(config: RunConfig, images: int) -> None:

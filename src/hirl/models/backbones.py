@@ -21,6 +21,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from hirl.config import BackboneConfig
+from hirl.models.resnet_layers import use_fast_layers
 
 RESNETS: dict[str, dict[str, Any]] = {
     "resnet50": {"block": Bottleneck, "layers": (3, 4, 6, 3)},
@@ -52,7 +53,9 @@ def build_backbone(config: BackboneConfig, image_size: int) -> ResNet | ViT:
     """
     if config.name in RESNETS:
         options: dict[str, Any] = {"zero_init_last": config.zero_init_residual, "drop_path_rate": config.drop_path}
-        return _resnet(**options, **RESNETS[config.name])
+        network = _resnet(**options, **RESNETS[config.name])
+        use_fast_layers(network)
+        return network
     if config.name in VITS:
         return ViT(config, image_size, **VITS[config.name])
     raise ValueError(f"backbone.name {config.name!r} is unknown; known: {', '.join(NAMES)}")

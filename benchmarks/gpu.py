@@ -70,7 +70,7 @@ PARTS = (  # the most valuable first
     Part("compile", 90),
     Part("input", 60),
     Part("plan", 60),
-    Part("tune", 100),
+    Part("tune", 160),
     Part("training", 540),
 )
 Result = dict[str, Any]

@@ -135,7 +135,7 @@ class Check:
     @property
     def error(self) -> float:
         """Return the factor by which the plan is too high or too low, at least 1."""
-        return max(self.ratio, 1 / self.ratio)
+        return max(self.ratio, self.measured / self.planned)
 
 
 def check(costs: Iterable[Cost], results: Path) -> list[Check]:

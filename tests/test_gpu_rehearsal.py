@@ -132,7 +132,7 @@ def test_a_goal_is_met_or_missed_with_its_limit(gpu):
     step = {"batch": 100, "rates": rates, "memory_gib": 50.0, "seconds": 0.1, "flop": 3e13, "other_bytes": 1e11}
     items = {
         "machine": {"flops": {"bf16": 8e14, "fp32": 5e13}, "bytes_per_second": 4e12},
-        "simsiam": step | {"network": "resnet50"},
+        "simsiam": step | {"network": "resnet50", "flop": 2e13},
         "mocov3": step | {"network": "vit_base_patch16", "flop": 6e13},
     }
     where = dict.fromkeys(("gpu", "cores", "processor", "torch", "python", "date"), "any")
@@ -145,9 +145,10 @@ def test_a_goal_is_met_or_missed_with_its_limit(gpu):
     lines = page({"where": where, "parts": parts}).splitlines()
     assert "- Lowest speed-up over the plain loop in fp32: 2.50×, goal ≥ 2×: met." in lines
     assert "- Lowest MFU of a ViT: 75 %, goal ≥ 50 %: met." in lines  # 6e13 / 0.1 s / 8e14
-    assert "- Lowest MFU of a ResNet: 38 %, goal ≥ 35 %: met." in lines
+    allowed = "Its kernels, one after the other, allow 50 %."
+    assert f"- Lowest MFU of a ResNet: 25 %, goal ≥ 35 %: **missed**. {allowed}" in lines
     (row,) = (line for line in lines if line.startswith("| SimSiam, resnet50"))
-    assert row.endswith("| 38 % | 50.0 | 100 | 38 + 25 | 1.60 |")  # 3e13 / 8e14 and 1e11 / 4e12 seconds
+    assert row.endswith("| 25 % | 50.0 | 100 | 25 + 25 | 2.00 |")  # 2e13 / 8e14 and 1e11 / 4e12 seconds
     # 1,281,167 images at 900 images/s take 1,424 s
     assert "A tree takes 100.0 s, 7.02 % of MoCo v3's epoch, goal ≤ 5 %: **missed**." in lines
 

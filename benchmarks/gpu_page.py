@@ -42,16 +42,21 @@ make gpu DATA=/data/cifar10       # also trains on CIFAR-10, if time is left
 ```
 
 It needs no network and no installation of this project: Python 3.11 or newer and the packages of the training core,
-which are torch, torchvision, numpy, Pillow, PyYAML, safetensors, timm (with huggingface_hub and tqdm), lightly (without
-its own dependencies) and pydantic (with pydantic-core, annotated-types, typing-inspection and typing-extensions).
-pytest runs the tests. Before anything else it names the packages that are missing or too old, in one line, with a
-command that downloads them on another machine. Without MLflow, DVC, Snakemake, faiss, scikit-learn, pandas or rich
-nothing is lost here; without one of the packages above nothing runs, since every configuration is pydantic's, every
-backbone timm's and every head lightly's.
+which are torch, torchvision, numpy, Pillow, PyYAML, safetensors, timm (with huggingface_hub and what that needs),
+lightly (without its own dependencies) and pydantic (with pydantic-core, annotated-types, typing-inspection and
+typing-extensions). Before anything else it names those that are missing or too old, in one line, with a command that
+downloads them on another machine.
 
-torch 2.11 is the oldest that runs: it was the first with `torch.cpu.get_capabilities`, by which a CPU chooses its
-precision. torch 2.9 fails there alone, so that a GPU could do with it; torch 2.8 also lacks the setting of TF32 that
-k-means uses.
+| Without | What is lost here |
+| --- | --- |
+| MLflow, DVC, Snakemake, faiss, scikit-learn, pandas, rich | nothing |
+| pytest | the tests |
+| scipy | the tests of views |
+| pydantic, timm, lightly, safetensors, PyYAML or Pillow | everything: configurations, backbones, heads, files |
+
+torch 2.11 is the oldest that passes the tests: it was the first with `torch.cpu.get_capabilities`, by which a CPU
+chooses its precision. torch 2.9 fails there alone, so that a GPU could do with it; torch 2.8 also lacks the setting of
+TF32 that k-means uses.
 
 Each part runs in a process of its own and within a budget of seconds, the most valuable first. A number is saved in
 `scratch/gpu.json` as soon as it is measured, so that a call may be killed at any time. Numbers of another commit, GPU

@@ -46,6 +46,8 @@ NEEDED = {  # packages that the training core imports: the name in an import sta
     "timm": "timm",
     "huggingface_hub": "huggingface-hub",  # timm imports it
     "lightly": "lightly",
+    "lightning_utilities": "lightning-utilities",  # lightly's transforms import it
+    "packaging": "packaging",
     "pydantic": "pydantic",
     "pydantic_core": "pydantic-core",
     "annotated_types": "annotated-types",

@@ -43,9 +43,9 @@ make gpu DATA=/data/cifar10       # also trains on CIFAR-10, if time is left
 
 It needs no network and no installation of this project: Python 3.11 or newer and the packages of the training core,
 which are torch, torchvision, numpy, Pillow, PyYAML, safetensors, timm (with huggingface_hub and what that needs),
-lightly (without its own dependencies) and pydantic (with pydantic-core, annotated-types, typing-inspection and
-typing-extensions). Before anything else it names those that are missing or too old, in one line, with a command that
-downloads them on another machine.
+lightly (of its own dependencies only lightning-utilities with packaging) and pydantic (with pydantic-core,
+annotated-types, typing-inspection and typing-extensions). Before anything else it names those that are missing or too
+old, in one line, with a command that downloads them on another machine.
 
 | Without | What is lost here |
 | --- | --- |

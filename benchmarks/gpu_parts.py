@@ -186,6 +186,8 @@ def run_tests() -> Item:
     if "No module named pytest" in done.stderr:
         raise ValueError("pytest is missing: carry it as the other packages")
     counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
+    if not counts:
+        raise ValueError(f"pytest ended with code {done.returncode}: {(done.stderr or done.stdout)[-300:]}")
     failures = re.findall(r"^(?:FAILED|ERROR) (.+)$", done.stdout, re.MULTILINE)
     return {"passed": 0, "failed": 0, "skipped": 0} | counts | {"failures": failures}
 

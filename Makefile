@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: reproduce test data check docs diagram dag readme mlflow publish bench lock
+.PHONY: reproduce test data check docs diagram dag readme mlflow publish bench gpu lock
 reproduce: $(VENV)/.synced
 	snakemake --cores $(CORES) --config study=$(STUDY)
 	@echo "Report:  results/$(STUDY)/report.html"
@@ -60,12 +60,16 @@ publish: $(VENV)/.synced
 	snakemake --cores $(CORES) --config study=$(STUDY) -- publish
 
 # docs/performance.md, written from every benchmark.
-BENCHMARKS := $(filter-out %/common.py %/recipes.py %/page.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out %/common.py %/recipes.py %/page.py %/gpu.py %/gpu_page.py %/gpu_parts.py,$(wildcard benchmarks/*.py))
 bench: $(VENV)/.synced
 	rm -rf scratch/benchmarks
 	for script in $(BENCHMARKS); do \
 		echo "== $$script"; python $$script --json scratch/benchmarks/$$(basename $$script .py).json; done
 	python benchmarks/page.py scratch/benchmarks docs/performance.md
+
+# docs/performance_gpu.md, from one card in nine minutes; it makes no .venv and needs no network.
+gpu:
+	PYTHONPATH=src$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/gpu.py $(if $(DATA),--data $(DATA))
 
 lock: $(VENV)/.synced
 	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --universal --python-version 3.11 \

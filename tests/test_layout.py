@@ -12,6 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "hirl"
 TESTS = Path(__file__).parent
 OF_NO_MODULE = {  # tests of several modules at once, and of what lies outside the package
     "test_environment.py",
+    "test_gpu_rehearsal.py",
     "test_layout.py",
     "config/test_published_values.py",
     "evaluation/test_on_two_ranks.py",

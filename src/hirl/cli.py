@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from hirl.evaluation.contracts import EvaluationTarget
 
+STEPS = Path()  # `hirl plan --check` without a folder: check the plan against real steps
 # What a task reads from each folder of results/STUDY.
 FOLDERS = {"data": "prepared data", "transfer": "transfer data", "scenes": "scenes"}
 
@@ -228,7 +229,12 @@ def _add_planning(steps: Any) -> None:
         "--data", type=Path, metavar="FOLDER", help="prepared data, if the size of the data set is not known"
     )
     step.add_argument(
-        "--check", type=Path, metavar="FOLDER", help="the study's results: compare estimates with measurements"
+        "--check",
+        nargs="?",
+        type=Path,
+        const=STEPS,
+        metavar="FOLDER",
+        help="compare estimates with a study's results; without FOLDER, with real training steps on this machine",
     )
 
     step = _step(steps, "tune", tune, "measure which precision and execution switches are fastest on this machine")
@@ -238,20 +244,24 @@ def _add_planning(steps: Any) -> None:
 def plan(args: argparse.Namespace) -> None:
     """Print the estimated cost of a study, or compare it with the measured one."""
     from hirl.planning.machine import find_machine
-    from hirl.planning.plan import check, checks_table, costs_table
+    from hirl.planning.plan import check, check_steps, checks_table, costs_table
     from hirl.planning.plan import plan as plan_study
 
     ranks = args.per_run or args.count
     if not 1 <= ranks <= args.count:
         raise ValueError(f"--per-run {ranks} is not between 1 and --count {args.count}: change either")
     study = load_study(args.study)
-    with gpus(1) if args.gpu == "here" else nullcontext():
+    with gpus(1) if args.gpu == "here" or args.check is STEPS else nullcontext():
         machine = find_machine(args.gpu)
-        planned = plan_study(study, machine, ranks, _overrides(args), args.data)
+        if args.check is STEPS:
+            table = checks_table(check_steps(study, machine, ranks, overrides=_overrides(args)), "ms")
+        else:
+            planned = plan_study(study, machine, ranks, _overrides(args), args.data)
     if args.check is None:
-        _print(costs_table(planned, machine, args.count, ranks))
-    else:
-        _print(checks_table(check(planned, args.check)))
+        table = costs_table(planned, machine, args.count, ranks)
+    elif args.check is not STEPS:
+        table = checks_table(check(planned, args.check))
+    _print(table)
 
 
 def tune(args: argparse.Namespace) -> None:

@@ -106,7 +106,8 @@ def test_nothing_masked_is_the_plain_forward() -> None:
     backbone, images = vit(), torch.randn(2, 3, 32, 32)
     none = torch.zeros(2, 4, 4, dtype=torch.bool)
     assert torch.equal(backbone.tokens(images, none, torch.randn(96)), backbone.tokens(images))
-    assert torch.equal(backbone(images), backbone.tokens(images)[:, 0])
+    # the last block computes the class token alone, in other products of matrices: float32's rounding
+    torch.testing.assert_close(backbone(images), backbone.tokens(images)[:, 0], atol=1e-5, rtol=1e-5)
 
 
 def test_what_a_masked_patch_showed_has_no_influence() -> None:

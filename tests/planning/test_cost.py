@@ -17,6 +17,7 @@ from hirl.planning.cost import (
     number_of_images,
     run_cost,
     snapshot_bytes,
+    step_seconds,
     task_operations,
 )
 from hirl.planning.count import Counts
@@ -31,6 +32,13 @@ def test_projections_and_path_loss_by_hand(tiny_run):
     config = tiny_run("simsiam", "hirl", hierarchy={"num_clusters": [6, 3], "mlp_layers": 2})
     assert hirl_operations(config, 4) == 6 * 2 * 2 * 4 * 4 + 4 * 4 * (6 + 3)
     assert hirl_operations(tiny_run("simsiam"), 4) == 0
+
+
+def test_a_step_by_hand(tiny_run):
+    machine = Machine("any", 1.0, {"fp32": 1e-9, "tf32": 2e-9}, {"resnet": 0.5})  # 1000 and 2000 operations a second
+    config = tiny_run("simsiam", "hirl", hierarchy={"num_clusters": [6, 3], "mlp_layers": 2})
+    operations = 100 + 6 * 2 * 2 * 4 * 4 + 4 * 4 * (6 + 3)  # of an image
+    assert step_seconds(config, COUNTS, machine, 0.5, batch=5) == pytest.approx(5 * operations / (2000 * 0.5))
 
 
 def test_kmeans_by_hand(tiny_run):

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-import pytest
+import math
 
-from hirl.planning.machine import Machine, backbone_family, find_machine, matmul_precision
+import pytest
+import torch
+
+from hirl.planning import step_benchmark
+from hirl.planning.machine import Machine, backbone_family, find_machine, matmul_precision, measure_step
 
 
 def test_missing_rates_fall_back_to_others():
@@ -32,3 +36,13 @@ def test_this_machine_is_measured():
     assert here.mfu is None
     assert min(here.tflops.values()) > 1e-4  # any processor of this century
     assert here.memory_gib > 0.5
+
+
+def test_a_step_is_measured_unless_it_does_not_fit_into_memory(tiny_run, monkeypatch):
+    assert 0 < measure_step(tiny_run("simsiam"), 4) < math.inf
+
+    def too_large(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(step_benchmark, "StepBenchmark", too_large)
+    assert measure_step(tiny_run("simsiam"), 4) == math.inf

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from hirl.cli import main
+from hirl.config import load_study
 from hirl.planning.cost import Cost
-from hirl.planning.plan import check, wall_seconds
+from hirl.planning.machine import Machine
+from hirl.planning.plan import Check, check, check_steps, checks_table, wall_seconds
 
 
 def a_cost(seconds: float, embedding: float = 0.0, clustering: float = 0.0) -> Cost:
@@ -55,6 +57,26 @@ def test_a_plan_is_checked_against_a_record(tmp_path):
     assert found.error == 2.0
     with pytest.raises(ValueError, match=r"history\.csv is missing: --check needs the results of a study that was run"):
         check([a_cost(1.0)], Path(tmp_path, "elsewhere"))
+
+
+def test_planned_steps_are_compared_with_real_ones(tiny_study):
+    machine = Machine("any", 1.0, {"fp32": 0.1, "bf16": 0.2}, {"vit": 0.5, "resnet": 0.5})
+    whole, shared = (check_steps(load_study(tiny_study), machine, ranks, ["simsiam"]) for ranks in (1, 2))
+    assert [each.run for each in whole] == ["simsiam-baseline-s0", "simsiam-hirl-s0"]
+    assert [each.planned for each in whole] == pytest.approx([2 * each.planned for each in shared])
+    assert 0 < whole[0].planned < whole[1].planned  # HIRL adds operations
+    assert all(each.measured > 0 for each in whole)
+
+
+def test_a_step_beyond_memory_is_infinitely_long():
+    table = checks_table([Check("any", 0.002, 0.004), Check("large", 0.002, float("inf"))], "ms")
+    assert [list(column.cells) for column in table.columns] == [
+        ["any", "large"],
+        ["2", "2"],
+        ["4", "inf"],
+        ["0.50", "0.00"],
+    ]
+    assert table.caption == "plan off by a factor of inf (median), inf (worst)"
 
 
 def test_the_command_plans_a_study_and_refuses_an_unknown_gpu(tiny_study, capsys):

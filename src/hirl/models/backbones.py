@@ -144,8 +144,8 @@ class ViT(VisionTransformer):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the class token after the last norm, [B, D]."""
-        return self.tokens(images)[:, 0]
+        """Return the class token after the last norm, [B, D]; the last block computes no other token."""
+        return self.class_tokens(images, 1)
 
     def tokens(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         """Return all tokens after the last norm, class token first, [B, 1 + P, D].

@@ -157,6 +157,12 @@ def number_of_images(config: DataConfig, data: Path | None = None) -> tuple[int,
     return train, validation
 
 
+def step_seconds(config: RunConfig, counts: Counts, machine: Machine, mfu: float, batch: int) -> float:
+    """Return the seconds of a step on a batch of one GPU, by the formulas above."""
+    operations = batch * (counts.step + hirl_operations(config, counts.embedding_dim))
+    return operations / (machine.matmul_flops(matmul_precision(config.training.precision, config)) * mfu)
+
+
 # --- floating-point operations ----------------------------------------------------------------------------------------
 
 

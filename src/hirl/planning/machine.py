@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
+from statistics import median
 
 import yaml
 
@@ -84,6 +86,21 @@ def measure_mfu(config: RunConfig, operations: float, machine: Machine, plugins:
     benchmark.seconds(2)
     seconds = min(benchmark.seconds(1) for _ in range(5))
     return batch_size * operations / seconds / machine.matmul_flops(matmul_precision(config.training.precision, config))
+
+
+def measure_step(config: RunConfig, batch_size: int, plugins: tuple[str, ...] = ()) -> float:
+    """Return the seconds of a step on this machine: the median of three, after two; infinite if memory is too small."""
+    import torch
+
+    from hirl.distributed.device import choose_device
+    from hirl.planning.step_benchmark import StepBenchmark, with_training
+
+    try:
+        benchmark = StepBenchmark(with_training(config, batch_size=batch_size), choose_device(), plugins)
+        benchmark.seconds(2)
+        return median(benchmark.seconds(1) for _ in range(3))
+    except torch.OutOfMemoryError:
+        return math.inf
 
 
 def matmul_precision(precision: str, config: RunConfig) -> str:

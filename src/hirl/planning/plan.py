@@ -9,18 +9,19 @@ from __future__ import annotations
 import csv
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
-
-from rich.table import Table
+from typing import TYPE_CHECKING, Any, Literal
 
 from hirl.config import RunConfig, Study
-from hirl.planning.cost import JOB_OVERHEAD_S, Cost, hirl_operations, run_cost
+from hirl.planning.cost import JOB_OVERHEAD_S, Cost, hirl_operations, run_cost, step_seconds
 from hirl.planning.count import Counts, count
-from hirl.planning.machine import Machine, backbone_family, measure_mfu
+from hirl.planning.machine import Machine, backbone_family, measure_mfu, measure_step
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COLUMNS = ("pretraining h", "trees h", "evaluations h", "GPU h", "wall h", "GiB per GPU", "disk GiB")
 
@@ -38,8 +39,22 @@ def plan(
     """
     asked = study.config
     costs = []
+    for config, counts, mfu in _counted_runs(study, machine, asked.methods, overrides):
+        forks = config.stem_epochs > 0 and "baseline" in asked.variants
+        stems = 0 if config.hierarchy else len(study.stem_epochs(config.method, 0, overrides))
+        for seed in asked.seeds:
+            run = config.model_copy(update={"seed": seed})
+            costs.append(run_cost(run, counts, machine, mfu, ranks, asked.tasks, data, forks, stems))
+    return costs
+
+
+def _counted_runs(
+    study: Study, machine: Machine, methods: Iterable[str], overrides: dict[str, Any] | None
+) -> Iterator[tuple[RunConfig, Counts, float]]:
+    """Yield the configuration of each method and variant at seed 0, its counts, and its MFU on the machine."""
+    asked = study.config
     counted: dict[str, Counts] = {}
-    for method in asked.methods:
+    for method in methods:
         baseline = study.resolve(method, "baseline", 0, overrides)
         training = baseline.training
         kept = (training.optimizer.name, training.precision, training.checkpoint_activations)
@@ -49,13 +64,7 @@ def plan(
         counts = counted[network]
         for variant in asked.variants:
             config = study.resolve(method, variant, 0, overrides)
-            mfu = _mfu(config, counts, machine, asked.plugins)
-            forks = config.stem_epochs > 0 and "baseline" in asked.variants
-            stems = 0 if config.hierarchy else len(study.stem_epochs(method, 0, overrides))
-            for seed in asked.seeds:
-                run = config.model_copy(update={"seed": seed})
-                costs.append(run_cost(run, counts, machine, mfu, ranks, asked.tasks, data, forks, stems))
-    return costs
+            yield config, counts, _mfu(config, counts, machine, asked.plugins)
 
 
 def _mfu(config: RunConfig, counts: Counts, machine: Machine, plugins: tuple[str, ...]) -> float:
@@ -89,6 +98,8 @@ def wall_seconds(costs: list[Cost], gpus: int, ranks: int) -> float:
 
 def costs_table(costs: list[Cost], machine: Machine, gpus: int, ranks: int) -> Table:
     """Return a table with a row for each run and one for the study; memory beyond a GPU's is marked."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, title=f"{gpus} x {machine.name}, {ranks} for each run")
     table.add_column("run")
     for column in COLUMNS:
@@ -123,12 +134,12 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:.3g}"
 
 
-# --- check against finished runs --------------------------------------------------------------------------------------
+# --- check against finished runs, or against steps of this machine ----------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Check:
-    """Seconds of a finished run's pretraining and trees, planned and measured."""
+    """Planned and measured seconds: of a finished run's pretraining and trees, or of a step."""
 
     run: str
     planned: float
@@ -142,7 +153,7 @@ class Check:
     @property
     def error(self) -> float:
         """Return the factor by which the plan is too high or too low, at least 1."""
-        return max(self.ratio, 1 / self.ratio)
+        return max(self.ratio, self.measured / self.planned)
 
 
 def check(costs: Iterable[Cost], results: Path) -> list[Check]:
@@ -161,6 +172,30 @@ def check(costs: Iterable[Cost], results: Path) -> list[Check]:
     ]
 
 
+def check_steps(
+    study: Study,
+    machine: Machine,
+    ranks: int,
+    methods: Sequence[str] = (),
+    overrides: dict[str, Any] | None = None,
+) -> list[Check]:
+    """Compare the planned seconds of a step with those of real steps on this machine.
+
+    A step trains on one GPU's part of the batch, which `ranks` GPUs share. A step that does not fit into memory takes
+    forever.
+
+    Args:
+        machine: whose rates the plan takes; those of another machine show how far they are from this one's.
+        methods: of the study; none means all.
+    """
+    checks = []
+    for config, counts, mfu in _counted_runs(study, machine, methods or study.config.methods, overrides):
+        batch = max(1, config.training.batch_size // ranks)
+        planned = step_seconds(config, counts, machine, mfu, batch)
+        checks.append(Check(config.name, planned, measure_step(config, batch, study.config.plugins)))
+    return checks
+
+
 def measured_seconds(run: Path) -> float:
     """Return the seconds that all epochs of a finished run took, trees and epochs taken over included.
 
@@ -174,14 +209,17 @@ def measured_seconds(run: Path) -> float:
         return sum(float(row["seconds"]) for row in csv.DictReader(handle))
 
 
-def checks_table(checks: list[Check]) -> Table:
+def checks_table(checks: list[Check], unit: Literal["s", "ms"] = "s") -> Table:
     """Return a table with a row for each run, and the median and the worst error below."""
+    from rich.table import Table
+
     errors = [each.error for each in checks]
     summary = f"plan off by a factor of {median(errors):.2f} (median), {max(errors):.2f} (worst)"
     table = Table(box=None, pad_edge=False, caption=summary)
     table.add_column("run")
-    for column in ("planned s", "measured s", "ratio"):
+    for column in (f"planned {unit}", f"measured {unit}", "ratio"):
         table.add_column(column, justify="right")
+    scale = {"s": 1, "ms": 1000}[unit]
     for each in checks:
-        table.add_row(each.run, f"{each.planned:.0f}", f"{each.measured:.0f}", f"{each.ratio:.2f}")
+        table.add_row(each.run, f"{scale * each.planned:.0f}", f"{scale * each.measured:.0f}", f"{each.ratio:.2f}")
     return table

@@ -8,9 +8,9 @@ import tempfile
 from dataclasses import dataclass, field
 from itertools import product
 from statistics import median
+from typing import TYPE_CHECKING
 
 import torch
-from rich.table import Table
 
 from hirl.config import RunConfig
 from hirl.distributed.device import choose_device, choose_precision
@@ -18,6 +18,9 @@ from hirl.planning.cost import hirl_operations
 from hirl.planning.count import count
 from hirl.planning.machine import matmul_precision
 from hirl.planning.step_benchmark import StepBenchmark, measure_matmul_flops, with_training
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 ROUNDS, STEPS = 5, 3  # rounds over the candidates, and steps of each in a round
 TOLERANCE = 1.05  # the plainest candidate within this factor of the fastest is recommended
@@ -152,6 +155,8 @@ def heading(config: RunConfig, measured: Measurement) -> str:
 
 def candidates_table(config: RunConfig, measured: Measurement) -> Table:
     """Return a table of all candidates; speed-ups are over the run's present settings."""
+    from rich.table import Table
+
     present = current(config, measured.candidates)
     table = Table(box=None, pad_edge=False)
     for column in COLUMNS:

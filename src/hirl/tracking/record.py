@@ -95,9 +95,17 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),
-        "hirl": importlib.metadata.version("hirl"),
+        "hirl": _own_version(),
         "git_commit": git_commit(),
     }
+
+
+def _own_version() -> str:
+    """Return this package's version; "unknown" where it runs from a clone without an installation."""
+    try:
+        return importlib.metadata.version("hirl")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _processor() -> str:

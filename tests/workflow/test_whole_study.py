@@ -28,7 +28,7 @@ ONCE = {"summarise": 1, "write_report": 1, "sync_tracking": 1, "all": 1}
 def edited(finished, tmp_path) -> Project:
     """Copy the finished project, to change it."""
     shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
-    return Project(tmp_path, finished.server)
+    return Project(tmp_path, finished.server, **finished.environment)
 
 
 def edit(project: Project, old: str, new: str) -> None:

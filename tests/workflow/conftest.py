@@ -27,10 +27,10 @@ COLORS = {
 }
 
 
-# What calls of the two programs import, beside their own module.
-IMPORTS = {
-    "snakemake": ("hirl.config", "docutils.core", "jinja2", "jsonschema", "pygments", "requests", "smart_open", "yte"),
-    "hirl": ("hirl.training.loop", "hirl.evaluation.run", "hirl.reporting.report", "mlflow.tracking", "faiss"),
+# The module of each program, and others that its calls import.
+PROGRAMS = {
+    "snakemake": "snakemake.cli hirl.config docutils.core jinja2 jsonschema pygments requests smart_open yte",
+    "hirl": "hirl.cli hirl.training.loop hirl.evaluation.run hirl.reporting.report mlflow.tracking faiss",
 }
 
 
@@ -39,12 +39,15 @@ class Server:
 
     def __init__(self, program: str, folder: Path):
         self.address, self.said = str(folder / f"{program}.socket"), folder / f"{program}.txt"
-        self.process = subprocess.Popen(
-            [sys.executable, warm.__file__, "serve", self.address, program, *IMPORTS[program]]
-        )
+        command = [sys.executable, warm.__file__, "serve", self.address, *PROGRAMS[program].split()]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         while not Path(self.address).exists():
             assert self.process.poll() is None, f"the server of {program} ended"
             time.sleep(0.02)
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.wait()
 
     def __call__(self, folder: Path, arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
         """Call the program in a folder; its output is in `stdout`."""
@@ -59,7 +62,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
     """Start a process that imports Snakemake once for all calls."""
     server = Server("snakemake", tmp_path_factory.mktemp("server"))
     yield server
-    server.process.terminate()
+    server.end()
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +73,7 @@ def warm_jobs(tmp_path_factory) -> Iterator[dict[str, str]]:
     command = shlex.join([sys.executable, "-SE", warm.__file__, "call", server.address])
     (folder / "functions.sh").write_text(f'hirl() {{ {command} "$@"; }}\n')
     yield {"BASH_ENV": str(folder / "functions.sh")}
-    server.process.terminate()
+    server.end()
 
 
 class Project:

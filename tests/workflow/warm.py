@@ -1,39 +1,43 @@
 """Call a program without waiting for its imports: a server has done them, and runs each call in a fork of itself.
 
-`python warm.py serve SOCKET PROGRAM IMPORT...` starts the server; IMPORTs are modules that calls would import.
-`python warm.py call SOCKET ARGUMENT...` calls the program as `PROGRAM ARGUMENT...` does.
+`python warm.py serve SOCKET MODULE IMPORT...` starts the server. MODULE has the program's `main`; IMPORTs are other
+modules that calls would import. `python warm.py call SOCKET ARGUMENT...` calls the program.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import sys
+from contextlib import suppress
 
-MAIN = {"snakemake": "snakemake.cli", "hirl": "hirl.cli"}  # the module with the `main` of each program
 
-
-def serve(address: str, program: str, *imports: str) -> None:
+def serve(address: str, module: str, *imports: str) -> None:
     """Answer calls, each in a fork of this process."""
     from importlib import import_module
 
-    main = import_module(MAIN[program]).main
+    main = import_module(module).main
     for name in imports:
         import_module(name)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{address}.new")
         listener.listen(64)
         os.rename(f"{address}.new", address)  # who sees it can call
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no fork stays a zombie
         while True:
             connection, _ = listener.accept()
             if not os.fork():
                 listener.close()
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 answer(connection, main)
             connection.close()
+            forget_finished_forks()
+
+
+def forget_finished_forks() -> None:
+    """Take the exit codes of forks that have ended, which would stay as zombies."""
+    with suppress(ChildProcessError):  # there is no fork
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def answer(connection: socket.socket, main) -> None:

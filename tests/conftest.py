@@ -18,10 +18,19 @@ METHODS = ("mocov2", "simsiam", "swav", "mocov3", "dino", "ibot", "beit")
 # One thread for every worker of pytest-xdist, and for every process that a test starts: tiny networks gain by no more.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# The files that take longest, in seconds; they come first, so that no worker is left with one of them at the end.
+# The files that take longest come first, so that no worker is left with one of them at the end.
 SLOWEST = (
-    "workflow/test_whole_study.py",
     "workflow/test_imagenet.py",
+    "workflow/test_whole_study.py",
+    "distributed/test_launch.py",
+    "workflow/test_readme.py",
+    "training/test_loop_on_two_ranks.py",
+    "models/test_detectors.py",
+    "training/test_loop.py",
+    "models/test_blocks.py",
+    "workflow/test_dry_run.py",
+    "tracking/test_mlflow.py",
+    "evaluation/test_on_two_ranks.py",
 )
 
 

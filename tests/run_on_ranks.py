@@ -18,7 +18,11 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
-SERVER_IMPORTS = ["pytest", "torch.distributed", "hirl.evaluation.finetune", "hirl.distributed.parallel"]
+# also what the tests import that have functions for ranks, and what these functions import
+SERVER_IMPORTS = [
+    *("pytest", "pandas", "faiss", "torch.distributed", "hirl.training.loop", "hirl.training.train_tokenizer"),
+    *("hirl.evaluation.detection", "hirl.evaluation.finetune", "hirl.evaluation.run"),
+]
 TIMEOUT = timedelta(minutes=2)  # a rank that waits for another one longer fails its test
 
 

@@ -2,15 +2,60 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-TINY = Path(__file__).parent / "tiny.yaml"
+HERE = Path(__file__).parent
+TINY = HERE / "tiny.yaml"
 METHODS = ("mocov2", "simsiam", "swav", "mocov3", "dino", "ibot", "beit")
+
+# One thread for every worker of pytest-xdist, and for every process that a test starts: tiny networks gain by no more.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# The files that take longest come first, so that no worker is left with one of them at the end.
+SLOWEST = (
+    "workflow/test_imagenet.py",
+    "workflow/test_whole_study.py",
+    "distributed/test_launch.py",
+    "workflow/test_readme.py",
+    "training/test_loop_on_two_ranks.py",
+    "models/test_detectors.py",
+    "training/test_loop.py",
+    "models/test_blocks.py",
+    "workflow/test_dry_run.py",
+    "tracking/test_mlflow.py",
+    "evaluation/test_on_two_ranks.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the slowest files to the front."""
+    rank = {HERE / name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A function that returns a path, read-only, that one worker makes for all: made_once("study", write_study)."""
+    home = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        home = home.parent
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        with (home / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (home / name).exists():
+                fill(home / f"{name}.unfinished")
+                (home / f"{name}.unfinished").rename(home / name)
+        return home / name
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ import os
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing import forkserver, set_start_method
+from multiprocessing import forkserver, get_context, set_start_method
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
-SERVER_IMPORTS = ["pytest", "torch.distributed", "hirl.evaluation.finetune", "hirl.distributed.parallel"]
+# also what the tests import that have functions for ranks, and what these functions import
+SERVER_IMPORTS = [
+    *("pytest", "pandas", "faiss", "torch.distributed", "hirl.training.loop", "hirl.training.train_tokenizer"),
+    *("hirl.evaluation.detection", "hirl.evaluation.finetune", "hirl.evaluation.run"),
+]
 TIMEOUT = timedelta(minutes=2)  # a rank that waits for another one longer fails its test
 
 
@@ -37,6 +42,14 @@ def on_ranks(count: int, function: Callable[..., Any], *arguments: Any) -> list[
 def on_two_ranks(function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Call `on_ranks` with two ranks."""
     return on_ranks(2, function, *arguments)
+
+
+def start(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
+    """Start `function(*arguments)` in a process of its own, without a process group, for tests that kill it."""
+    forkserver.set_forkserver_preload(SERVER_IMPORTS)
+    process = get_context("forkserver").Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
 def _run(rank: int, count: int, folder: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -25,6 +25,7 @@ CLASSES, GROUPS, KINGDOMS, IMAGES, SIZE = 12, 6, 3, 240, 16
 TRAINED = ("linear", "finetune", "semisup-1", "semisup-10", "transfer", "detection")
 TASKS = ("knn", "probe", "clustering", "hierarchy", *TRAINED)
 EPOCHS, START = 6, 2
+METHODS, SEEDS = ("mocov2", "ibot"), (0, 1)  # of the study that most tests read
 CHOSEN = ("knn", "probe", "finetune")  # the evaluations of most tests of tables
 TRAINING = [{"epoch": e, "loss": 3.0 - e, "learning_rate": 0.1 / (e + 1), "seconds": 30.0} for e in range(3)]
 
@@ -160,20 +161,29 @@ def make_study(folder: Path, methods: Sequence[str], seeds: Sequence[int] = (0,)
     return runs
 
 
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def study(made_once: MakeOnce) -> tuple[Path, list[str]]:
     """Return a study of two methods with two backbones and two seeds, and its runs."""
-    folder = tmp_path_factory.mktemp("results") / "demo"
-    return folder, make_study(folder, ("mocov2", "ibot"), (0, 1))
+    folder = made_once("reporting", lambda folder: make_study(folder / "demo", METHODS, SEEDS))
+    return folder / "demo", run_names(METHODS, SEEDS)
 
 
 @pytest.fixture(scope="session")
-def drawn(study: tuple[Path, list[str]]) -> dict[str, Path]:
+def drawn(study: tuple[Path, list[str]], made_once: MakeOnce) -> dict[str, Path]:
     """Write the tables and figures of that study; return the figures by name."""
     folder, runs = study
-    summarise(folder, runs, TASKS)
-    gains(folder, runs, folder / "figures" / "gains.png")
-    return {path.name: path for path in (folder / "figures" / "gains.png", *draw_trainings(folder, runs))}
+
+    def draw(done: Path) -> None:
+        summarise(folder, runs, TASKS)
+        gains(folder, runs, folder / "figures" / "gains.png")
+        draw_trainings(folder, runs)
+        done.touch()
+
+    made_once("drawn", draw)
+    return {path.name: path for path in (folder / "figures").iterdir()}
 
 
 @pytest.fixture

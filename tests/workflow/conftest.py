@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.workflow import warm
 
 ROOT = Path(__file__).parents[2]
 COLORS = {
@@ -24,50 +27,61 @@ COLORS = {
 }
 
 
-# Snakemake takes seconds to import: one process does it, and every call is a fork of it.
-SERVER = """
-import json, os, sys
-from snakemake.cli import main
-for line in sys.stdin:
-    folder, said, arguments = json.loads(line)
-    if not (child := os.fork()):
-        os.chdir(folder)
-        for stream in (1, 2):
-            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-        main(arguments)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
+# The module of each program, and others that its calls import.
+PROGRAMS = {
+    "snakemake": "snakemake.cli hirl.config docutils.core jinja2 jsonschema pygments requests smart_open yte",
+    "hirl": "hirl.cli hirl.training.loop hirl.evaluation.run hirl.reporting.report mlflow.tracking faiss",
+}
 
 
 class Server:
-    """A process that has imported Snakemake and waits for calls."""
+    """A program whose calls run in forks of a process that has imported it: see `warm.py`."""
 
-    def __init__(self, process: subprocess.Popen[str], folder: Path):
-        self.process, self.said = process, folder / "said.txt"
+    def __init__(self, program: str, folder: Path):
+        self.address, self.said = str(folder / f"{program}.socket"), folder / f"{program}.txt"
+        command = [sys.executable, warm.__file__, "serve", self.address, *PROGRAMS[program].split()]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        while not Path(self.address).exists():
+            assert self.process.poll() is None, f"the server of {program} ended"
+            time.sleep(0.02)
 
-    def __call__(self, folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-        self.said.unlink(missing_ok=True)
-        self.process.stdin.write(json.dumps([str(folder), str(self.said), arguments]) + "\n")
-        self.process.stdin.flush()
-        code = int(self.process.stdout.readline())
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def __call__(self, folder: Path, arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+        """Call the program in a folder; its output is in `stdout`."""
+        with self.said.open("w") as said, open(os.devnull) as nothing:
+            streams = (nothing.fileno(), said.fileno(), said.fileno())
+            code = warm.call(self.address, str(folder), os.environ | environment, arguments, streams)
         return subprocess.CompletedProcess(arguments, code, self.said.read_text())
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory) -> Iterator[Server]:
     """Start a process that imports Snakemake once for all calls."""
-    environment, pipe = os.environ | {"COLUMNS": "200"}, subprocess.PIPE
-    command = [sys.executable, "-c", SERVER]
-    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
-        yield Server(process, tmp_path_factory.mktemp("server"))
-        process.stdin.close()
+    server = Server("snakemake", tmp_path_factory.mktemp("server"))
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="session")
+def warm_jobs(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Return variables under which jobs call a `hirl` that has its imports: a function of the shell of that name."""
+    folder = tmp_path_factory.mktemp("jobs")
+    server = Server("hirl", folder)
+    command = shlex.join([sys.executable, "-SE", warm.__file__, "call", server.address])
+    (folder / "functions.sh").write_text(f'hirl() {{ {command} "$@"; }}\n')
+    yield {"BASH_ENV": str(folder / "functions.sh")}
+    server.end()
 
 
 class Project:
     """A working directory of the workflow."""
 
-    def __init__(self, folder: Path, server: Server):
+    def __init__(self, folder: Path, server: Server, **environment: str):
         self.folder, self.server = folder, server
+        self.environment = {"COLUMNS": "200"} | environment
 
     def arguments(self, *arguments: str, **config: object) -> list[str]:
         """Return what follows `snakemake` in a call with these --config values."""
@@ -77,7 +91,7 @@ class Project:
 
     def snakemake(self, *arguments: str, **config: object) -> subprocess.CompletedProcess[str]:
         """Call Snakemake in this folder; its output is in `stdout`."""
-        return self.server(self.folder, self.arguments(*arguments, **config))
+        return self.server(self.folder, self.arguments(*arguments, **config), **self.environment)
 
     def planned(self, *arguments: str, **config: object) -> dict[str, int]:
         """Return how many jobs of each rule a call would run."""
@@ -106,10 +120,10 @@ def project(tmp_path, server) -> Project:
     return new_project(tmp_path, server)
 
 
-def new_project(folder: Path, server: Server) -> Project:
+def new_project(folder: Path, server: Server, **environment: str) -> Project:
     shutil.copy(Path(__file__).parent / "tiny.yaml", folder)
     (folder / "data.dvc").touch()  # the demo's, for plans
-    return Project(folder, server)
+    return Project(folder, server, **environment)
 
 
 def own_profile(folder: Path, profile: str, **edits: int) -> Path:
@@ -124,9 +138,9 @@ def own_profile(folder: Path, profile: str, **edits: int) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, pictures, server) -> Project:
+def finished(tmp_path_factory, pictures, server, warm_jobs) -> Project:
     """Run the tiny study to its end. Tests read it, or plan on it; none changes its results."""
-    project = new_project(tmp_path_factory.mktemp("finished"), server)
+    project = new_project(tmp_path_factory.mktemp("finished"), server, **warm_jobs)
     said = project.snakemake(study="tiny.yaml", data_root=pictures)
     assert said.returncode == 0, said.stdout
     project.said = said.stdout

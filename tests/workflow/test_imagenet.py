@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -47,26 +45,19 @@ LIMIT_MB = 24_000
 
 
 @pytest.fixture(scope="module")
-def said() -> Iterator[dict[str, Future]]:
-    """Run every method in a process of one thread, two at a time; return what each prints."""
+def steps() -> Iterator[dict[str, Future]]:
+    """Measure every method in a process of its own, so that its peak memory is its own, two at a time."""
+    from tests.run_on_ranks import on_ranks  # unknown to a script
+
     with ThreadPoolExecutor(2) as pool:
-        yield {method: pool.submit(run_alone, method) for method in METHODS}
+        yield {method: pool.submit(on_ranks, 1, measure, method) for method in METHODS}
         pool.shutdown(cancel_futures=True)
-
-
-def run_alone(method: str) -> subprocess.CompletedProcess[str]:
-    """Run both steps in a process of their own, so that its peak memory is theirs."""
-    command, environment = [sys.executable, __file__, method], os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_one_step_of_the_paper(said, method: str) -> None:
-    done = said[method].result()
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    baseline, hirl = (json.loads(line) for line in done.stdout.splitlines())
+def test_one_step_of_the_paper(steps, method: str) -> None:
+    ((baseline, hirl),) = steps[method].result()
     assert "path_loss" not in baseline
     assert hirl["image_loss"] == pytest.approx(baseline["loss"], rel=1e-5)  # the same weights, views and draws
     assert hirl["loss"] == pytest.approx(hirl["image_loss"] + hirl["path_loss"], rel=1e-5)  # a sum in float32
@@ -146,8 +137,8 @@ def made_up_tree(num_clusters: tuple[int, ...], width: int) -> SemanticTree:
     return SemanticTree(tuple(centroids), tuple(parents), torch.stack(paths, dim=1))
 
 
-def steps(name: str) -> None:
-    """Print the measurements of a step of the baseline, then of HIRL: memory only grows in this order."""
+def measure(name: str) -> list[dict[str, Any]]:
+    """Measure a step of the baseline, then of HIRL: memory only grows in this order."""
     runs = [load_study("imagenet").resolve(name, variant) for variant in ("baseline", "hirl")]
     seed_step(0, 0)
     pictures = torch.randint(256, (BATCHES.get(name, BATCH), 3, 256, 256), dtype=torch.uint8)
@@ -156,9 +147,9 @@ def steps(name: str) -> None:
         tokenizer = Path(folder, "dall_e.safetensors")
         if runs[0].uses_tokenizer:
             save_file(Encoder(8192, 256, 2).state_dict(), tokenizer)  # of DALL-E's size, untrained
-        for run in runs:
-            print(json.dumps(one_step(run, views, tokenizer)), flush=True)
+        return [one_step(run, views, tokenizer) for run in runs]
 
 
 if __name__ == "__main__":
-    steps(sys.argv[1])
+    for step in measure(sys.argv[1]):
+        print(json.dumps(step))

@@ -30,7 +30,7 @@ ONCE = {"draw_figures": 1} | SUMMARY
 def edited(finished, tmp_path) -> Project:
     """Copy the finished project, to change it."""
     shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
-    return Project(tmp_path, finished.server)
+    return Project(tmp_path, finished.server, **finished.environment)
 
 
 def edit(project: Project, old: str, new: str) -> None:

@@ -59,13 +59,13 @@ mlflow: $(VENV)/.synced
 publish: $(VENV)/.synced
 	snakemake --cores $(CORES) --config study=$(STUDY) -- publish
 
-# docs/performance.md, written from every benchmark.
-BENCHMARKS := $(filter-out %/common.py %/recipes.py %/page.py,$(wildcard benchmarks/*.py))
+# docs/performance.md, written from every benchmark; some again: make bench BENCHMARKS="knn kmeans"
+BENCHMARKS ?= $(filter-out common page recipes,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: $(VENV)/.synced
 	rm -rf scratch/benchmarks
-	for script in $(BENCHMARKS); do \
-		echo "== $$script"; python $$script --json scratch/benchmarks/$$(basename $$script .py).json; done
-	python benchmarks/page.py scratch/benchmarks docs/performance.md
+	for name in $(BENCHMARKS); do \
+		echo "== $$name"; python benchmarks/$$name.py --json scratch/benchmarks/$$name.json; done
+	python benchmarks/page.py scratch/benchmarks
 
 lock: $(VENV)/.synced
 	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --universal --python-version 3.11 \

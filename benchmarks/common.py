@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, str | float]
 STARTED = time.monotonic()
+LIBRARIES = ("hirl", "faiss", "sklearn", "torch")  # take long to import
 INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX bf16"}
 
 
@@ -139,10 +140,10 @@ def best_times(
 def in_own_process(call: Callable[..., Any], *arguments: Any) -> Any:
     """Return the result of a call in a new process, whose memory no earlier call has used.
 
-    The process is a copy of one that has only imported the script, so that it starts at once.
+    The process is a copy of one that has imported what this one has, and computed nothing: it starts at once.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__"])
+    context.set_forkserver_preload([name for name in sys.modules if name.partition(".")[0] in LIBRARIES])
     with context.Pool(1) as pool:
         return pool.apply(call, arguments)
 
@@ -162,8 +163,9 @@ def _peak_kb() -> int:
 
 def processor() -> dict[str, str]:
     """Return the processor's family and the instructions that matter here; virtual machines hide its full name."""
-    lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
-    fields = {key.strip(): value.strip() for key, _, value in lines}
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = fields.get("flags", "").split()
     known = ", ".join(name for flag, name in INSTRUCTIONS.items() if flag in flags)
     return {"family": fields.get("cpu family", "unknown"), "instructions": known or "unknown"}

@@ -1,6 +1,6 @@
 """How fast is k-means?
 
-    python benchmarks/kmeans.py [--points 20000] [--clusters 500] [--width 128] [--rounds 2]
+    python benchmarks/kmeans.py [--points 20000] [--clusters 500] [--width 128] [--rounds 3]
 
 Ours is `hirl.hierarchy.kmeans`, of trees and of the clustering evaluation, at the paper's settings: the best of 5
 random starts of 20 iterations. Its backend is faiss on a CPU and torch on a GPU; the torch backend is measured on both.
@@ -43,7 +43,7 @@ def main() -> None:
     options.add_argument("--points", type=int, default=20000)
     options.add_argument("--clusters", type=int, default=500)
     options.add_argument("--width", type=int, default=128)
-    options.add_argument("--rounds", type=int, default=2)
+    options.add_argument("--rounds", type=int, default=3)
     args = options.parse_args()
     report, size = Report(args), (args.points, args.clusters, args.width)
     points, inertia = mixture(*size), {}

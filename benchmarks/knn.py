@@ -1,13 +1,13 @@
 """How fast is the kNN evaluation?
 
-    python benchmarks/knn.py [--train 20000] [--validation 1000] [--width 2048] [--rounds 2]
+    python benchmarks/knn.py [--train 20000] [--validation 2000] [--width 2048] [--rounds 2]
 
 Ours is the project's weighted kNN: similarities in chunks, the nearest of each, votes for every k. The peers are an
 exact search by faiss (IndexFlatIP) or by scikit-learn (brute force), followed by the same votes. All three take turns
 on the same features, unit rows around 100 class directions, and the best round counts.
 
 Memory is the rise of the resident peak (Linux's VmHWM, reset before) in a process of its own that already holds the
-features. ImageNet has 3,200 times as many pairs of a training and a validation image: `--train 1281167 --validation
+features. ImageNet has 1,600 times as many pairs of a training and a validation image: `--train 1281167 --validation
 50000`.
 """
 
@@ -32,7 +32,7 @@ Search = Callable[[NDArray, NDArray, int], tuple[NDArray, NDArray]]
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--train", type=int, default=20000)
-    options.add_argument("--validation", type=int, default=1000)
+    options.add_argument("--validation", type=int, default=2000)
     options.add_argument("--width", type=int, default=2048)
     options.add_argument("--rounds", type=int, default=2)
     args = options.parse_args()

@@ -29,7 +29,7 @@ INTRODUCTION = """\
 <!-- Written by `make bench` from benchmarks/. Do not edit. -->
 
 Every ratio compares ours with a peer in one run on one machine, where both take turns. A figure is a figure of its
-processor; a goal that is not reached is marked **missed**.
+processor; `make bench` measures yours and adds its column. A goal that is not reached is marked **missed**.
 """
 NUMBER = re.compile(r"(-?[\d.,]+(e-?\d+)?( ?[^\s\d]+)?)?")  # with a unit, or nothing
 Result = dict[str, Any]
@@ -48,11 +48,8 @@ def documentation() -> dict[str, str]:
     """Return the docstrings of the benchmarks, in the order of the page."""
     docs = {path.stem: ast.get_docstring(ast.parse(path.read_text())) or "" for path in SCRIPTS.glob("*.py")}
     names = [name for name in docs if "    python benchmarks/" in docs[name] and name != Path(__file__).stem]
-    return {name: docs[name] for name in sorted(names, key=lambda name: (*place(name), name))}
-
-
-def place(name: str) -> tuple[int]:
-    return (ORDER.index(name) if name in ORDER else len(ORDER),)
+    places = {name: (ORDER.index(name) if name in ORDER else len(ORDER), name) for name in names}
+    return {name: docs[name] for name in sorted(names, key=places.__getitem__)}
 
 
 # --- the results ------------------------------------------------------------------------------------------------------
@@ -107,12 +104,13 @@ def last_date(machine: Result) -> str:
 
 
 def described(machine: Result) -> str:
-    """Return a line on the machine and when it was last measured."""
+    """Return a line on the machine, and when and how long it was measured."""
+    minutes = sum(result["seconds"] for result in machine["results"].values()) / 60
     last = max((result["where"] for result in machine["results"].values()), key=lambda where: where["date"])
     commit = re.sub(r"(\w{12})\w*", r"\1", last["git_commit"])  # "-dirty", if it ends so, stays
     return (
         f"- {label(machine)}: {machine['instructions']}, {machine['memory_gb']:.0f} GB, torch {last['torch']}; "
-        f"last measured on {last['date'][:10]} at commit {commit}"
+        f"`make bench` took {minutes:.1f} minutes, last on {last['date'][:10]} at commit {commit}"
     )
 
 

@@ -58,6 +58,7 @@ COUNT = {"ours": 384, "Pillow": 128}  # images of a turn: beside them, the start
 PRETRAINING = ("mocov2", "simsiam", "swav", "mocov3", "dino", "ibot", "beit")
 ONLINE = {"mocov2": 1}  # global crops with gradients, where not all have them
 MOMENTUM = {"mocov2": 1, "mocov3": 2, "dino": 2, "ibot": 2}  # global crops of the network without gradients
+NETWORKS = {"resnet50": "ResNet-50", "vit_base_patch16": "ViT-B/16"}
 RANDAUGMENT = "rand-m9-mstd0.5-inc1"
 LABELLED, AUGMENTED, SQUARE = "1 x 224, labelled", "1 x 224, RandAugment", "1 x 224, evaluated"
 
@@ -82,7 +83,8 @@ def main() -> None:
         report.table(rows, f"Images/s per core: {what}")
         report.table(parts(files, configs["mocov3"].views, args.rounds), "Where a core's time goes: two views")
     found = {
-        f"{job.name}, {job.network}": needed_and_given(job, rates[job.made]["ours"], args) for job in jobs(configs)
+        f"{job.name}, {NETWORKS[job.network]}": needed_and_given(job, rates[job.made]["ours"], args)
+        for job in jobs(configs)
     }
     for kind, training in {"Pretraining": PRETRAINING, "Fine-tuning": ("fine-tuning",)}.items():
         ratios = {name: row["ratio"] for name, row in found.items() if name.startswith(training)}

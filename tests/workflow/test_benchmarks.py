@@ -1,9 +1,11 @@
-"""The page of the benchmarks, written from the results of several processors."""
+"""The page of the benchmarks, written from the results of several processors, and the times of a study."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -18,15 +20,23 @@ DOCS = {
 
 
 @pytest.fixture
-def page(monkeypatch, tmp_path) -> ModuleType:
-    """Return benchmarks/page.py, with a folder of results of its own."""
+def benchmarks(monkeypatch) -> Callable[[str], ModuleType]:
+    """Import scripts of benchmarks/ by name, until the end of the test."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    module = importlib.import_module("page")
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if (ROOT / "benchmarks" / f"{name}.py").exists():
+            del sys.modules[name]
+
+
+@pytest.fixture
+def page(benchmarks, monkeypatch, tmp_path) -> ModuleType:
+    """Return benchmarks/page.py, with a folder of results of its own."""
+    module = benchmarks("page")
     monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(module, "PAGE", tmp_path / "page.md")
-    yield module
-    for name in ("page", "common"):
-        sys.modules.pop(name)
+    return module
 
 
 def machine(processor: str = "AMD EPYC", date: str = "2026-01-01T00:00") -> dict[str, Any]:
@@ -114,8 +124,8 @@ def test_columns_of_numbers_are_aligned_to_the_right(page):
 
 
 @pytest.mark.parametrize(("at_most", "met"), [(1, False), (2, True), (3, True)])
-def test_an_upper_bound_is_met_from_below(page, at_most, met):
-    common = sys.modules["common"]
+def test_an_upper_bound_is_met_from_below(benchmarks, at_most, met):
+    common = benchmarks("common")
     report = common.Report.__new__(common.Report)
     report.path, report.found = None, {"goals": []}
     report.goal("Minutes", 2, at_most=at_most, unit=" min", limit="the disk")
@@ -123,7 +133,30 @@ def test_an_upper_bound_is_met_from_below(page, at_most, met):
     assert (found["met"], found["limit"]) == (met, "" if met else "the disk")
 
 
-def test_every_committed_benchmark_is_on_the_page():
-    text = (ROOT / "docs" / "performance.md").read_text()
-    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"common.py", "page.py", "recipes.py"}
-    assert not [name for name in scripts if f"`python benchmarks/{name}" not in text]
+def test_the_committed_page_is_made_from_the_committed_results(benchmarks):
+    page = benchmarks("page")
+    machines = [page.read_json(path) for path in sorted(page.RESULTS.glob("*.json"))]
+    assert page.PAGE.read_text() == page.page(machines, page.documentation()), "run `python benchmarks/page.py`"
+
+
+def test_pauses_between_jobs_do_not_count_and_parallel_jobs_count_once(benchmarks):
+    study = benchmarks("study")
+    times = [(0, 10), (5, 8), (9, 12), (100, 101)]
+    assert study.seconds_with_a_job([study.Job("rule", start, end, ROOT) for start, end in times]) == 13
+
+
+@pytest.mark.parametrize(("first_job", "seconds"), [(130, 30), (500, None)])
+def test_installation_counts_if_the_first_job_follows_it(benchmarks, monkeypatch, tmp_path, first_job, seconds):
+    study = benchmarks("study")
+    monkeypatch.setattr(study, "ENVIRONMENT", tmp_path)
+    for name, time in {"pyvenv.cfg": 100, ".synced": 120}.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time, time))
+    assert study.seconds_before(first_job) == seconds
+
+
+def test_a_training_starts_when_its_record_does(benchmarks, tmp_path):
+    study = benchmarks("study")
+    (tmp_path / "record.jsonl").write_text('{"time": 1.0}\n{"time": 16.0}\n{"time": 18.0}\n')  # the first: a run before
+    job = study.Job("pretrain", 10.0, 20.0, tmp_path / "weights.safetensors")
+    assert study.seconds_to_start([job]) == {job: 6.0}

@@ -60,7 +60,7 @@ publish: $(VENV)/.synced
 	snakemake --cores $(CORES) --config study=$(STUDY) -- publish
 
 # docs/performance.md, written from every benchmark; some again: make bench BENCHMARKS="knn kmeans"
-BENCHMARKS ?= $(filter-out common page recipes,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS ?= $(filter-out common page recipes gpu%,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: $(VENV)/.synced
 	rm -rf scratch/benchmarks
 	for name in $(BENCHMARKS); do \

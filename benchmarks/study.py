@@ -45,7 +45,9 @@ def main() -> None:
     before = seconds_before(jobs[0].start)
     minutes = ((before or 0) + seconds_with_a_job(jobs)) / 60
     what = "with" if before is not None else "without"
-    report.goal(f"`make reproduce`, {what} installation", minutes, at_most=LONGEST_MINUTES, unit=" min")
+    cores = report.found["where"]["cores"]
+    limit = f"the jobs alone fill {cores} cores for {spent / 60 / cores:.1f} min"
+    report.goal(f"`make reproduce`, {what} installation", minutes, at_most=LONGEST_MINUTES, unit=" min", limit=limit)
     report.table(shares(jobs, spent), f"{len(jobs)} jobs of {args.results}", folded=False)
     starts = seconds_to_start(jobs)
     if starts:

@@ -5,7 +5,8 @@
 Ours is `hirl.hierarchy.kmeans`, of trees and of the clustering evaluation, at the paper's settings: the best of 5
 random starts of 20 iterations. Its backend is faiss on a CPU and torch on a GPU; the torch backend is measured on both.
 The peers are faiss itself, on the CPU, and scikit-learn, which stops earlier when nothing moves. All take turns on the
-same points, unit rows around twice as many directions as there are clusters, and the best round counts.
+same points, unit rows around twice as many directions as there are clusters, and the best round counts. 0.9 counts as
+equal, as two runs differ by as much.
 
 Inertia is the sum of all points' squared distances. Memory is the rise of the peak during one start of the torch
 backend, without the points: the resident peak of a process of its own on a CPU, what torch allocates on a GPU.

@@ -14,7 +14,7 @@ backend, without the points: the resident peak of a process of its own on a CPU,
 At the paper's size a tree is counted, not run: 2 N K D operations for every pass over the points, 101 passes for a
 tree from random starts and 16 for one whose finest level is warm-started from the last tree (`warm_iterations: 15`;
 upper levels always start at random). GPU memory is that of the features, their normalised copy and a chunk of
-similarities.
+similarities. The GPUs of a run share the operations and the features.
 """
 
 from __future__ import annotations

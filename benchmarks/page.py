@@ -22,7 +22,7 @@ from hirl.files import read_json, write_json, write_text
 SCRIPTS = Path(__file__).parent
 RESULTS = SCRIPTS / "results"
 PAGE = SCRIPTS.parent / "docs" / "performance.md"
-ORDER = ("study", "training", "hirl_cost", "warm_start", "path_loss", "kmeans", "knn", "views", "input", "busy")
+ORDER = ("study", "training", "hirl_cost", "path_loss", "kmeans", "knn", "views", "input", "busy")
 INTRODUCTION = """\
 # Performance
 

@@ -156,6 +156,7 @@ def section(doc: str, found: Result, machine: str) -> str:
     parts = [f"## {question(doc)}"]
     if found["goals"]:
         parts.append(markdown(answers(found["goals"])))
+        parts += [f"*{goal['what']}*, the limit: {goal['limit']}." for goal in found["goals"] if goal["limit"]]
     parts += [captioned(table) for table in found["tables"] if not table["folded"]]
     parts += found["remarks"] + prose[:1]
     parts.append(f"`{found['command']}`, {took(found)}" + (f", on {machine}." if machine else "."))
@@ -169,9 +170,8 @@ def answers(goals: list[Result]) -> list[Row]:
     """Return a row for each goal; a column that is empty for all of them is left out."""
     rows: list[Row] = []
     for goal in goals:
-        limit = f": {goal['limit']}" if goal["limit"] else ""
         row = {"": goal["what"]} | {key: goal[key] for key in ("ours", "peer", "result")}
-        rows.append(row | {"goal": f"{goal['goal']} {verdict(goal)}{limit}"})
+        rows.append(row | {"goal": f"{goal['goal']} {verdict(goal)}"})
     return [{column: row[column] for column in row if any(other[column] for other in rows)} for row in rows]
 
 

@@ -78,7 +78,8 @@ def rounded(value: Any) -> Any:
 def label(machine: Result) -> str:
     """Return the machine's name, such as "AMD EPYC, family 26, 2 cores"."""
     gpu = "" if machine["gpu"] == "none" else f", {machine['gpu']}"
-    return f"{machine['processor']}, family {machine['family']}, {machine['cores']} cores{gpu}"
+    name = " ".join(re.sub(r"\((R|TM)\)|CPU|Processor|@.*", " ", machine["processor"]).split())
+    return f"{name}, family {machine['family']}, {machine['cores']} cores{gpu}"
 
 
 def slug(text: str) -> str:

@@ -120,6 +120,11 @@ def test_results_of_a_benchmark_that_is_gone_leave_the_file(page, monkeypatch):
     assert page.read_json(path)["results"].keys() == {"knn"}
 
 
+def test_a_processor_is_named_without_its_makers_marks(page):
+    found = machine("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz") | {"family": "6"}
+    assert page.label(found) == "Intel Xeon Platinum 8481C, family 6, 2 cores"
+
+
 def test_numbers_are_kept_with_four_digits(page):
     assert page.rounded({"rows": [{"ms": 12.345678, "n": 123456, "name": "ours"}]}) == {
         "rows": [{"ms": 12.35, "n": 123456, "name": "ours"}]

@@ -60,13 +60,13 @@ mlflow: $(VENV)/.synced
 publish: $(VENV)/.synced
 	snakemake --cores $(CORES) --config study=$(STUDY) -- publish
 
-# docs/performance.md, written from every benchmark.
-BENCHMARKS := $(filter-out %/common.py %/recipes.py %/page.py %/gpu.py %/gpu_page.py %/gpu_parts.py,$(wildcard benchmarks/*.py))
+# docs/performance.md, written from every benchmark; some again: make bench BENCHMARKS="knn kmeans"
+BENCHMARKS ?= $(filter-out common page recipes gpu%,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: $(VENV)/.synced
 	rm -rf scratch/benchmarks
-	for script in $(BENCHMARKS); do \
-		echo "== $$script"; python $$script --json scratch/benchmarks/$$(basename $$script .py).json; done
-	python benchmarks/page.py scratch/benchmarks docs/performance.md
+	for name in $(BENCHMARKS); do \
+		echo "== $$name"; python benchmarks/$$name.py --json scratch/benchmarks/$$name.json; done
+	python benchmarks/page.py scratch/benchmarks
 
 # docs/performance_gpu.md, from one card in nine minutes; it makes no .venv and needs no network.
 gpu:

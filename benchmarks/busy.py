@@ -51,7 +51,8 @@ def main() -> None:
     ]
     report = Report(args)
     sides = {"ours": f"{beside[OURS]:.0f} images/s", "peer": f"{beside[DEFAULT]:.0f} images/s, torch's default"}
-    report.goal(f"Speed beside {args.busy} busy processes / a fair share of the machine", beside[OURS] / fair, 0.8, **sides)
+    what = f"Speed beside {args.busy} busy processes / a fair share of the machine"
+    report.goal(what, beside[OURS] / fair, 0.8, **sides)
     report.table(rows, f"Images/s of {args.method} alone, and beside busy processes: {args.busy}")
 
 

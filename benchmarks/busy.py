@@ -1,4 +1,4 @@
-"""What is left of a training's speed beside busy processes?
+"""How fast is a training on a busy machine?
 
     python benchmarks/busy.py [--method mocov2] [--busy 3] [--rounds 3]
 

@@ -58,7 +58,7 @@ def test_two_ranks_find_the_trees_of_one(trained, method):
 
 def test_two_ranks_find_the_trees_of_one_in_their_steps(tiny_run, tiny_data, tmp_path):
     """The images of a rank's shard are embedded by both; batches of 24 leave 16 of 64 images out of each epoch."""
-    hierarchy = {"encode": "steps", "start_epoch": 0, "features": "invariant", "views": 2}
+    hierarchy = {"encode": "steps", "start_epoch": 0}
     training = {"epochs": 2, "batch_size": 24}
     runs = [(tiny_run("mocov2", "hirl", hierarchy=hierarchy, training=training, **SETTINGS), None)]
     train_all(runs, tiny_data, tmp_path / "one")

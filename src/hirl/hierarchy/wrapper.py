@@ -115,7 +115,8 @@ class HIRL(Method):
         def mean_of_views(views: Tensor) -> Tensor:
             return covariance.add(torch.stack([self.backbone(view) for view in views]))
 
-        return embeddings, encode_all(mean_of_views, width, self.config.views), covariance.value()
+        means = encode_all(mean_of_views, width, self.config.views)
+        return embeddings, means, covariance.value()
 
     def _count(self, rows: Tensor) -> int:
         """Return the number of rows of all ranks."""

@@ -84,7 +84,8 @@ class Setting:
 
 
 SETTINGS = {
-    "demo": Setting("demo", (*RESNET_METHODS, *VIT_METHODS), batch=64, steps=4),
+    "demo": Setting("demo", (*RESNET_METHODS, *VIT_METHODS[:-1]), batch=64, steps=4),
+    "demo, BEiT": Setting("demo_beit", VIT_METHODS[-1:], batch=64, steps=4),
     "ResNet-18, CIFAR stem": Setting("cifar10", RESNET_METHODS, batch=32, steps=1),
     "ResNet-18, ImageNet stem": Setting("cifar10", RESNET_METHODS, batch=64, steps=2, backbone="resnet18"),
     "ViT-S": Setting("cifar10", VIT_METHODS, batch=16, steps=1),

@@ -12,7 +12,7 @@ import yte
 from hirl.config import TASKS, TRAINED
 from tests.workflow.conftest import ROOT, own_profile
 
-METHODS, BACKBONES = 7, 2  # of the demo; a convolutional network and a transformer
+METHODS, BACKBONES = 6, 2  # of the demo; a convolutional network and a transformer
 ONCE = {"draw_figures": 1, "summarise": 1, "sync_tracking": 1, "all": 1}
 
 
@@ -23,7 +23,6 @@ def test_the_demo_trains_and_evaluates_every_method_in_both_variants(project):
         "prepare_transfer": 1,
         "prepare_scenes": 1,
         "choose_labels": 1,
-        "train_tokenizer": 1,
         "pretrain_baseline": METHODS,
         "pretrain_hirl": METHODS,
         "evaluate": METHODS + BACKBONES,
@@ -56,7 +55,7 @@ def test_a_hirl_run_goes_on_from_the_folder_that_its_baseline_fills(project):
 
 def test_a_tokenizer_of_the_users_is_not_trained(project):
     (project.folder / "encoder.pkl").touch()
-    planned = project.planned(methods="beit", tasks="knn", tokenizer="encoder.pkl")
+    planned = project.planned(study="demo_beit", tasks="knn", tokenizer="encoder.pkl")
     assert planned["pretrain_baseline"] == planned["pretrain_hirl"] == 1
     assert "train_tokenizer" not in planned
 
@@ -113,7 +112,7 @@ def settings_of(profile: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("profile", ["gpu", "slurm"])
 @pytest.mark.parametrize("storage", ["memory", "files"])
 def test_a_profile_gives_a_gpu_to_every_job_that_runs_a_network(project, profile, storage):
-    planned = project.planned("--workflow-profile", profile, methods="beit", set=f"data.storage={storage}")
+    planned = project.planned("--workflow-profile", profile, study="demo_beit", set=f"data.storage={storage}")
     without = {"evaluate_frozen", "evaluate_hierarchy"}
     networks = {rule for rule in planned if rule.startswith(("train", "pretrain", "extract", "evaluate"))} - without
     assert networks > {"train_tokenizer", "pretrain_baseline", "pretrain_hirl"}

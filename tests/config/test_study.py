@@ -105,7 +105,7 @@ def test_a_run_knows_the_configuration_of_its_baseline() -> None:
     hirl, baseline = (loaded.resolve("dino", variant, 3) for variant in ("hirl", "baseline"))
     assert hirl.baseline == baseline
     assert hirl.baseline.pretraining_hash == baseline.pretraining_hash
-    assert (hirl.stem_epochs, baseline.stem_epochs) == (4, 0)
+    assert (hirl.stem_epochs, baseline.stem_epochs) == (hirl.hierarchy.start_epoch, 0)
 
 
 def test_a_study_knows_where_its_runs_leave_their_baselines() -> None:

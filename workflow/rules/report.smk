@@ -78,11 +78,11 @@ rule summarise:
         """
 
 
-# Each training keeps its own record; MLflow is a view of them and can be rebuilt.
+# Each training keeps its own record; MLflow is a view of them and can be rebuilt. This job does not wait for tables and
+# report: `make mlflow` adds them.
 rule sync_tracking:
     input:
-        summary="results/{study}/summary.csv",
-        report="results/{study}/report.html",
+        evaluations=EVALUATIONS,
     output:
         touch("results/{study}/tracked"),
     log:
@@ -95,4 +95,4 @@ rule sync_tracking:
     message:
         "tracking: replay all runs into MLflow"
     shell:
-        "hirl track sync {ASKED} --results $(dirname {input.summary}) --runs {params.runs} > {log} 2>&1"
+        "hirl track sync {ASKED} --results $(dirname {output}) --runs {params.runs} > {log} 2>&1"

@@ -29,6 +29,7 @@ from lightly.models.modules.heads import (
 from lightly.models.utils import deactivate_requires_grad, random_block_mask, update_drop_path_rate, update_momentum
 from lightly.transforms import DINOTransform, IBOTTransform, MoCoV2Transform, SimSiamTransform, SwaVTransform
 from PIL import Image, ImageFilter
+from timm.models.resnet import ResNet
 from timm.optim.lars import Lars
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -40,6 +41,7 @@ from hirl.data.views import MEAN, STD
 from hirl.distributed.device import choose_device
 from hirl.methods.base import Step
 from hirl.models.backbones import build_backbone
+from hirl.models.resnet_layers import Conv2d
 from hirl.training.loop import build_method
 
 Views = Callable[[Image.Image], list[Tensor]]
@@ -82,6 +84,16 @@ def batches(config: RunConfig, data: Path, views: Views) -> Iterator[tuple[Tenso
         yield index, [view.to(device, non_blocking=True) for view in batch]
 
 
+def with_torchs_layers(network: nn.Module) -> nn.Module:
+    """Give a network's ResNets torch's own convolutions and pooling again, in place."""
+    for layer in network.modules():
+        if isinstance(layer, Conv2d):
+            layer.__class__ = nn.Conv2d
+        elif isinstance(layer, ResNet):
+            layer.global_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return network
+
+
 def optimizer_of(parameters: Any, config: RunConfig) -> torch.optim.Optimizer:
     """Return the method's optimiser with the defaults of its library."""
     c, lr = config.training.optimizer, config.training.effective_lr
@@ -97,7 +109,7 @@ def optimizer_of(parameters: Any, config: RunConfig) -> torch.optim.Optimizer:
 
 def baseline_loop(config: RunConfig, data: Path, tokenizer: Path | None) -> Iterator[None]:
     """Train this project's own method in a plain loop."""
-    method = build_method(config, tokenizer=tokenizer).to(choose_device()).train()
+    method = with_torchs_layers(build_method(config, tokenizer=tokenizer)).to(choose_device()).train()
     optimizer = optimizer_of(method.parameters(), config)
     for number, (index, views) in enumerate(batches(config, data, pil_views(config.views))):
         step = Step(number, 1000, config.training.epochs, index)
@@ -169,7 +181,7 @@ class Recipe(nn.Module):
         super().__init__()
         self.config, self.model = config, config.model
         torch.manual_seed(config.seed)
-        self.backbone = build_backbone(config.backbone, config.views.global_size)
+        self.backbone = with_torchs_layers(build_backbone(config.backbone, config.views.global_size))
         self.width = self.backbone.num_features
 
     def after_backward(self) -> None:

@@ -50,8 +50,10 @@ def reference_features(backbone: torch.nn.Module, last_blocks: int) -> Callable[
     @torch.no_grad()
     def features(views: torch.Tensor) -> torch.Tensor:
         seen.clear()
-        pooled = backbone(views)
-        return torch.cat(seen, dim=1) if seen else pooled
+        if not hasattr(backbone, "blocks"):
+            return backbone(views)
+        backbone.tokens(views)  # all of them, block by block
+        return torch.cat(seen, dim=1)
 
     return features
 

@@ -8,6 +8,7 @@ import pytest
 
 from hirl.reporting.runs import Run, assignments, level_names, open_runs, trained_by_method
 from hirl.reporting.table import collect
+from hirl.tracking.record import Recorder
 from tests.reporting.conftest import CHOSEN, EPOCHS, IMAGES, START, knn
 
 
@@ -21,6 +22,16 @@ def test_a_control_has_no_configuration_and_takes_its_backbone_from_its_name(tmp
     control = Run(tmp_path, "untrained-resnet50-s0")
     assert (control.variant, control.backbone, control.trained) == ("control", "resnet50", False)
     assert control.title == "Untrained ResNet-50"
+
+
+def test_the_epochs_of_the_baseline_are_not_counted_as_the_runs_own_time(tmp_path) -> None:
+    run = Run(tmp_path, "mocov2-hirl-s0")
+    run.folder.mkdir(parents=True)
+    (run.folder / "history.csv").write_text("epoch,seconds\n0,5\n1,5\n2,7\n")
+    recorder = Recorder(run.folder / "record.jsonl")
+    recorder.params({"name": run.name, "config": {}, "stem": {"run": "mocov2-baseline-s0", "epochs": 2}})
+    recorder.close(2)
+    assert (run.epochs_taken_over, run.own_seconds) == (2, 7.0)
 
 
 def test_an_evaluation_that_was_not_run_is_none(evaluations) -> None:

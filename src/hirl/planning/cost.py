@@ -45,8 +45,8 @@ KMEANS_MFU = 0.7  # k-means consists almost only of large matrix products
 DETECTOR_FLOP_FACTOR = 3.0  # Mask R-CNN over its backbone: ResNet-50 FPN has 260, ResNet-50 87 GMAC at 800 x 1333
 COCO_ASPECT = 4 / 3  # mean width over height
 COCO_IMAGES = (117_266, 5_000)  # training images with objects, validation images
-JOB_OVERHEAD_S = 6.0
-JOBS = 4  # of a run: pretraining, features, and its evaluations
+JOB_OVERHEAD_S = 4.0
+EVALUATION_JOBS = {"memory": 1, "files": 3}  # of a run, by where its images are
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def run_cost(
         pretraining=JOB_OVERHEAD_S + training + (0.0 if forks else stem),
         embedding=images * encoded_views(config) * counts.forward / own,
         clustering=kmeans_operations(config, clustered_width(config, counts), images) / kmeans_flops,
-        evaluations=JOB_OVERHEAD_S * (JOBS - 1) + evaluations,
+        evaluations=JOB_OVERHEAD_S * EVALUATION_JOBS[config.data.storage] + evaluations,
         memory=gpu_memory(config, counts, images, ranks),
         disk=disk_space(config, counts, images, validation) + 2 * stems * counts.checkpoint,
         baseline=config.baseline.name if forks else None,

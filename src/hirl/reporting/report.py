@@ -97,7 +97,7 @@ def _facts(study_folder: Path, summary: pd.DataFrame, runs: list[Run]) -> dict[s
     """Return the study in a few numbers."""
     trained = [run for run in runs if run.trained]
     seeds = sorted({run.seed for run in trained})
-    seconds = sum(run.history["seconds"].sum() for run in trained)
+    seconds = sum(run.own_seconds for run in trained)
     facts = {
         "Data": ", ".join(summary["dataset"].unique()),
         "Methods": ", ".join(method_title(method) for method in trained_by_method(runs)) or "none",
@@ -128,11 +128,11 @@ def _machines(runs: list[Run]) -> list[dict[str, Any]]:
 
 def _cost(run: Run) -> dict[str, str]:
     """Return what a training took, and where it ended."""
-    history = run.history
+    history, taken = run.history, run.epochs_taken_over
     return {
         "Run": run.name,
-        "Epochs": str(len(history)),
-        "Time": duration(history["seconds"].sum()),
+        "Epochs": f"{len(history)}, {taken} of its baseline" if taken else str(len(history)),
+        "Time": duration(run.own_seconds),
         "Images/s": f"{history['images_per_second'].median():,.0f}",
         "Memory": f"{history['memory_mb'].max() / 1024:.1f} GB",
         "Last loss": f"{history['loss'].iloc[-1]:.3f}",

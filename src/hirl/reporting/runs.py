@@ -14,6 +14,7 @@ import pandas as pd
 from hirl.config.run_name import RunName
 from hirl.files import read_json
 from hirl.reporting.titles import backbone_title, method_title, variant_title
+from hirl.tracking.record import read_record
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,17 @@ class Run:
     def history(self) -> pd.DataFrame:
         """One row per epoch; NaN where a number does not exist."""
         return pd.read_csv(self.folder / "history.csv")
+
+    @cached_property
+    def epochs_taken_over(self) -> int:
+        """The number of epochs that the run took over from its baseline, whose time is in the history too."""
+        starts = (record for record in read_record(self.folder / "record.jsonl") if record["kind"] == "params")
+        return max((start["values"].get("stem", {}).get("epochs", 0) for start in starts), default=0)
+
+    @property
+    def own_seconds(self) -> float:
+        """The seconds of the epochs that the run trained itself."""
+        return float(self.history["seconds"].iloc[self.epochs_taken_over :].sum())
 
     @property
     def snapshots(self) -> list[Path]:

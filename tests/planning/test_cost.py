@@ -9,6 +9,7 @@ from hirl.config import load_study
 from hirl.files import write_json
 from hirl.hierarchy import SemanticTree
 from hirl.planning.cost import (
+    JOB_OVERHEAD_S,
     encoded_views,
     gpu_memory,
     hirl_operations,
@@ -64,7 +65,7 @@ def test_seconds_are_operations_over_the_flops_that_the_network_reaches(tiny_run
     machine = Machine("any", 1.0, {"fp32": 1e-9, "bf16": 2e-9}, None)
     config = tiny_run("simsiam", data={"train_images": 64, "validation_images": 16})
     seconds = run_cost(config, COUNTS, machine, mfu=0.5, ranks=1, tasks=["linear"]).pretraining
-    assert seconds == pytest.approx(6.0 + 3 * 64 * 100 / 500)  # 10^3 FLOP/s, at an MFU of one half
+    assert seconds == pytest.approx(JOB_OVERHEAD_S + 3 * 64 * 100 / 500)  # 10^3 FLOP/s, at an MFU of one half
 
 
 def test_epochs_before_the_first_tree_cost_those_of_the_baseline_and_count_once(tiny_run):
@@ -72,7 +73,7 @@ def test_epochs_before_the_first_tree_cost_those_of_the_baseline_and_count_once(
     config = tiny_run("simsiam", "hirl", data={"train_images": 64, "validation_images": 16})  # starts at epoch 1 of 3
     costs = [run_cost(config, COUNTS, machine, 0.5, 1, ["knn"], forks=forks) for forks in (False, True)]
     hirl = 2 * 64 * (100 + hirl_operations(config, 4)) / 500
-    assert [cost.pretraining for cost in costs] == pytest.approx([6.0 + 64 * 100 / 500 + hirl, 6.0 + hirl])
+    assert [cost.pretraining for cost in costs] == pytest.approx([JOB_OVERHEAD_S + 64 * 100 / 500 + hirl, JOB_OVERHEAD_S + hirl])
     assert [cost.taken_over for cost in costs] == pytest.approx([0.0, 64 * 100 / 500])
     assert [cost.baseline for cost in costs] == [None, "simsiam-baseline-s0"]
     assert costs[0].trees == costs[1].trees

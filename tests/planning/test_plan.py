@@ -7,7 +7,7 @@ import pytest
 
 from hirl.cli import main
 from hirl.config import load_study
-from hirl.planning.cost import Cost
+from hirl.planning.cost import JOB_OVERHEAD_S, Cost
 from hirl.planning.machine import Machine
 from hirl.planning.plan import Check, check, check_steps, checks_table, wall_seconds
 
@@ -43,7 +43,7 @@ def test_a_forked_run_is_checked_with_the_epochs_that_it_takes_over(tmp_path):
     run.mkdir(parents=True)
     with (run / "history.csv").open("w", newline="") as handle:
         csv.writer(handle).writerows([["epoch", "seconds"], [0, 4.0], [1, 6.0]])
-    (found,) = check([Cost("h", 6.0 + 6.0, 0.0, 0.0, 0.0, 0.0, 0.0, "b", taken_over=4.0)], tmp_path)
+    (found,) = check([Cost("h", JOB_OVERHEAD_S + 6.0, 0.0, 0.0, 0.0, 0.0, 0.0, "b", taken_over=4.0)], tmp_path)
     assert (found.planned, found.measured) == (10.0, 10.0)
 
 
@@ -52,7 +52,7 @@ def test_a_plan_is_checked_against_a_record(tmp_path):
     run.mkdir(parents=True)
     with (run / "history.csv").open("w", newline="") as handle:
         csv.writer(handle).writerows([["epoch", "seconds"], [0, 4.0], [1, 6.0]])
-    (found,) = check([a_cost(6.0 + 4.0, embedding=0.75, clustering=0.25)], tmp_path)
+    (found,) = check([a_cost(JOB_OVERHEAD_S + 4.0, embedding=0.75, clustering=0.25)], tmp_path)
     assert (found.planned, found.measured) == (5.0, 10.0)
     assert found.error == 2.0
     with pytest.raises(ValueError, match=r"history\.csv is missing: --check needs the results of a study that was run"):

@@ -73,7 +73,8 @@ def test_epochs_before_the_first_tree_cost_those_of_the_baseline_and_count_once(
     config = tiny_run("simsiam", "hirl", data={"train_images": 64, "validation_images": 16})  # starts at epoch 1 of 3
     costs = [run_cost(config, COUNTS, machine, 0.5, 1, ["knn"], forks=forks) for forks in (False, True)]
     hirl = 2 * 64 * (100 + hirl_operations(config, 4)) / 500
-    assert [cost.pretraining for cost in costs] == pytest.approx([JOB_OVERHEAD_S + 64 * 100 / 500 + hirl, JOB_OVERHEAD_S + hirl])
+    start = JOB_OVERHEAD_S
+    assert [cost.pretraining for cost in costs] == pytest.approx([start + 64 * 100 / 500 + hirl, start + hirl])
     assert [cost.taken_over for cost in costs] == pytest.approx([0.0, 64 * 100 / 500])
     assert [cost.baseline for cost in costs] == [None, "simsiam-baseline-s0"]
     assert costs[0].trees == costs[1].trees

@@ -55,7 +55,7 @@ readme: $(VENV)/.synced
 	python workflow/show_results.py results/demo README.md docs/results_demo.md docs/images
 
 mlflow: $(VENV)/.synced
-	for study in results/*/runs; do hirl track sync --results $$(dirname $$study) --runs $$(ls $$study); done
+	for study in $(wildcard results/*/runs); do hirl track sync --results $$(dirname $$study) --runs $$(ls $$study); done
 	mlflow ui --backend-store-uri $(STORE)
 
 publish: $(VENV)/.synced

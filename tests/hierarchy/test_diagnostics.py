@@ -6,7 +6,13 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 from hirl.hierarchy import SemanticTree
-from hirl.hierarchy.diagnostics import cluster_sizes, normalized_mutual_information, snapshot_metrics
+from hirl.hierarchy.control_trees import class_tree, random_tree
+from hirl.hierarchy.diagnostics import (
+    class_agreement,
+    cluster_sizes,
+    normalized_mutual_information,
+    snapshot_metrics,
+)
 
 
 def test_sizes_count_every_image_once_per_level():
@@ -36,3 +42,21 @@ def test_nmi_equals_sklearn(sizes):
     first, second = (3 * generator.integers(0, size, 80) for size in sizes)
     expected = normalized_mutual_info_score(first, second)
     assert normalized_mutual_information(first, second) == pytest.approx(expected, abs=1e-12)  # float64 sums
+
+
+def test_a_tree_of_the_classes_agrees_with_them_and_a_coarser_level_with_the_coarsest_classes() -> None:
+    labels = torch.tensor([[0, 0], [1, 0], [2, 1], [3, 1]]).repeat(5, 1)
+    found = class_agreement(class_tree(labels, noise=0.0, seed=0), labels[:, :1])
+    assert found["class_nmi_level0"] == found["class_purity_level0"] == 100
+    assert found["class_purity_level1"] == 50  # two classes in each cluster
+
+
+def test_agreement_with_the_classes_is_scikit_learns_and_purity_counts_the_commonest_class() -> None:
+    tree, labels = random_tree(200, (7, 3), seed=0), torch.randint(5, (200, 1))
+    found = class_agreement(tree, labels)
+    for level in range(2):
+        clusters = tree.assignments[:, level]
+        expected = 100 * normalized_mutual_info_score(labels[:, 0], clusters)
+        assert found[f"class_nmi_level{level}"] == pytest.approx(expected)
+        commonest = sum(torch.bincount(labels[clusters == cluster, 0]).max() for cluster in clusters.unique())
+        assert found[f"class_purity_level{level}"] == pytest.approx(100 * commonest.item() / 200)

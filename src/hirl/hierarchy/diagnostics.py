@@ -1,9 +1,10 @@
-"""Diagnostics of a tree: cluster sizes, and how much it changed since the last tree. No loss depends on them."""
+"""Diagnostics of a tree: cluster sizes, changes since the last tree, agreement with the classes. No loss reads them."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from hirl.hierarchy.tree import SemanticTree
 
@@ -21,6 +22,25 @@ def snapshot_metrics(tree: SemanticTree, previous: SemanticTree | None = None) -
         if previous is not None:
             now, before = (t.assignments[:, level].numpy(force=True) for t in (tree, previous))
             metrics[f"stability_level{level}"] = 100 * normalized_mutual_information(now, before)
+    return metrics
+
+
+def class_agreement(tree: SemanticTree, labels: Tensor) -> dict[str, float]:
+    """Return how well every level agrees with the true classes: NMI and purity, in per cent.
+
+    A level is compared with the same class level, or with the coarsest one. hirl.evaluation.hierarchy adds the AMI.
+
+    Args:
+        labels: int64 [N, C], the class of each image at every class level, finest first.
+    """
+    metrics: dict[str, float] = {}
+    for level in range(tree.num_levels):
+        clusters = tree.assignments[:, level].numpy(force=True)
+        classes = labels[:, min(level, labels.shape[1] - 1)].numpy(force=True)
+        counts = np.zeros((clusters.max() + 1, classes.max() + 1), dtype=np.int64)
+        np.add.at(counts, (clusters, classes), 1)
+        metrics[f"class_nmi_level{level}"] = 100 * normalized_mutual_information(clusters, classes)
+        metrics[f"class_purity_level{level}"] = 100 * counts.max(axis=1).sum() / len(classes)
     return metrics
 
 

@@ -25,6 +25,7 @@ from hirl.distributed.parallel import parallel
 from hirl.files import atomic_path, make_folder, read_json, sha256, write_json
 from hirl.hierarchy import SemanticTree
 from hirl.hierarchy.control_trees import class_tree, random_tree
+from hirl.hierarchy.diagnostics import class_agreement
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods import create_method
 from hirl.methods.base import Method, MethodOutput, Step
@@ -182,7 +183,7 @@ class Pretrainer(Trainer):
         if metrics is not None and self.recorder is not None:
             assert isinstance(self.method.tree, SemanticTree)
             self.method.tree.save(self.scratch / "snapshots" / f"epoch{epoch:04d}.safetensors")
-            self.recorder.snapshot(epoch, metrics)
+            self.recorder.snapshot(epoch, metrics | class_agreement(self.method.tree, self.images.labels))
         self.method.train()
 
     def batches(self, epoch: int) -> Iterator[Batch]:

@@ -26,6 +26,15 @@ from typing import TYPE_CHECKING, Any
 from hirl.files import write_json
 from hirl.tracking.record import environment
 
+NAMES = {
+    "mocov2": "MoCo v2",
+    "simsiam": "SimSiam",
+    "swav": "SwAV",
+    "mocov3": "MoCo v3",
+    "dino": "DINO",
+    "ibot": "iBOT",
+    "beit": "BEiT",
+}
 if TYPE_CHECKING:
     from hirl.config import ViewsConfig
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from common import NAMES
+
 from hirl.files import write_text
 
 Item = dict[str, Any]
@@ -15,15 +17,6 @@ Rows = list[dict[str, str]]
 IMAGENET_IMAGES = 1_281_167
 CIFAR_EPOCHS = 200
 LIGHTLY = {"mocov2": 83.8}  # kNN top-1 on CIFAR-10 of MoCo, ResNet-18, 200 epochs, batch 128, in lightly's benchmarks
-NAMES = {
-    "mocov2": "MoCo v2",
-    "simsiam": "SimSiam",
-    "swav": "SwAV",
-    "mocov3": "MoCo v3",
-    "dino": "DINO",
-    "ibot": "iBOT",
-    "beit": "BEiT",
-}
 INTRODUCTION = """\
 # Performance on a GPU
 

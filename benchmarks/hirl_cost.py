@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import Report, Row, parser
+from common import NAMES, Report, Row, parser
 from sklearn.metrics import adjusted_mutual_info_score
 from torch import Tensor
 
@@ -49,7 +49,6 @@ from hirl.planning.machine import backbone_family, find_machine
 from hirl.tracking.record import Recorder
 from hirl.training.loop import Pretrainer
 
-NAMES = {"mocov2": "MoCo v2", "simsiam": "SimSiam", "swav": "SwAV", "mocov3": "MoCo v3", "dino": "DINO"}
 PUBLISHED = "pass (published)"
 GOAL_WAYS, MOST = ("steps, warm 15", "invariant, steps, warm 15"), 5  # per cent of an epoch
 COLD, WARM, SAMPLED = (

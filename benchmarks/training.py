@@ -40,7 +40,7 @@ from typing import Any
 
 import psutil
 import torch
-from common import Report, Row, crops, parser, shown
+from common import NAMES, Report, Row, crops, parser, shown
 from PIL import Image
 from recipes import PREFETCHED, RECIPES, baseline_loop, lightly
 from torch import Tensor
@@ -60,15 +60,6 @@ from hirl.tracking.record import Recorder
 from hirl.training.loop import Pretrainer
 
 IMAGENET_IMAGES = SOURCES["imagenet"].num_images[0]
-NAMES = {
-    "mocov2": "MoCo v2",
-    "simsiam": "SimSiam",
-    "swav": "SwAV",
-    "mocov3": "MoCo v3",
-    "dino": "DINO",
-    "ibot": "iBOT",
-    "beit": "BEiT",
-}
 RESNET_METHODS, VIT_METHODS = ("mocov2", "simsiam", "swav"), ("mocov3", "dino", "ibot", "beit")
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from hirl.config.tasks import GATE
 from hirl.reporting.runs import open_runs, trained_by_method
 from hirl.reporting.style import FAINT, HIRL, INK, figure_file
-from hirl.reporting.table import Cell, compared_variants, read_summary
+from hirl.reporting.table import Cell, by_seed, compared_variants, read_summary
 from hirl.reporting.titles import method_title, variant_title
 
 OUTCOME, AGREEMENT = GATE
@@ -43,21 +43,16 @@ def gate(study_folder: str | Path, runs: Sequence[str], path: str | Path) -> Non
 
 def points_of(summary: pd.DataFrame, method: str, variants: Sequence[str]) -> list[Point]:
     """Return the points of a method, in the order of their agreement; variants without both numbers are left out."""
-    rows = summary[summary["method"] == method]
-    baseline = _by_seed(rows, "baseline", OUTCOME)
+    of_method = summary[summary["method"] == method]
+    baseline = by_seed(of_method[of_method["variant"] == "baseline"], *OUTCOME)
     found = []
     for variant in variants:
-        gain = Cell.of((_by_seed(rows, variant, OUTCOME) - baseline).dropna())
-        agreement = Cell.of(_by_seed(rows, variant, AGREEMENT))
+        rows = of_method[of_method["variant"] == variant]
+        gain = Cell.of((by_seed(rows, *OUTCOME) - baseline).dropna())
+        agreement = Cell.of(by_seed(rows, *AGREEMENT))
         if gain is not None and agreement is not None:
             found.append((variant, agreement, gain))
     return sorted(found, key=lambda point: point[1].mean)
-
-
-def _by_seed(rows: pd.DataFrame, variant: str, number: tuple[str, str]) -> pd.Series:
-    task, metric = number
-    chosen = rows[(rows["variant"] == variant) & (rows["task"] == task) & (rows["metric"] == metric)]
-    return chosen.set_index("seed")["value"]
 
 
 def _panel(ax: Axes, points: list[Point]) -> None:

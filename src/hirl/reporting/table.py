@@ -357,14 +357,14 @@ def _methods_by_backbone(runs: list[Run]) -> dict[str, list[str]]:
     return grouped
 
 
-def _by_seed(rows: pd.DataFrame, metric: Metric) -> pd.Series:
+def by_seed(rows: pd.DataFrame, task: str, metric: str) -> pd.Series:
     """Return the values of one metric by seed."""
-    return _where(rows, task=metric.task, metric=metric.name).set_index("seed")["value"]
+    return _where(rows, task=task, metric=metric).set_index("seed")["value"]
 
 
 def _control_cells(summary: pd.DataFrame, backbone: str, metrics: list[Metric]) -> Cells:
     rows = _where(summary, method=UNTRAINED, backbone=backbone)
-    cells = {(metric, "baseline"): Cell.of(_by_seed(rows, metric)) for metric in metrics}
+    cells = {(metric, "baseline"): Cell.of(by_seed(rows, metric.task, metric.name)) for metric in metrics}
     return {key: cell for key, cell in cells.items() if cell}
 
 
@@ -373,7 +373,7 @@ def method_cells(summary: pd.DataFrame, method: str, metrics: list[Metric], vari
     sides = [_where(summary, method=method, variant=side) for side in ("baseline", variant)]
     cells: Cells = {}
     for metric in metrics:
-        baseline, other = (_by_seed(side, metric) for side in sides)
+        baseline, other = (by_seed(side, metric.task, metric.name) for side in sides)
         # A seed fixes the order of images and the initial weights of both variants, so their difference is paired.
         gain = (other - baseline).dropna()
         values = zip(PARTS, (baseline, other, gain), strict=True)

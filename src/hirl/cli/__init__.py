@@ -3,31 +3,58 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from hirl.cli.options import resolve
-from hirl.cli.parser import build_parser
-from hirl.config import load_study
-from hirl.distributed.launch import as_rank, choose_threads, gpus, is_launched, launch
+from hirl.cli.stopping import Stopped, end_by, end_by_signals, say_stopped, stopped_by_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one step; a user's mistake is one line on stderr and exit code 2."""
-    args = build_parser().parse_args(arguments)
-    try:
-        if "ranks" in args:
-            return _compute(args, sys.argv[1:] if arguments is None else arguments)
+    """Run one step and return its exit code.
+
+    A user's mistake is one line on stderr and exit code 2. Ctrl-C and SIGTERM are one line and the exit codes 130
+    and 143; a process of its own (`arguments` is None) ends by the signal itself.
+    """
+    with stopped_by_signals():
+        try:
+            args, code = None, 0
+            args = _parse(arguments)
+            code = _run(args, sys.argv[1:] if arguments is None else arguments)
+        except ValueError as error:
+            print(f"hirl: {error}", file=sys.stderr)
+            return 2
+        except Stopped as stop:
+            code = 128 + stop.number
+    if code > 128:
+        say_stopped(_after_stop(args))
+        if arguments is None:
+            end_by(code - 128)
+    return code
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    from hirl.cli.parser import build_parser
+
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may come next
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    return parser.parse_args(arguments)
+
+
+def _run(args: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Run a step; one that computes gets GPUs of its own, in this process or in several."""
+    from hirl.cli.options import resolve
+    from hirl.config import load_study
+    from hirl.distributed.launch import as_rank, choose_threads, gpus, is_launched, launch
+
+    if "ranks" not in args:
         args.step(args)
-    except ValueError as error:
-        print(f"hirl: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _compute(args: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """Run a step that computes: on GPUs of its own, in this process or in several."""
+        return 0
     if is_launched():
+        end_by_signals()
         with as_rank():
             args.step(args)
         return 0
@@ -38,3 +65,11 @@ def _compute(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     with gpus(1):
         args.step(args)
     return 0
+
+
+def _after_stop(args: argparse.Namespace | None) -> str:
+    """Return what a user reads after a stop: what is kept, and how to go on."""
+    if args is not None and "after_stop" in args:
+        return args.after_stop(args)
+    kept = args is not None and "scratch" in args
+    return f"hirl: stopped; the same command {'goes on' if kept else 'starts again'}"

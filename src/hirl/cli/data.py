@@ -15,28 +15,48 @@ def add(steps: Any) -> None:
     """Add the steps of this module."""
     data = add_group(steps, "data", "make and prepare images")
 
-    step = add_step(data, "taxonomy", make_taxonomy, "draw images of a known three-level class tree")
+    step = add_step(
+        data,
+        "taxonomy",
+        make_taxonomy,
+        "draw images of a known three-level class tree",
+        "hirl data taxonomy --out images --train 3600",
+    )
     add_out(step, "FOLDER")
     step.add_argument("--train", type=int, default=3600, help="training images (default %(default)s)")
     step.add_argument("--validation", type=int, default=1080, help="validation images (default %(default)s)")
     step.add_argument("--size", type=int, default=32, help="side in pixels (default %(default)s)")
     step.add_argument("--seed", type=int, default=0)
 
-    step = add_step(data, "prepare", prepare_data, "decode and split a study's images")
+    step = add_step(
+        data,
+        "prepare",
+        prepare_data,
+        "decode and split a study's images",
+        "hirl data prepare --study cifar10 --data-root images --out results/cifar10/data",
+    )
     add_study(step)
     step.add_argument("--transfer", action="store_true", help="prepare the images of the transfer task instead")
     step.add_argument("--data-root", type=Path, metavar="FOLDER", help="where the images are, or are downloaded to")
     add_out(step, "FOLDER")
 
     step = add_step(
-        data, "scenes", prepare_scenes, "draw scenes with boxes and masks, or read a folder in COCO's layout"
+        data,
+        "scenes",
+        prepare_scenes,
+        "draw scenes with boxes and masks, or read a folder in COCO's layout",
+        "hirl data scenes --study demo --out results/demo/scenes",
     )
     add_study(step)
     step.add_argument("--data-root", type=Path, metavar="FOLDER", help="where annotations/ and the images are")
     add_out(step, "FOLDER")
 
     step = add_step(
-        data, "labels", choose_labels, "choose the images that keep their labels, for semi-supervised tasks"
+        data,
+        "labels",
+        choose_labels,
+        "choose the images that keep their labels, for semi-supervised tasks",
+        "hirl data labels --study demo --data results/demo/data",
     )
     add_study(step)
     add_prepared_data(step)

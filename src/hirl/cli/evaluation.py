@@ -13,6 +13,7 @@ from hirl.cli.options import (
     add_ranks,
     add_step,
     add_study,
+    announce,
     overrides,
     print_table,
     resolve,
@@ -29,13 +30,25 @@ FOLDERS = {"data": "prepared data", "transfer": "transfer data", "scenes": "scen
 
 def add(steps: Any) -> None:
     """Add the steps of this module."""
-    step = add_step(steps, "features", extract_features, "extract the features of a backbone")
+    step = add_step(
+        steps,
+        "features",
+        extract_features,
+        "extract the features of a backbone",
+        "hirl features --weights out/dino/weights.safetensors --data results/demo/data --out features.safetensors",
+    )
     add_network(step, "the weights of a run")
     add_prepared_data(step)
     add_out(step, "FILE")
     add_ranks(step)
 
-    step = add_step(steps, "trees", compare_trees, "compare trees of every kind, made from one state of a training")
+    step = add_step(
+        steps,
+        "trees",
+        compare_trees,
+        "compare trees of every kind, made from one state of a training",
+        "hirl trees --method dino --state stems/epoch0010.pt --data results/demo/data",
+    )
     add_study(step)
     step.add_argument("--method", required=True, help="a method of the study, such as dino")
     step.add_argument("--seed", type=int, default=0)
@@ -45,7 +58,13 @@ def add(steps: Any) -> None:
     step.add_argument("--tokenizer", type=Path, metavar="FILE", help="for a method that predicts tokens")
     add_prepared_data(step)
 
-    step = add_step(steps, "evaluate", evaluate, "evaluate one network")
+    step = add_step(
+        steps,
+        "evaluate",
+        evaluate,
+        "evaluate one network",
+        "hirl evaluate knn probe --weights out/dino/weights.safetensors --data results/demo/data",
+    )
     step.add_argument("tasks", nargs="+", choices=tuple(TASKS), metavar="TASK", help=", ".join(TASKS))
     add_network(step, "the weights of a run, or imported ones, which may name their method")
     features = step.add_mutually_exclusive_group()
@@ -84,6 +103,7 @@ def compare_trees(args: argparse.Namespace) -> None:
 def extract_features(args: argparse.Namespace) -> None:
     """Write the features of a run's backbone, or of an untrained control's."""
     target = _evaluation_target(args)
+    announce(target.name, f"loads PyTorch and the images of {target.folders['data']}")
     from hirl.evaluation.run import extract_features
 
     if (features := extract_features(target)) is not None:
@@ -96,6 +116,7 @@ def evaluate(args: argparse.Namespace) -> None:
         raise ValueError("the results have no folder: add --out FOLDER")
     trains = not set(TRAINED).isdisjoint(args.tasks)
     target = _evaluation_target(args, needs_weights=args.features is None or trains)
+    announce(target.name, f"evaluates {', '.join(args.tasks)}: loads PyTorch and the weights")
     from hirl.evaluation.run import FrozenFiles, evaluate, print_metrics
 
     out = args.out or args.weights.parent / "evaluation"

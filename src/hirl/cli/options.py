@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hirl.config import UNTRAINED, RunConfig, Study, parse_override
+from hirl.config import CONFIG_ROOT, UNTRAINED, VARIANTS, RunConfig, Study, load_study, parse_override
+from hirl.distributed.launch import is_main_process
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,6 +52,12 @@ def run_names(study: Study, args: argparse.Namespace) -> list[str]:
     return args.runs or [str(run) for run in study.run_names(overrides(args))]
 
 
+def announce(name: str, text: str) -> None:
+    """Say at once what a step does, before its imports take seconds."""
+    if is_main_process():
+        print(f"{name}  {text}", flush=True)
+
+
 def print_table(table: Table) -> None:
     """Print a table, each of its rows on one line."""
     from hirl.reporting.console import wide_console
@@ -61,19 +68,27 @@ def print_table(table: Table) -> None:
 def add_group(steps: Any, name: str, help: str) -> Any:
     """Add a step that consists of steps; return what they are added to."""
     group = steps.add_parser(name, help=help, description=help)
-    return group.add_subparsers(required=True, metavar="STEP")
+    group.set_defaults(step=lambda _: group.print_help())
+    return group.add_subparsers(metavar="STEP")
 
 
-def add_step(steps: Any, name: str, function: Callable[..., None], help: str) -> argparse.ArgumentParser:
-    """Add a step, which calls a function with its arguments."""
-    step = steps.add_parser(name, help=help, description=help)
+def add_step(steps: Any, name: str, function: Callable[..., None], help: str, example: str) -> argparse.ArgumentParser:
+    """Add a step, which calls a function with its arguments.
+
+    Args:
+        example: a whole command, shown at the end of the step's help.
+    """
+    step = steps.add_parser(name, help=help, description=help, epilog=f"example:\n  {example}")
     step.set_defaults(step=function)
     return step
 
 
 def add_study(step: argparse.ArgumentParser, default: str = "demo") -> None:
     """Add the options that name a study and change its settings."""
-    step.add_argument("--study", default=default, help="a name in config/studies, or a YAML file (default %(default)s)")
+    study = step.add_argument(
+        "--study", default=default, help="a name in config/studies, or a YAML file (default %(default)s)"
+    )
+    study.completer = _complete_studies  # type: ignore[attr-defined]
     step.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="such as training.epochs=15; repeatable"
     )
@@ -82,16 +97,21 @@ def add_study(step: argparse.ArgumentParser, default: str = "demo") -> None:
 def add_run(step: argparse.ArgumentParser) -> None:
     """Add the options that name a run to train."""
     add_study(step)
-    step.add_argument("--method", required=True, help="a method of the study, such as dino")
-    step.add_argument("--variant", required=True, help="baseline or hirl")
+    add_method(step, required=True, help="a method of the study, such as dino")
+    step.add_argument("--variant", required=True, help="baseline or hirl").completer = _complete_variants  # type: ignore[attr-defined]
     step.add_argument("--seed", type=int, default=0)
+
+
+def add_method(step: argparse.ArgumentParser, **options: Any) -> None:
+    """Add the option that names a method."""
+    step.add_argument("--method", **options).completer = _complete_methods  # type: ignore[attr-defined]
 
 
 def add_network(step: argparse.ArgumentParser, weights: str) -> None:
     """Add the options that name a network to evaluate: a trained run's, or an untrained control's."""
     add_study(step)
-    step.add_argument("--method", help=f"a method's name, or {UNTRAINED}")
-    step.add_argument("--variant", help="baseline or hirl")
+    add_method(step, help=f"a method's name, or {UNTRAINED}")
+    step.add_argument("--variant", help="baseline or hirl").completer = _complete_variants  # type: ignore[attr-defined]
     step.add_argument("--backbone", help=f"the network of --method {UNTRAINED}, such as resnet50")
     step.add_argument("--seed", type=int, default=0)
     step.add_argument("--weights", type=Path, metavar="FILE", help=f"{weights}; none for --method {UNTRAINED}")
@@ -124,3 +144,23 @@ def add_uri(step: argparse.ArgumentParser) -> None:
     from hirl.tracking.mlflow import DEFAULT_URI
 
     step.add_argument("--uri", default=DEFAULT_URI, help="the MLflow store (default %(default)s)")
+
+
+# --- what the shell completes -----------------------------------------------------------------------------------------
+
+
+def _complete_studies(**_: Any) -> list[str]:
+    return study_names()
+
+
+def _complete_methods(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    return list(load_study(parsed_args.study).config.methods)
+
+
+def _complete_variants(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    return list(dict.fromkeys([*VARIANTS, *load_study(parsed_args.study).config.variants]))
+
+
+def study_names() -> list[str]:
+    """Return the names of the studies in config/studies."""
+    return sorted(path.stem for path in (CONFIG_ROOT / "studies").glob("*.yaml"))

@@ -16,7 +16,13 @@ STEPS = Path()  # `hirl plan --check` without a folder: check the plan against r
 
 def add(steps: Any) -> None:
     """Add the steps of this module."""
-    step = add_step(steps, "plan", plan, "estimate GPU hours, wall time, memory and disk of a study")
+    step = add_step(
+        steps,
+        "plan",
+        plan,
+        "estimate GPU hours, wall time, memory and disk of a study",
+        "hirl plan --study imagenet --gpu h200 --count 8",
+    )
     add_study(step, "imagenet")
     step.add_argument("--gpu", default="here", help="a name in config/hardware.yaml; default: measure this machine")
     step.add_argument("--count", type=int, default=1, help="GPUs, or CPU cores without a GPU (default %(default)s)")
@@ -33,7 +39,13 @@ def add(steps: Any) -> None:
         help="compare estimates with a study's results; without FOLDER, with real training steps on this machine",
     )
 
-    step = add_step(steps, "tune", tune, "measure which precision and execution switches are fastest on this machine")
+    step = add_step(
+        steps,
+        "tune",
+        tune,
+        "measure which precision and execution switches are fastest on this machine",
+        "hirl tune --study cifar10 --method dino --variant hirl",
+    )
     add_run(step)
 
 

@@ -12,7 +12,13 @@ from hirl.cli.options import add_out, add_step
 
 def add(steps: Any) -> None:
     """Add the steps of this module."""
-    step = add_step(steps, "publish", publish, "round weights to half precision, pack them for DVC, or unpack them")
+    step = add_step(
+        steps,
+        "publish",
+        publish,
+        "round weights to half precision, pack them for DVC, or unpack them",
+        "hirl publish pack --runs dino-hirl-s0 --from results/demo/runs --out weights",
+    )
     step.add_argument("action", choices=("round", "pack", "unpack"))
     step.add_argument("--runs", nargs="+", required=True, metavar="RUN")
     step.add_argument("--from", dest="source", type=Path, required=True, metavar="FOLDER")

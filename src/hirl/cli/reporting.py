@@ -13,16 +13,32 @@ from hirl.config import TASKS, load_study
 def add(steps: Any) -> None:
     """Add the steps of this module."""
     step = add_step(
-        steps, "figures", draw_figures, "draw the figures of a study's trainings: curves and semantic trees"
+        steps,
+        "figures",
+        draw_figures,
+        "draw the figures of a study's trainings: curves and semantic trees",
+        "hirl figures --study demo --results results/demo",
     )
     add_results(step)
 
-    step = add_step(steps, "summarise", summarise, "write the summary and tables of a study, and draw its gains")
+    step = add_step(
+        steps,
+        "summarise",
+        summarise,
+        "write the summary and tables of a study, and draw its gains",
+        "hirl summarise --study demo --results results/demo",
+    )
     add_results(step)
     step.add_argument("--tasks", nargs="+", choices=tuple(TASKS), help="default: the study's")
     step.add_argument("--report", type=Path, metavar="FILE", help="also gets the report, as `hirl report` writes it")
 
-    step = add_step(steps, "report", write_report, "write one self-contained page about a study")
+    step = add_step(
+        steps,
+        "report",
+        write_report,
+        "write one self-contained page about a study",
+        "hirl report --study demo --results results/demo --out report.html",
+    )
     add_results(step)
     add_out(step, "FILE")
 

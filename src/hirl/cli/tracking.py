@@ -14,11 +14,19 @@ def add(steps: Any) -> None:
     """Add the steps of this module."""
     track = add_group(steps, "track", "show runs in MLflow")
 
-    step = add_step(track, "init", initialize_tracking, "create the store, before any job logs")
+    step = add_step(
+        track, "init", initialize_tracking, "create the store, before any job logs", "hirl track init --study demo"
+    )
     add_study(step)
     add_uri(step)
 
-    step = add_step(track, "sync", sync_tracking, "replay a study's records into the store")
+    step = add_step(
+        track,
+        "sync",
+        sync_tracking,
+        "replay a study's records into the store",
+        "hirl track sync --study demo --results results/demo",
+    )
     add_results(step)
     add_uri(step)
 

@@ -14,13 +14,19 @@ def add(steps: Any) -> None:
     """Add the steps of this module."""
     weights = add_group(steps, "weights", "list, download and convert the weights that the paper's authors published")
 
-    add_step(weights, "list", list_weights, "list the published weights")
+    add_step(weights, "list", list_weights, "list the published weights", "hirl weights list")
 
-    step = add_step(weights, "fetch", fetch_weights, "download weights, or resume")
+    step = add_step(weights, "fetch", fetch_weights, "download weights, or resume", "hirl weights fetch mocov2-hirl")
     step.add_argument("name", help="such as mocov2-hirl; see `hirl weights list`")
     step.add_argument("--out", type=Path, default=Path("scratch"), metavar="FOLDER", help="default: %(default)s")
 
-    step = add_step(weights, "import", import_weights, "convert a checkpoint into weights that every evaluation takes")
+    step = add_step(
+        weights,
+        "import",
+        import_weights,
+        "convert a checkpoint into weights that every evaluation takes",
+        "hirl weights import scratch/hirl_mocov2_200eps_backbone.pth --out mocov2.safetensors",
+    )
     step.add_argument("file", type=Path, metavar="FILE", help="a checkpoint of the authors, backbone alone or whole")
     add_study(step, "imagenet")
     step.add_argument("--method", help="default: the method of the published file")

@@ -19,6 +19,7 @@ from hirl.config.plugins import load_plugins
 from hirl.config.resources import CONFIG_ROOT, REINSTALL
 from hirl.config.run_name import RunName
 from hirl.config.sections import MODEL_CONFIGS, VARIANTS, RunConfig, Section, StudyConfig
+from hirl.config.suggestions import unknown
 from hirl.config.validation import validate
 from hirl.config.yaml_files import read_yaml
 
@@ -108,6 +109,19 @@ class Study:
         backbones = dict.fromkeys(baseline.backbone.name for baseline in baselines)
         return [*runs, *map(RunName.control, backbones)]
 
+    def published(self, method: str) -> dict[str, Any]:
+        """Return a method's own values by their dotted keys: its file's over the typed defaults, without any study."""
+        file = self.method_files.get(method) or _read_method(method)
+        merged = _merge_layers([*file.layers])[0]
+        where = f"method {method}"
+        model = _model_config(file.algorithm, self.config.plugins)
+        merged["model"] = validate(model, merged.get("model", {}), where, "model.")
+        run = self._name(method, file, "hirl", 0)
+        return flatten(validate(RunConfig, {"hierarchy": {}} | merged | run, where).model_dump(mode="json"))
+
+    def _name(self, method: str, file: MethodFile, variant: str, seed: int) -> dict[str, Any]:
+        return dict(zip(RUN_KEYS, (self.name, method, file.algorithm, variant, seed), strict=True))
+
     def provenance(
         self, method: str, variant: str, seed: int = 0, overrides: Mapping[str, Any] | None = None
     ) -> Iterator[tuple[str, Any, str]]:
@@ -123,7 +137,7 @@ class Study:
         where = f"study {self.name}, method {method}"
         known = dict.fromkeys([*VARIANTS, *self.config.variants])
         if variant not in known:
-            raise ValueError(f"variant {variant!r} is unknown; known: {', '.join(known)}")
+            raise ValueError(f"variant {variant!r} {unknown(variant, known)}")
         file = self.method_files.get(method) or _read_method(method)
         merged, origins = _merge_layers([*file.layers, *self._own_layers(method, variant, overrides)])
         if named := [key for key in RUN_KEYS if key in merged]:
@@ -132,8 +146,7 @@ class Study:
         merged["model"] = validate(model, merged.get("model", {}), where, "model.")
         if merged.setdefault("hierarchy", {}) is None:
             raise ValueError(f"{where}: hierarchy is empty: fill it, or run the baseline variant")
-        run = dict(zip(RUN_KEYS, (self.name, method, file.algorithm, variant, seed), strict=True))
-        config = validate(RunConfig, merged | run, where)
+        config = validate(RunConfig, merged | self._name(method, file, variant, seed), where)
         if config.hierarchy is not None and config.hierarchy.tree == "classes" and not self.config.control_study:
             raise ValueError(
                 f"{where}: hierarchy.tree is classes, which reads labels: use kmeans, or mark the study as a control "
@@ -223,7 +236,7 @@ def _chosen_variants(content: Mapping[str, Any], names: Sequence[str]) -> dict[s
     known = dict.fromkeys(VARIANTS) | content.get("variants", {})
     for name in names:
         if name not in known:
-            raise ValueError(f"variant {name!r} is unknown; known: {', '.join(known)}")
+            raise ValueError(f"variant {name!r} {unknown(name, known)}")
     return {name: known[name] for name in names}
 
 
@@ -253,5 +266,5 @@ def _model_config(algorithm: str, plugins: tuple[str, ...]) -> type[Section]:
     if algorithm not in MODEL_CONFIGS and plugins:
         load_plugins(plugins)
     if algorithm not in MODEL_CONFIGS:
-        raise ValueError(f"method {algorithm!r} is unknown; known: {', '.join(MODEL_CONFIGS)}")
+        raise ValueError(f"method {algorithm!r} {unknown(algorithm, MODEL_CONFIGS)}")
     return MODEL_CONFIGS[algorithm]

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from hirl.config.sections import Section
+from hirl.config.suggestions import did_you_mean
 
 SomeSection = TypeVar("SomeSection", bound=Section)
 
@@ -33,8 +34,8 @@ def _one_problem(section: type[Section], problem: Any, prefix: str) -> str:
     places = [str(part) for part in problem["loc"] if isinstance(part, int) or part.isidentifier()]  # no union's tags
     key = prefix + ".".join(places)
     if problem["type"] == "extra_forbidden":
-        known = ", ".join(_known_keys(section, problem["loc"][:-1]))
-        return f"unknown key {key!r}; known here: {known}"
+        known = _known_keys(section, problem["loc"][:-1])
+        return f"unknown key {key!r}; {did_you_mean(places[-1], known)}known here: {', '.join(known)}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{key} = {problem['input']!r}: {message}" if problem["loc"] else message
 

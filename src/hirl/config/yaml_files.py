@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from hirl.config.suggestions import did_you_mean
+
 
 class _Loader(yaml.SafeLoader):
     """Reads floats as YAML 1.2 does: 1e-4 is a number, where PyYAML alone reads a string."""
@@ -27,8 +29,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ValueError: the file is missing, is not YAML, or holds no mapping.
     """
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
-        raise ValueError(f"there is no {path.parent.name} file {path.stem!r} ({path}); known: {known}")
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        suggestion = did_you_mean(path.stem, known)
+        raise ValueError(
+            f"there is no {path.parent.name} file {path.stem!r} ({path}); {suggestion}known: {', '.join(known) or 'none'}"
+        )
     try:
         value = yaml.load(path.read_text(), Loader=_Loader)
     except yaml.YAMLError as error:

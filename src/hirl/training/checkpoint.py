@@ -14,6 +14,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from hirl.files import atomic_path
+from hirl.training.scratch import checkpoint_path, checkpoints
 
 UNREADABLE = (OSError, EOFError, RuntimeError, BadZipFile, pickle.UnpicklingError)  # what `read_state` may raise
 KEPT = 2  # checkpoints: if the newest is damaged, training resumes from the one before
@@ -21,14 +22,14 @@ KEPT = 2  # checkpoints: if the newest is damaged, training resumes from the one
 
 def save_checkpoint(folder: Path, epochs_done: int, state: dict[str, Any]) -> None:
     """Write the state after `epochs_done` epochs, and remove all but the newest checkpoints."""
-    write_state(folder / f"checkpoint{epochs_done:05d}.pt", state)
-    for outdated in _newest_first(folder)[KEPT:]:
+    write_state(checkpoint_path(folder, epochs_done), state)
+    for outdated in checkpoints(folder)[KEPT:]:
         outdated.unlink()
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """Return the newest state that can be read, or None; name unreadable ones on stderr."""
-    for path in _newest_first(folder):
+    for path in checkpoints(folder):
         try:
             return read_state(path)
         except UNREADABLE as error:
@@ -38,7 +39,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 def has_checkpoint(folder: Path) -> bool:
     """Return whether a folder has a checkpoint, readable or not."""
-    return bool(_newest_first(folder))
+    return bool(checkpoints(folder))
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
@@ -53,7 +54,3 @@ def read_state(path: Path) -> dict[str, Any]:
         if (damaged := archive.testzip()) is not None:
             raise BadZipFile(f"{damaged} has a wrong checksum")
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint*.pt"), reverse=True)

@@ -23,9 +23,8 @@ from hirl.files import locked
 from hirl.models.blocks import set_up_blocks
 from hirl.training.checkpoint import load_checkpoint, save_checkpoint
 from hirl.training.optimizers import build_optimizer, set_rates
+from hirl.training.progress import SHOWN, Progress
 from hirl.training.schedules import learning_rate, weight_decay
-
-SECONDS_BETWEEN_LINES = 30  # between lines of progress within an epoch
 
 Row = dict[str, float]  # the numbers of an epoch in the history
 
@@ -107,8 +106,15 @@ class Trainer:
             ValueError: scratch holds the checkpoint of another training, or the loss is not finite.
         """
         self._resume()
+        shape = (self.config.epochs, self.per_epoch, self.config.batch_size)
+        with Progress(self.name, *shape, len(self.history), is_main_process()) as self.progress:
+            self._train_missing_epochs()
+        return self.history
+
+    def _train_missing_epochs(self) -> None:
         for epoch in range(len(self.history), self.config.epochs):
             started = time.monotonic()
+            self.progress.start_epoch()
             seed_step(self.seed, -1 - epoch)
             self.before_epoch(epoch)
             row = {"epoch": epoch} | self._train_epoch(epoch) | {"seconds": time.monotonic() - started}
@@ -118,8 +124,7 @@ class Trainer:
             if is_main_process():
                 self.record(row)
                 save_checkpoint(self.scratch, epoch + 1, state)
-                print(self._line(row), flush=True)
-        return self.history
+            self.progress.show_epoch(row)
 
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
         """Take the steps of an epoch one by one, and yield the scalars of each."""
@@ -136,16 +141,16 @@ class Trainer:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _train_epoch(self, epoch: int) -> Row:
-        started = last_line = time.monotonic()
+        started = time.monotonic()
+        self.progress.start_steps()
         totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         done = 0
         for done, scalars in enumerate(self.steps(epoch), 1):
             for name, value in scalars.items():
                 totals[name] += value
-            if is_main_process() and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
-                last_line = time.monotonic()
+            if self.progress.is_due():  # at most once a second, since it waits for the device
                 self._check_finite(totals["loss"], epoch, done)
-                print(self._line({"epoch": epoch, "loss": totals["loss"].item() / done}, done), flush=True)
+                self.progress.show_step(done, {name: totals[name].item() / done for name in SHOWN if name in totals})
         assert done == self.per_epoch
         totals = dict(zip(totals, mean(torch.stack(list(totals.values()))), strict=True))
         self._check_finite(totals["loss"], epoch, done)
@@ -188,20 +193,19 @@ class Trainer:
                 remark = resume_threads(int(self.history[-1].get("threads", now)))
         if is_main_process():
             self.before_training()
-            if self.history:
-                parts = [self.name, f"resumes after epoch {len(self.history)}/{self.config.epochs}", remark]
-                print("  ".join(filter(None, parts)), flush=True)
+            self._announce(remark)
 
-    def _line(self, row: Row, steps_done: int | None = None) -> str:
-        """Return one line of progress, the same in a terminal and in a log."""
-        parts = [self.name, f"epoch {row['epoch'] + 1}/{self.config.epochs}"]
-        if steps_done is not None:
-            parts.append(f"step {steps_done}/{self.per_epoch}")
-        shown = ("loss", "path_loss", "feature_std")
-        parts += [f"{name.replace('_', ' ')} {row[name]:.3f}" for name in shown if name in row]
-        if "images_per_second" in row:
-            parts.append(f"{row['images_per_second']:.0f} images/s")
-        return "  ".join(parts)
+    def _announce(self, remark: str) -> None:
+        """Say what is trained, and where it goes on."""
+        done, epochs = len(self.history), self.config.epochs
+        if done:
+            parts = [f"resumes after epoch {done}/{epochs}", remark]
+        else:
+            threads = torch.get_num_threads()
+            device = str(self.device) if self.device.type != "cpu" else f"cpu, {threads} thread{'s' * (threads > 1)}"
+            precision = str(self.dtype).removeprefix("torch.")
+            parts = [f"trains {epochs} epochs of {self.per_epoch} steps of {self.config.batch_size}", device, precision]
+        print("  ".join(filter(None, (self.name, *parts))), flush=True)
 
 
 def lock_scratch(scratch: Path) -> AbstractContextManager[None]:

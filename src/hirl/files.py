@@ -7,10 +7,13 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+LOOK_SECONDS = 0.05  # longer than `is_locked` holds a lock
 
 
 @contextmanager
@@ -93,8 +96,19 @@ def locked(folder: str | Path) -> Iterator[None]:
     make_folder(folder)
     with open(Path(folder) / "lock", "w") as handle:
         if not try_lock(handle):
-            raise ValueError(f"{folder} is in use by another process: wait for it, or stop it")
+            time.sleep(LOOK_SECONDS)  # `is_locked` may have looked just now
+            if not try_lock(handle):
+                raise ValueError(f"{folder} is in use by another process: wait for it, or stop it")
         yield
+
+
+def is_locked(folder: str | Path) -> bool:
+    """Return whether a process has locked a folder; it looks by taking the lock for a moment."""
+    try:
+        with open(Path(folder) / "lock") as handle:
+            return not try_lock(handle)
+    except OSError:
+        return False
 
 
 def try_lock(handle: IO[str]) -> bool:

@@ -30,10 +30,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        suggestion = did_you_mean(path.stem, known)
-        raise ValueError(
-            f"there is no {path.parent.name} file {path.stem!r} ({path}); {suggestion}known: {', '.join(known) or 'none'}"
-        )
+        answer = f"{did_you_mean(path.stem, known)}known: {', '.join(known) or 'none'}"
+        raise ValueError(f"there is no {path.parent.name} file {path.stem!r} ({path}); {answer}")
     try:
         value = yaml.load(path.read_text(), Loader=_Loader)
     except yaml.YAMLError as error:

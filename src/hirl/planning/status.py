@@ -140,9 +140,9 @@ def _state(study: Study, run: str, root: Path, snakemake: Snakemake) -> tuple[St
         return "trains", ""
     if any(path in snakemake.making for path in missing):
         return ("trains" if folder / "weights.safetensors" in missing else "evaluates"), ""
-    if (log := _last_log(study.name, run, root)) is not None and log.stat().st_mtime > snakemake.since:
-        if reason := _error(log):
-            return "failed", reason
+    log = _last_log(study.name, run, root)
+    if log is not None and log.stat().st_mtime > snakemake.since and (reason := _error(log)):
+        return "failed", reason
     if snakemake.alive:
         return "waiting", ""
     return ("stopped" if scratch is not None or folder.exists() else "not started"), ""
@@ -210,12 +210,14 @@ def _training_left(study: Study, run: str, state: State, trainings: Mapping[str,
         return max(0.0, own.left - since)
     measured = {RunName.parse(other): told for other, told in trainings.items() if told is not None and told.seconds}
     for likeness in (("method", "variant"), ("method",), ()):
-        alike = [
-            told for other, told in measured.items() if all(getattr(other, k) == getattr(name, k) for k in likeness)
-        ]
+        alike = [told for other, told in measured.items() if _agree(other, name, likeness)]
         if alike:
             return mean(mean(told.seconds) * (told.epochs - told.taken_over) for told in alike)
     return None
+
+
+def _agree(one: RunName, other: RunName, parts: Iterable[str]) -> bool:
+    return all(getattr(one, part) == getattr(other, part) for part in parts)
 
 
 def _evaluation_seconds(study: str, runs: Iterable[str], root: Path) -> float | None:
@@ -277,10 +279,8 @@ def _is_running(root: Path) -> bool:
 def _is_snakemake(process: Path, root: Path) -> bool:
     try:
         words = (process / "cmdline").read_bytes().split(b"\0")
-        return (
-            any(Path(os.fsdecode(word)).name == "snakemake" for word in words[:3])
-            and (process / "cwd").resolve() == root
-        )
+        named = any(Path(os.fsdecode(word)).name == "snakemake" for word in words[:3])
+        return named and (process / "cwd").resolve() == root
     except OSError:  # it has ended, or is another user's
         return False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import sys
 import time
@@ -38,7 +37,8 @@ class Progress:
         self.done, self.shown = done, shown
         self.seconds: list[float] = []  # of the epochs since this process started
         self.epoch_started = self.last_shown = time.monotonic()
-        self.position, self.text, self.left = float(done), "", ""  # what the bar shows
+        # what the bar shows; the position counts epochs
+        self.position, self.epoch, self.text, self.left = float(done), min(done + 1, epochs), f"step 0/{per_epoch}", ""
         self.bar: Live | None = None
 
     def __enter__(self) -> Progress:
@@ -98,8 +98,7 @@ class Progress:
         return mean(self.seconds[-RECENT:]) if self.seconds else None
 
     def _show(self, position: float, epoch: int, parts: list[str], left: str) -> None:
-        """Print a line or draw the bar; `position` counts epochs."""
-        self.position, self.text, self.left = position, "  ".join(parts), left
+        self.position, self.epoch, self.text, self.left = position, epoch, "  ".join(parts), left
         if self.bar is not None:
             self.bar.refresh()
         elif self.shown:
@@ -110,14 +109,14 @@ class Progress:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
+        from rich.text import Text
 
         row = Table.grid(padding=(0, 1), expand=True)
         for share in (None, 1, None, None):
             row.add_column(ratio=share, no_wrap=True)
-        epoch = min(math.floor(self.position) + 1, self.epochs)
         bar = ProgressBar(total=self.epochs, completed=self.position)
-        row.add_row(self.name, bar, f"epoch {epoch}/{self.epochs}", self.left)
-        return Group(row, f"  {self.text}")
+        row.add_row(self.name, bar, f"epoch {self.epoch}/{self.epochs}", self.left)
+        return Group(row, Text(f"  {self.text}"))
 
 
 def facts(values: Mapping[str, float]) -> list[str]:

@@ -30,7 +30,7 @@ rule pretrain_baseline:
     shell:
         """
         hirl pretrain {ASKED} {params.run} --data $(dirname {input.data}) --out $(dirname {output.weights}) \
-            --scratch {params.scratch} --ranks {resources.gpu} 2>&1 | tee {log}
+            --scratch {params.scratch} --ranks {resources.gpu} 2>&1 | tee -i {log}
         """
 
 

@@ -46,7 +46,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run a step; one that computes gets GPUs of its own, in this process or in several."""
-    from hirl.cli.options import resolve
+    from hirl.cli.options import announce, resolve
     from hirl.config import load_study
     from hirl.distributed.launch import as_rank, choose_threads, gpus, is_launched, launch
 
@@ -60,7 +60,8 @@ def _run(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         return 0
     choose_threads()
     if args.ranks > 1:
-        resolve(load_study(args.study), args)  # reports mistakes before any process starts
+        config = resolve(load_study(args.study), args)  # reports mistakes before any process starts
+        announce(config.name, f"starts {args.ranks} processes")
         return launch(args.ranks, arguments)
     with gpus(1):
         args.step(args)

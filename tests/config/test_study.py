@@ -71,7 +71,7 @@ methods:
     views: {jitter: {hue: 0.3}}
   dino:
 all:
-  training: {epochs: 5, batch_size: 64}
+  training: {epochs: 5, batch_size: 64, schedule: {warmup_epochs: 0}}
   hierarchy: {start_epoch: 1}
   views: {jitter: {hue: 0.2, contrast: 0.1}}
 """
@@ -155,7 +155,18 @@ def test_a_study_names_its_runs_and_configures_its_controls(study) -> None:
         ("methods: [untrained]", ["methods.untrained = 'untrained'", "choose another"]),
         ("methods: [mocov2]\nall: {data: {label_lists: {5: list.txt}}}", ["known: 1, 10"]),
         ("- mocov2", ["own.yaml must hold a mapping"]),
-        ("methods: 3", ["own.yaml", "methods = 3"]),
+        ("methods: 3", ["own.yaml: methods is 3", "give a list"]),
+        ("methods: [[dino]]", ["own.yaml: methods has ['dino'], which is no name"]),
+        ("methods: [dino, dino]", ["own.yaml: methods repeats 'dino'"]),
+        ("methods: {}", ["own.yaml: methods = {}", "at least 1"]),
+        ("methods: [dino]\nvariants: 3", ["own.yaml: variants is 3"]),
+        ("methods: [dino]\nseeds: []", ["seeds = []", "at least 1"]),
+        ("methods: [dino]\nseeds: [1, 1]", ["seeds = [1, 1]", "1 is repeated"]),
+        ("methods: [dino]\nseeds: [true]", ["seeds.0 = True", "give a number"]),
+        ("methods: [dino]\ntasks: [knn, knn]", ["'knn' is repeated"]),
+        ("methods: [dino]\nplugins: [absent.py]", ["plugin absent.py is missing"]),
+        ("base: 5", ["own.yaml: base is 5, no study"]),
+        ("base: [demo]", ["own.yaml: base is ['demo'], no study"]),
         ("methods: [mocov2", ["own.yaml is not valid YAML"]),
         ("methods: {mocov2: {data: {image_size: 8}}}", ["methods.mocov2.data is not possible", "all.data"]),
         ("methods: [mocov2]\nall: {trainig: {epochs: 3}}", ["unknown key 'trainig'"]),
@@ -187,7 +198,7 @@ def test_a_missing_config_folder_is_named(study, tmp_path: Path, monkeypatch) ->
 def test_a_study_reads_every_file_once(study, monkeypatch) -> None:
     opened: list[str] = []
     read = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda path, *rest: opened.append(path.name) or read(path, *rest))
+    monkeypatch.setattr(Path, "read_text", lambda path, **kind: opened.append(path.name) or read(path, **kind))
     own = load_study(study("methods: [mocov2, dino, swav_800]\nseeds: [0, 1, 2]"))
     for run in own.run_names():
         if not run.is_control:
@@ -205,7 +216,10 @@ def test_configuration_costs_no_torch() -> None:
 
 
 def test_a_study_may_start_from_another(study) -> None:
-    base = study("methods: {dino: {training: {epochs: 9, batch_size: 32}}}\nall: {data: {image_size: 8}}", "base")
+    base = study(
+        "methods: {dino: {training: {epochs: 9, batch_size: 32, schedule: {warmup_epochs: 1}}}}\nall: {data: {image_size: 8}}",
+        "base",
+    )
     path = study(f"base: {base}\nmethods: {{dino: {{training: {{epochs: 4}}}}}}\nseeds: [7]")
     config = load_study(path).resolve("dino", "baseline")
     assert (config.training.epochs, config.training.batch_size, config.data.image_size) == (4, 32, 8)

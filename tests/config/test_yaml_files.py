@@ -63,3 +63,43 @@ def test_a_missing_file_is_answered_with_those_of_its_folder(tmp_path: Path) -> 
 def test_a_file_that_holds_no_mapping_is_named(tmp_path: Path, text: str, part: str) -> None:
     (tmp_path / "own.yaml").write_text(text)
     assert f"{tmp_path}/own.yaml {part}" in problem(lambda: read_yaml(tmp_path / "own.yaml"))
+
+
+BOMB = "a0: &a0 [1, 2, 3]\n" + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("seeds: [0]\nseeds: [1]", "the key 'seeds' is repeated in line 2"),
+        ("all: {data: {name: cifar10, name: stl10}}", "the key 'name' is repeated in line 1"),
+        ("a: &a [*a]", "the alias of line 1 stands within its own anchor"),
+        ("a: &a {b: *a}", "the alias of line 1 stands within its own anchor"),
+        ("? [a, b]\n: 1", "the key in line 1 is no plain word"),
+        ("a: !!bool perhaps", "remove the tag"),
+        ("a: " + "[" * 2000 + "]" * 2000, "nested too deeply"),
+        (BOMB, "stand for more than 10000 values"),
+    ],
+    ids=["key", "inner key", "list in itself", "mapping in itself", "list as key", "tag", "depth", "bomb"],
+)
+def test_yaml_that_would_mislead_or_never_end_is_one_line(tmp_path: Path, text: str, part: str) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    message = problem(lambda: read_yaml(path))
+    assert message.startswith(f"{path} is not valid YAML: ")
+    assert part in message
+
+
+def test_a_merge_key_may_be_overridden(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}")
+    assert read_yaml(tmp_path / "own.yaml")["b"] == {"x": 1, "y": 3}
+
+
+def test_a_file_that_is_no_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_bytes("größe: 1".encode("latin-1"))
+    assert "own.yaml is no UTF-8 text" in problem(lambda: read_yaml(tmp_path / "own.yaml"))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_name_that_cannot_be_a_file_is_one_line(tmp_path: Path, name: str) -> None:
+    assert name[:2] in problem(lambda: read_yaml(tmp_path / f"{name}.yaml"))

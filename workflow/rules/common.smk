@@ -11,7 +11,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from hirl.config import LABEL_PERCENTS, TASKS, RunName, digest, load_study, parse_override
+from hirl.config import LABEL_PERCENTS, TASKS, RunName, digest, load_study, parse_override, parse_yaml
 
 # Every job calls this environment's hirl and dvc, without telemetry.
 os.environ.update(
@@ -35,9 +35,15 @@ def check_config():
 def chosen_study():
     """Load the study, narrowed to the methods, variants, seeds and tasks that --config names."""
     narrowed = [key for key in ("methods", "variants", "seeds", "tasks") if key in config]
-    return load_study(
-        config["study"], {key: [yaml.safe_load(value) for value in str(config[key]).split(",")] for key in narrowed}
-    )
+    return load_study(config["study"], {key: listed(key) for key in narrowed})
+
+
+def listed(key):
+    """Return the values that --config gives under a key, separated by commas."""
+    try:
+        return [parse_yaml(value) for value in str(config[key]).split(",")]
+    except ValueError as error:
+        raise ValueError(f"--config {key}={config[key]}: {error}") from error
 
 
 def resolved(run):

@@ -49,7 +49,7 @@ from hirl.config.sections import (
 )
 from hirl.config.study import Study, load_study
 from hirl.config.tasks import FROZEN, LABEL_PERCENTS, METRICS, TASKS, TRAINED, Metric, Task
-from hirl.config.yaml_files import parse_override, read_yaml
+from hirl.config.yaml_files import parse_override, parse_yaml, read_yaml
 
 __all__ = [
     "CONFIG_ROOT",
@@ -105,6 +105,7 @@ __all__ = [
     "flatten",
     "load_study",
     "parse_override",
+    "parse_yaml",
     "pretraining_digest",
     "read_yaml",
 ]

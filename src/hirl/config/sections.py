@@ -6,21 +6,40 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from hirl.config.run_name import CONTROL, UNTRAINED, RunName
 from hirl.config.tasks import FROZEN, GATE, LABEL_PERCENTS, TASKS
 
 VARIANTS = ("baseline", "hirl")  # the paper's; a study may name more, which differ in their hierarchy block
 VARIANT_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?")
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("give a number")
+    return value
+
+
+def _distinct(values: Any) -> Any:
+    repeated = [value for index, value in enumerate(values) if value in values[:index]]
+    if repeated:
+        raise ValueError(f"{repeated[0]!r} is repeated")
+    return values
+
+
+Float = Annotated[float, BeforeValidator(_no_bool)]
+Int = Annotated[int, BeforeValidator(_no_bool)]
+Probability = Annotated[Float, Field(ge=0, le=1)]
+Momentum = Annotated[Float, Field(ge=0, lt=1)]  # at 1 an average would never change
+Positive = Annotated[Float, Field(gt=0)]
+Count = Annotated[Int, Field(ge=1)]
+NonNegativeInt = Annotated[Int, Field(ge=0)]
+NonNegative = Annotated[Float, Field(ge=0)]
+Share = Annotated[Float, Field(gt=0, le=1)]
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
@@ -102,7 +121,7 @@ class JitterConfig(Section):
     brightness: NonNegative = 0.4
     contrast: NonNegative = 0.4
     saturation: NonNegative = 0.4
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    hue: Annotated[Float, Field(ge=0, le=0.5)] = 0.1
     probability: Probability = 0.8
 
 
@@ -154,7 +173,7 @@ class MoCoV2Config(Section):
     embedding_dim: Count = 128
     temperature: Positive = 0.2
     queue_size: Count = 16384
-    momentum: Probability = 0.999
+    momentum: Momentum = 0.999
     batch_norm_groups: Count = 8  # images that share statistics, shuffled for keys; one per GPU in the release
 
 
@@ -183,7 +202,7 @@ class MoCoV3Config(Section):
     hidden_dim: Count = 4096
     embedding_dim: Count = 256
     temperature: Positive = 0.2
-    momentum: Probability = 0.99  # rises to 1 along a cosine, per step
+    momentum: Momentum = 0.99  # rises to 1 along a cosine, per step
 
 
 class DINOConfig(Section):
@@ -196,8 +215,8 @@ class DINOConfig(Section):
     student_temperature: Positive = 0.1
     teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)  # from, to; linear, per epoch
     teacher_temperature_epochs: NonNegativeInt = 50
-    center_momentum: Probability = 0.9
-    momentum: Probability = 0.996  # of the teacher; rises to 1 along a cosine, per step
+    center_momentum: Momentum = 0.9
+    momentum: Momentum = 0.996  # of the teacher; rises to 1 along a cosine, per step
     frozen_prototype_epochs: NonNegativeInt = 3
 
 
@@ -214,7 +233,7 @@ class IBOTConfig(DINOConfig, MaskConfig):
 
     prototypes: Count = 8192
     patch_teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)
-    patch_center_momentum: Probability = 0.9
+    patch_center_momentum: Momentum = 0.9
     patch_loss_weight: NonNegative = 1.0
     mask_probability: Probability = 0.5
 
@@ -266,8 +285,7 @@ class HierarchyConfig(Section):
 
     @model_validator(mode="after")
     def _levels_shrink(self) -> HierarchyConfig:
-        pairs = zip(self.num_clusters, self.num_clusters[1:], strict=False)
-        if not self.num_clusters or any(fine < coarse for fine, coarse in pairs):
+        if not self.num_clusters or any(fine < coarse for fine, coarse in pairwise(self.num_clusters)):
             raise ValueError(f"num_clusters is {list(self.num_clusters)}: give fine to coarse, never increasing")
         return self
 
@@ -283,7 +301,7 @@ class OptimizerConfig(Section):
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"  # lars is apex's LARC(clip=False)
     base_lr: Positive = 0.03
-    momentum: Probability = 0.9  # sgd and lars
+    momentum: Momentum = 0.9  # sgd and lars
     weight_decay: NonNegative = 1e-4
     final_weight_decay: NonNegative | None = None  # along a cosine, per step; None: constant
     trust_coefficient: Positive = 0.001  # lars
@@ -301,6 +319,12 @@ class ScheduleConfig(Section):
     factor: Positive = 0.1
     per_epoch: bool = False  # one rate for the whole epoch, as in MoCo v2 and SimSiam
 
+    @model_validator(mode="after")
+    def _milestones_ascend(self) -> ScheduleConfig:
+        if any(later <= earlier for earlier, later in pairwise(self.milestones)):
+            raise ValueError(f"milestones is {list(self.milestones)}: give epochs in ascending order")
+        return self
+
 
 class TrainingConfig(Section):
     """The settings of any training: pretraining, tokenizer, and the evaluations that train."""
@@ -317,6 +341,21 @@ class TrainingConfig(Section):
     def effective_lr(self) -> float:
         """The peak learning rate: base_lr * batch_size / 256."""
         return self.optimizer.base_lr * self.batch_size / 256
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> TrainingConfig:
+        schedule = self.schedule
+        if schedule.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs is {schedule.warmup_epochs:g}, but epochs is {self.epochs}: shorten the warm-up"
+            )
+        for key in ("start_lr", "min_lr"):
+            if (rate := getattr(schedule, key)) > self.effective_lr:
+                raise ValueError(
+                    f"schedule.{key} is {rate:g}, above the peak learning rate of {self.effective_lr:g} (base_lr * "
+                    "batch_size / 256): lower it"
+                )
+        return self
 
 
 class TokenizerConfig(TrainingConfig):
@@ -363,7 +402,7 @@ class AugmentationConfig(Section):
 class KNNConfig(Section):
     """Weighted kNN: a neighbour votes with exp(cosine / temperature)."""
 
-    neighbours: tuple[Count, ...] = (10, 20, 100, 200)
+    neighbours: Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_distinct)] = (10, 20, 100, 200)
     temperature: Positive = 0.07
 
 
@@ -373,7 +412,7 @@ class ProbeConfig(Section):
     epochs: Count = 100
     batch_size: Count = 256
     base_lr: Positive = 0.3
-    momentum: Probability = 0.9
+    momentum: Momentum = 0.9
     weight_decay: NonNegative = 0.0
 
 
@@ -461,11 +500,19 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
-    def _tree_comes_before_the_end(self) -> RunConfig:
-        if self.variant != "baseline" and self.hierarchy and self.hierarchy.start_epoch >= self.training.epochs:
+    def _trees_come_before_the_end(self) -> RunConfig:
+        if self.variant == "baseline" or self.hierarchy is None:
+            return self
+        left = self.training.epochs - self.hierarchy.start_epoch
+        if left <= 0:
             raise ValueError(
                 f"hierarchy.start_epoch is {self.hierarchy.start_epoch}, but training.epochs is "
                 f"{self.training.epochs}: there would be no tree; start earlier, or train longer"
+            )
+        if self.hierarchy.snapshot_epochs > left:
+            raise ValueError(
+                f"hierarchy.snapshot_epochs is {self.hierarchy.snapshot_epochs}, but {left} epochs follow "
+                f"hierarchy.start_epoch: {left} gives a single tree"
             )
         return self
 
@@ -511,10 +558,10 @@ class RunConfig(Section):
 class StudyConfig(Section):
     """What a study runs. `all` and the blocks of `methods` hold partial RunConfigs, those of `variants` hierarchies."""
 
-    methods: dict[MethodName, dict[str, Any] | None]
+    methods: Annotated[dict[MethodName, dict[str, Any] | None], Field(min_length=1)]
     variants: dict[VariantName, dict[str, Any] | None] = dict.fromkeys(VARIANTS)  # with blocks of the hierarchy
-    seeds: tuple[int, ...] = (0,)
-    tasks: tuple[TaskName, ...] = FROZEN
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), AfterValidator(_distinct)] = (0,)
+    tasks: Annotated[tuple[TaskName, ...], AfterValidator(_distinct)] = FROZEN
     base: str | None = None  # another study, whose keys hold unless given here
     all: dict[str, Any] = {}
     plugins: tuple[str, ...] = ()  # Python files that register methods of your own

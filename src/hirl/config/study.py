@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hirl.config.nested import flatten, merge, nest
-from hirl.config.plugins import load_plugins
+from hirl.config.plugins import check_plugin, load_plugins
 from hirl.config.resources import CONFIG_ROOT, REINSTALL
 from hirl.config.run_name import RunName
 from hirl.config.sections import MODEL_CONFIGS, VARIANTS, RunConfig, Section, StudyConfig
@@ -190,10 +190,14 @@ def load_study(study: str, narrowed: Mapping[str, Any] | None = None) -> Study:
     content = _read_study(path)
     narrowed = dict(narrowed or {})
     if "methods" in narrowed:
-        narrowed["methods"] = {name: content["methods"].get(name) for name in narrowed["methods"]}
+        narrowed["methods"] = {
+            name: content["methods"].get(name) for name in _from_list("methods", narrowed["methods"])
+        }
     if "variants" in narrowed:
         narrowed["variants"] = _chosen_variants(content, narrowed["variants"])
     config = validate(StudyConfig, content | narrowed, str(path))
+    for plugin in config.plugins:
+        check_plugin(Path(plugin))
     files = {name: _read_method(name) for name in config.methods}
     for file in files.values():
         _model_config(file.algorithm, config.plugins)
@@ -207,11 +211,14 @@ def _study_path(study: str) -> Path:
 def _read_study(path: Path, is_base: bool = False) -> dict[str, Any]:
     """Read a study file over its base; methods and variants given as a list, or empty, have no block of their own."""
     content = read_yaml(path)
-    content["methods"] = _with_blocks(content.get("methods") or {})
-    if "variants" in content:
-        content["variants"] = _with_blocks(content["variants"])
+    for key in ("methods", "variants"):
+        if key in content:
+            content[key] = _with_blocks(f"{path}: {key}", content[key])
+    content.setdefault("methods", {})
     if (base := content.get("base")) is None:
         return content
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: base is {base!r}, no study: give one name, such as demo")
     if is_base:
         raise ValueError(f"{path} is the base of a study and has base {base!r} itself: a base must not have one")
     merged = _read_study(_study_path(base), is_base=True)
@@ -223,18 +230,28 @@ def _read_study(path: Path, is_base: bool = False) -> dict[str, Any]:
     return merged
 
 
-def _with_blocks(names: Any) -> Any:
+def _with_blocks(where: str, names: Any) -> dict[str, Any]:
     """Return a mapping from names to their blocks, for names given as a list or with empty blocks."""
-    named = dict.fromkeys(names) if isinstance(names, list) else names
+    named = _from_list(where, names) if isinstance(names, list) else names
     if not isinstance(named, Mapping):
-        return named
+        raise ValueError(f"{where} is {names!r}: give a list, such as [dino, ibot], or a mapping of names to values")
     return {name: {} if block is None else block for name, block in named.items()}
 
 
-def _chosen_variants(content: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def _from_list(where: str, names: list[Any]) -> dict[Any, None]:
+    """Return names as keys; unknown ones are found later."""
+    for index, name in enumerate(names):
+        if not isinstance(name, str):
+            raise ValueError(f"{where} has {name!r}, which is no name: write it as [dino, ibot]")
+        if name in names[:index]:
+            raise ValueError(f"{where} repeats {name!r}: name it once")
+    return dict.fromkeys(names)
+
+
+def _chosen_variants(content: Mapping[str, Any], names: Sequence[Any]) -> dict[str, Any]:
     """Return the blocks of the variants that a call asks for: the study's, or the paper's two."""
     known = dict.fromkeys(VARIANTS) | content.get("variants", {})
-    for name in names:
+    for name in _from_list("variants", list(names)):
         if name not in known:
             raise ValueError(f"variant {name!r} {unknown(name, known)}")
     return {name: known[name] for name in names}

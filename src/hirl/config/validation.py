@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -31,13 +32,22 @@ def validate(section: type[SomeSection], content: Any, where: str, prefix: str =
 
 def _one_problem(section: type[Section], problem: Any, prefix: str) -> str:
     """Say what is wrong with one key."""
-    places = [str(part) for part in problem["loc"] if isinstance(part, int) or part.isidentifier()]  # no union's tags
-    key = prefix + ".".join(places)
+    location = problem["loc"]
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(section, problem["loc"][:-1])
-        return f"unknown key {key!r}; {did_you_mean(places[-1], known)}known here: {', '.join(known)}"
+        known = _known_keys(section, location[:-1])
+        key = _dotted(location[:-1], prefix) + [str(location[-1])]
+        return f"unknown key {'.'.join(key)!r}; {did_you_mean(location[-1], known)}known here: {', '.join(known)}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{key} = {problem['input']!r}: {message}" if problem["loc"] else message
+    if not location:
+        return message
+    value = "" if isinstance(problem["input"], Mapping) and problem["input"] else f" = {problem['input']!r}"
+    return f"{'.'.join(_dotted(location, prefix))}{value}: {message}"
+
+
+def _dotted(location: tuple[Any, ...], prefix: str) -> list[str]:
+    """Return the keys of a location, without the tags of unions, which are no identifiers."""
+    keys = [str(part) for part in location if isinstance(part, int) or part.isidentifier()]
+    return [*filter(None, [prefix.rstrip(".")]), *keys]
 
 
 def _known_keys(section: type[Section], location: tuple[Any, ...]) -> list[str]:

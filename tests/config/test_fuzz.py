@@ -1,0 +1,74 @@
+"""Broken studies, drawn: whatever a user writes is either a study or one line of explanation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hirl.config import flatten, load_study, parse_override
+
+KEYS = sorted(flatten(load_study("demo").resolve("ibot", "hirl").model_dump(mode="json")))
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 10**7),
+    st.floats(),
+    st.sampled_from(["", "all", "auto", "demo", "1e-4", "ä", "../demo", "a: b"]),
+    st.text(max_size=5),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+STUDY_KEYS = st.sampled_from(
+    ["methods", "variants", "seeds", "tasks", "base", "all", "plugins", "control_study", "own"]
+)
+# files are written to the test's folder again and again, which is meant
+QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def is_one_line(error: ValueError) -> bool:
+    return type(error) is ValueError and bool(str(error)) and "\n" not in str(error)
+
+
+@QUICK
+@given(content=st.dictionaries(STUDY_KEYS, VALUES, max_size=4))
+def test_any_mapping_is_a_study_or_one_line(study, content: dict[str, Any]) -> None:
+    path = study(yaml.safe_dump({"methods": ["ibot"]} | content, allow_unicode=True))
+    try:
+        loaded = load_study(path)
+        for method in loaded.config.methods:
+            loaded.resolve(method, "hirl")
+    except ValueError as error:
+        assert is_one_line(error)
+
+
+@QUICK
+@given(key=st.sampled_from(KEYS), value=VALUES)
+def test_any_value_of_any_key_is_accepted_or_one_line(key: str, value: Any) -> None:
+    try:
+        load_study("demo").resolve("ibot", "hirl", 0, {key: value})
+    except ValueError as error:
+        assert is_one_line(error)
+
+
+@QUICK
+@given(text=st.text(max_size=30))
+def test_any_text_is_an_override_or_one_line(text: str) -> None:
+    try:
+        parse_override(text)
+    except ValueError as error:
+        assert is_one_line(error)
+
+
+@QUICK
+@given(text=st.text("ab01:,-*&![]{}#'\" \n?<|", max_size=40))
+def test_any_text_is_a_study_file_or_one_line(study, text: str) -> None:
+    try:
+        load_study(study(text))
+    except ValueError as error:
+        assert is_one_line(error)

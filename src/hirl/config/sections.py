@@ -347,7 +347,8 @@ class TrainingConfig(Section):
         schedule = self.schedule
         if schedule.warmup_epochs > self.epochs:
             raise ValueError(
-                f"schedule.warmup_epochs is {schedule.warmup_epochs:g}, but epochs is {self.epochs}: shorten the warm-up"
+                f"schedule.warmup_epochs is {schedule.warmup_epochs:g}, but epochs is {self.epochs}: shorten the "
+                "warm-up"
             )
         for key in ("start_lr", "min_lr"):
             if (rate := getattr(schedule, key)) > self.effective_lr:

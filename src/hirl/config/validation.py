@@ -35,7 +35,7 @@ def _one_problem(section: type[Section], problem: Any, prefix: str) -> str:
     location = problem["loc"]
     if problem["type"] == "extra_forbidden":
         known = _known_keys(section, location[:-1])
-        key = _dotted(location[:-1], prefix) + [str(location[-1])]
+        key = [*_dotted(location[:-1], prefix), str(location[-1])]
         return f"unknown key {'.'.join(key)!r}; {did_you_mean(location[-1], known)}known here: {', '.join(known)}"
     message = problem["msg"].removeprefix("Value error, ")
     if not location:

@@ -26,9 +26,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-STUDY_KEYS = st.sampled_from(
-    ["methods", "variants", "seeds", "tasks", "base", "all", "plugins", "control_study", "own"]
-)
+STUDY_KEYS = st.sampled_from(["own", *StudyConfig.model_fields])
 # files are written to the test's folder again and again, which is meant
 QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

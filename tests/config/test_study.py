@@ -216,10 +216,8 @@ def test_configuration_costs_no_torch() -> None:
 
 
 def test_a_study_may_start_from_another(study) -> None:
-    base = study(
-        "methods: {dino: {training: {epochs: 9, batch_size: 32, schedule: {warmup_epochs: 1}}}}\nall: {data: {image_size: 8}}",
-        "base",
-    )
+    training = "{epochs: 9, batch_size: 32, schedule: {warmup_epochs: 1}}"
+    base = study(f"methods: {{dino: {{training: {training}}}}}\nall: {{data: {{image_size: 8}}}}", "base")
     path = study(f"base: {base}\nmethods: {{dino: {{training: {{epochs: 4}}}}}}\nseeds: [7]")
     config = load_study(path).resolve("dino", "baseline")
     assert (config.training.epochs, config.training.batch_size, config.data.image_size) == (4, 32, 8)

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Literal
 
-from hirl.config import TASKS, RunName, Study
+from hirl.config import CONFIG_ROOT, TASKS, RunName, Study
 from hirl.files import is_locked, read_json
 from hirl.tracking.record import Record, read_record
 from hirl.training.progress import RECENT, duration
@@ -74,12 +74,14 @@ class StudyStatus:
 
     Attributes:
         name: of the study.
+        asked: how a command names it: its name, or the path of its file.
         runs: those that Snakemake was asked for, or else those of the study and those that have begun.
         works: whether anything works on it now.
         left: seconds until all runs are done; None if nothing is measured yet.
     """
 
     name: str
+    asked: str
     runs: tuple[RunStatus, ...]
     works: bool
     left: float | None
@@ -114,7 +116,10 @@ def study_status(study: Study, root: Path = Path()) -> StudyStatus:
     if unfinished and None not in unfinished:
         known = [seconds for seconds in unfinished if seconds is not None]
         left = max(max(known), sum(known) / max(1, working))
-    return StudyStatus(study.name, tuple(runs), bool(working) or bool(asked), left)
+    own = study.path.parent != CONFIG_ROOT / "studies"
+    return StudyStatus(
+        study.name, str(study.path) if own else study.name, tuple(runs), bool(working) or bool(asked), left
+    )
 
 
 def _own_runs(study: Study, root: Path) -> list[str]:
@@ -315,11 +320,11 @@ def headline(status: StudyStatus) -> str:
         ("not started", ("not started",)),
     )
     counts = [f"{number} {title}" for title, states in groups if (number := status.count(*states))]
-    line = f"{status.name}  {len(status.runs)} runs: {', '.join(counts)}"
+    line = f"{status.name}  {len(status.runs)} run{'s' * (len(status.runs) != 1)}: {', '.join(counts)}"
     if status.works:
         return f"{line}; {'no time measured yet' if status.left is None else f'about {duration(status.left)} left'}"
     if status.count("done") < len(status.runs):
-        line += f"; nothing works on it now, `snakemake --cores all --config study={status.name}` goes on"
+        line += f"; nothing works on it now, `snakemake --cores all --config study={status.asked}` goes on"
     return line
 
 

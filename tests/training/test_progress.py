@@ -77,9 +77,9 @@ class Terminal(io.StringIO):
 
 
 def become_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Make the output a terminal of 70 columns; pytest would take it back after a fixture."""
+    """Make the output a terminal of 90 columns; pytest would take it back after a fixture."""
     terminal = Terminal()
-    for name, value in {"TERM": "xterm", "COLUMNS": "70", "LINES": "20"}.items():
+    for name, value in {"TERM": "xterm", "COLUMNS": "90", "LINES": "20"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.stdout", terminal)
     return terminal
@@ -95,7 +95,7 @@ def test_a_terminal_gets_a_bar_with_the_facts_of_the_lines(clock, monkeypatch) -
     written = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
     row, facts = written.splitlines()[-2:]
     assert re.fullmatch(r"run ━+.*━ epoch 1/4 28 s left", row)
-    assert len(row) == 70
+    assert len(row) == 90
     assert facts.strip() == "step 5/10  loss 2.500  path loss 0.250  feature std 0.900  40 images/s"
     assert "tracking failed\n" in written
 

@@ -116,10 +116,8 @@ def study_status(study: Study, root: Path = Path()) -> StudyStatus:
     if unfinished and None not in unfinished:
         known = [seconds for seconds in unfinished if seconds is not None]
         left = max(max(known), sum(known) / max(1, working))
-    own = study.path.parent != CONFIG_ROOT / "studies"
-    return StudyStatus(
-        study.name, str(study.path) if own else study.name, tuple(runs), bool(working) or bool(asked), left
-    )
+    asked_as = study.name if study.path.parent == CONFIG_ROOT / "studies" else str(study.path)
+    return StudyStatus(study.name, asked_as, tuple(runs), bool(working) or bool(asked), left)
 
 
 def _own_runs(study: Study, root: Path) -> list[str]:

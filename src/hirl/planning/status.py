@@ -111,11 +111,9 @@ def study_status(study: Study, root: Path = Path()) -> StudyStatus:
             seconds = None if training is None else training + (evaluating or 0)
         runs.append(RunStatus(name, state, trainings[name], seconds, note))
     working = sum(run.state in RUNNING for run in runs)
-    unfinished = [run.left for run in runs if run.state != "done" and (working or run.state != "not started")]
-    left = None
-    if unfinished and None not in unfinished:
-        known = [seconds for seconds in unfinished if seconds is not None]
-        left = max(max(known), sum(known) / max(1, working))
+    unfinished = [run.left for run in runs if run.state in (*RUNNING, "waiting")]
+    known = [seconds for seconds in unfinished if seconds is not None]
+    left = max(*known, sum(known) / max(1, working), 0) if len(known) == len(unfinished) else None
     asked_as = study.name if study.path.parent == CONFIG_ROOT / "studies" else str(study.path)
     return StudyStatus(study.name, asked_as, tuple(runs), bool(working) or bool(asked), left)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from hirl.config import CONFIG_ROOT, UNTRAINED, VARIANTS, RunConfig, Study, load_study, parse_override
 from hirl.distributed.launch import is_main_process
@@ -52,10 +52,14 @@ def run_names(study: Study, args: argparse.Namespace) -> list[str]:
     return args.runs or [str(run) for run in study.run_names(overrides(args))]
 
 
-def announce(name: str, text: str) -> None:
-    """Say at once what a step does, before its imports take seconds."""
+def announce(name: str, text: str, stream: TextIO | None = None) -> None:
+    """Say at once what a step does, before its imports take seconds.
+
+    Args:
+        stream: default: stdout. stderr keeps stdout for a table.
+    """
     if is_main_process():
-        print(f"{name}  {text}", flush=True)
+        print(f"{name}  {text}", file=stream, flush=True)
 
 
 def print_table(table: Table) -> None:

@@ -69,17 +69,21 @@ def test_the_states_of_a_study_that_nothing_works_on(study: Study, tmp_path: Pat
     finish(tmp_path, "simsiam-baseline-s0", "knn")
     finish(tmp_path, "simsiam-hirl-s0", "knn")  # its tree is not evaluated
     begin(tmp_path, "dino-baseline-s0", done=1)
-    states = {name: run.state for name, run in found(study, tmp_path).items()}
+    runs = found(study, tmp_path)
+    states = {name: run.state for name, run in runs.items()}
+    assert runs["simsiam-hirl-s0"].note == "2 of 3 results"
     assert states == {
         "simsiam-baseline-s0": "done",
-        "simsiam-hirl-s0": "stopped",
+        "simsiam-hirl-s0": "evaluated in part",
         "dino-baseline-s0": "stopped",
         "dino-hirl-s0": "not started",
         "untrained-resnet50-s0": "not started",
         "untrained-vit_base_patch16-s0": "not started",
     }
     said = headline(study_status(study, tmp_path))
-    assert said.startswith("mine  6 runs: 1 done, 2 stopped, 3 not started; nothing works on it now")
+    assert said.startswith(
+        "mine  6 runs: 1 done, 1 stopped, 1 evaluated in part, 3 not started; nothing works on it now"
+    )
 
 
 def test_a_locked_run_trains_and_its_time_left_shrinks(study: Study, tmp_path: Path, monkeypatch) -> None:

@@ -76,13 +76,15 @@ def add_group(steps: Any, name: str, help: str) -> Any:
     return group.add_subparsers(metavar="STEP")
 
 
-def add_step(steps: Any, name: str, function: Callable[..., None], help: str, example: str) -> argparse.ArgumentParser:
+def add_step(
+    steps: Any, name: str, function: Callable[..., None], help: str, example: str = ""
+) -> argparse.ArgumentParser:
     """Add a step, which calls a function with its arguments.
 
     Args:
         example: a whole command, shown at the end of the step's help.
     """
-    step = steps.add_parser(name, help=help, description=help, epilog=f"example:\n  {example}")
+    step = steps.add_parser(name, help=help, description=help, epilog=example and f"example:\n  {example}")
     step.set_defaults(step=function)
     return step
 

@@ -17,6 +17,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: reproduce test data check docs diagram dag readme mlflow publish bench gpu lock
 reproduce: $(VENV)/.synced
+	@echo "How far it is, in a second terminal:  .venv/bin/hirl status $(STUDY)"
 	snakemake --cores $(CORES) --config study=$(STUDY)
 	@echo "Report:  results/$(STUDY)/report.html"
 	@echo "MLflow:  make mlflow"

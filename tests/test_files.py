@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hirl.files import atomic_path, locked, read_json, sha256, write_json, write_text
+from hirl.files import atomic_path, is_locked, locked, read_json, sha256, write_json, write_text
 
 
 def test_a_file_appears_when_its_block_ends(tmp_path: Path) -> None:
@@ -83,3 +83,12 @@ def test_a_lock_in_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="choose a folder you may write to"), locked(tmp_path / "file" / "scratch"):
         pytest.fail("there is nothing to lock")
+
+
+def test_a_lock_is_seen_and_looking_takes_none(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path)
+    with locked(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+    with locked(tmp_path):
+        pass

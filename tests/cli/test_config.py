@@ -13,7 +13,7 @@ def test_an_unknown_study_is_answered_with_the_known_ones(refused) -> None:
 
 def test_an_unknown_method_is_answered_with_the_known_ones(refused, tiny_study) -> None:
     message = refused("config", "show", "--study", tiny_study, "--method", "moco", "--variant", "hirl")
-    assert "'moco' is unknown; known: mocov2, simsiam, swav, mocov3, dino, ibot, beit" in message
+    assert "'moco' is unknown; did you mean 'mocov3'? known: mocov2, simsiam, swav, mocov3, dino, ibot, beit" in message
 
 
 def test_a_configuration_is_shown_with_the_origin_of_every_value(tiny_study, capsys) -> None:
@@ -25,3 +25,13 @@ def test_a_configuration_is_shown_with_the_origin_of_every_value(tiny_study, cap
     assert rows["training.optimizer.base_lr"] == ["0.05", "methods/simsiam.yaml"]
     assert rows["training.effective_lr"][0] == "0.003125"
     assert rows["evaluation.semisup_10.optimizer.final_weight_decay"] == ["None", "default"]  # a long key is not cut
+
+
+def test_what_a_study_changes_is_shown_beside_the_methods_own_value(tiny_study, capsys) -> None:
+    assert main(["config", "show", "--study", tiny_study, *RUN, "--changed", "--set", "training.epochs=9"]) == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert rows["key"] == ["value", "instead", "of", "from"]
+    assert rows["training.epochs"] == ["9", "200", "--set"]
+    assert rows["training.batch_size"] == ["16", "512", "studies/tiny.yaml", "all"]
+    assert "training.optimizer.base_lr" not in rows  # the method's own
+    assert "training.optimizer.momentum" not in rows  # the default

@@ -260,7 +260,7 @@ def test_a_call_chooses_among_the_studys_variants(study) -> None:
     assert [name.variant for name in chosen.run_names()] == ["baseline", "hirl-invariant", "control"]
     assert chosen.resolve("mocov2", "hirl-invariant").hierarchy.views == 4
     message = problem(lambda: load_study(path, {"variants": ["hirl-flat"]}))
-    assert "'hirl-flat' is unknown; known: baseline, hirl, hirl-invariant" in message
+    assert "'hirl-flat' is unknown; did you mean 'hirl'? known: baseline, hirl, hirl-invariant" in message
 
 
 def test_a_studys_variants_replace_those_of_its_base(study) -> None:

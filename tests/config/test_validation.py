@@ -24,7 +24,7 @@ def test_all_mistakes_stand_in_one_line_behind_the_file() -> None:
 def test_an_unknown_key_is_answered_with_those_of_its_section() -> None:
     message = problem(lambda: validate(ViewsConfig, {"jitter": {"hues": 0.1}}, "own.yaml"))
     known = "brightness, contrast, hue, probability, saturation"
-    assert message == f"own.yaml: unknown key 'jitter.hues'; known here: {known}"
+    assert message == f"own.yaml: unknown key 'jitter.hues'; did you mean 'hue'? known here: {known}"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -41,6 +43,8 @@ def test_a_gpu_is_free_again_when_its_job_ends(tmp_path):
         pass
     holder = f"""
 import os
+import re
+import signal
 from pathlib import Path
 from hirl.distributed.launch import lease
 with lease({CARDS}, 2, Path({str(tmp_path)!r})):
@@ -173,12 +177,16 @@ def start(study: Path | str, data: Path, home: Path, *settings: str) -> subproce
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 300
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path} in five minutes"
+        time.sleep(0.005)
+
+
 def kill_second_rank(launcher: int, once_there: Path) -> None:
     """kill -9 for the rank, as soon as a file is there."""
-    deadline = time.monotonic() + 300
-    while not once_there.exists():
-        assert time.monotonic() < deadline, f"no {once_there} in five minutes"
-        time.sleep(0.005)
+    wait_for(once_there)
     (second,) = (rank for rank in psutil.Process(launcher).children() if rank.environ()["RANK"] == "1")
     second.kill()
 
@@ -195,6 +203,19 @@ def test_ranks_of_which_one_is_killed_go_on_to_the_same_numbers(tiny_study, tiny
     on_two_ranks(pretrain, tiny_run("simsiam", "hirl"), tiny_data, tmp_path / "whole", tmp_path / "undisturbed")
     killed, whole = (pd.read_csv(tmp_path / name / "history.csv").drop(columns=CLOCK) for name in ("out", "whole"))
     pd.testing.assert_frame_equal(killed, whole, check_exact=True)
+
+
+def test_ctrl_c_ends_all_ranks_in_one_line_that_says_what_is_kept(tiny_study, tiny_data, tmp_path):
+    call = start(tiny_study, tiny_data, tmp_path, "--set", "training.epochs=500")
+    wait_for(tmp_path / "scratch" / "checkpoint00001.pt")
+    ranks = psutil.Process(call.pid).children()
+    call.send_signal(signal.SIGINT)
+    _, errors = call.communicate(timeout=100)
+    assert call.returncode == -signal.SIGINT
+    (line,) = (line for line in errors.splitlines() if "Warning" not in line)
+    assert re.fullmatch(r"simsiam-hirl-s0  stopped after epoch \d+/500; the same command goes on", line)
+    assert len(ranks) == 2
+    assert not any(rank.is_running() for rank in ranks)
 
 
 def test_a_mistake_that_one_rank_finds_ends_all_in_one_line(tiny_study, tiny_data, tmp_path):

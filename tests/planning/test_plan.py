@@ -72,8 +72,8 @@ def test_a_step_beyond_memory_is_infinitely_long():
     table = checks_table([Check("any", 0.002, 0.004), Check("large", 0.002, float("inf"))], "ms")
     assert [list(column.cells) for column in table.columns] == [
         ["any", "large"],
-        ["2", "2"],
-        ["4", "inf"],
+        ["2 ms", "2 ms"],
+        ["4 ms", "inf ms"],
         ["0.50", "0.00"],
     ]
     assert table.caption == "plan off by a factor of inf (median), inf (worst)"

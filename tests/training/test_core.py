@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hirl.distributed.launch import CHOSEN
 from hirl.files import locked
-from hirl.training import core
+from hirl.training import core, progress
 from hirl.training.checkpoint import load_checkpoint
 from tests.training.small_training import CONFIG, PER_EPOCH, loss_of, new_network, train
 
@@ -29,9 +29,9 @@ def test_precision_decides_the_autocast(tmp_path) -> None:
 
 
 def test_long_epochs_are_told_in_between(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(core, "SECONDS_BETWEEN_LINES", -1)
+    monkeypatch.setattr(progress, "LINE_SECONDS", -1)
     train(tmp_path, new_network())
-    first = capsys.readouterr().out.splitlines()[:4]
+    _, *first = capsys.readouterr().out.splitlines()[:5]
     assert [line.split("  loss")[0] for line in first] == [
         "run  epoch 1/4  step 1/3",
         "run  epoch 1/4  step 2/3",
@@ -64,8 +64,12 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_last_good_st
 
 def test_a_finished_epoch_is_told_in_one_line(tmp_path, capsys) -> None:
     history = train(tmp_path, new_network())
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == [f"run  epoch {epoch}/4  loss {row['loss']:.3f}" for epoch, row in enumerate(history, 1)]
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("run  trains 4 epochs of 3 steps of 128  cpu, ")
+    assert len(lines) == 4
+    for epoch, (row, line) in enumerate(zip(history, lines, strict=True), 1):
+        assert line.startswith(f"run  epoch {epoch}/4  loss {row['loss']:.3f}  ")
+        assert line.endswith(" images/s" if epoch == 4 else " s left")
 
 
 def test_a_resumed_training_says_where_it_goes_on(tmp_path, capsys, stopped_after_one_epoch) -> None:

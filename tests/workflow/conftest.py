@@ -30,7 +30,8 @@ COLORS = {
 # The module of each program, and others that its calls import.
 PROGRAMS = {
     "snakemake": "snakemake.cli hirl.config docutils.core jinja2 jsonschema pygments requests smart_open yte",
-    "hirl": "hirl.cli hirl.training.loop hirl.evaluation.run hirl.reporting.report mlflow.tracking faiss",
+    "hirl": "hirl.cli hirl.cli.parser hirl.training.loop hirl.evaluation.run hirl.reporting.report "
+    "mlflow.tracking faiss",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,7 @@ def compare_trees(args: argparse.Namespace) -> None:
     variants = [variant for variant in study.config.variants if variant != "baseline"]
     configs = [study.resolve(args.method, variant, args.seed, overrides(args)) for variant in variants]
     choose_threads()
+    announce(configs[0].baseline.name, f"loads PyTorch and {args.state}, then makes the trees", sys.stderr)
     from hirl.evaluation.trees import compare_trees, qualities_table
 
     with gpus(1):

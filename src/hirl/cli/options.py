@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from hirl.config import CONFIG_ROOT, UNTRAINED, VARIANTS, RunConfig, Study, load_study, parse_override
 from hirl.distributed.launch import is_main_process
@@ -52,10 +52,14 @@ def run_names(study: Study, args: argparse.Namespace) -> list[str]:
     return args.runs or [str(run) for run in study.run_names(overrides(args))]
 
 
-def announce(name: str, text: str) -> None:
-    """Say at once what a step does, before its imports take seconds."""
+def announce(name: str, text: str, stream: TextIO | None = None) -> None:
+    """Say at once what a step does, before its imports take seconds.
+
+    Args:
+        stream: default: stdout. stderr keeps stdout for a table.
+    """
     if is_main_process():
-        print(f"{name}  {text}", flush=True)
+        print(f"{name}  {text}", file=stream, flush=True)
 
 
 def print_table(table: Table) -> None:
@@ -72,13 +76,15 @@ def add_group(steps: Any, name: str, help: str) -> Any:
     return group.add_subparsers(metavar="STEP")
 
 
-def add_step(steps: Any, name: str, function: Callable[..., None], help: str, example: str) -> argparse.ArgumentParser:
+def add_step(
+    steps: Any, name: str, function: Callable[..., None], help: str, example: str = ""
+) -> argparse.ArgumentParser:
     """Add a step, which calls a function with its arguments.
 
     Args:
         example: a whole command, shown at the end of the step's help.
     """
-    step = steps.add_parser(name, help=help, description=help, epilog=f"example:\n  {example}")
+    step = steps.add_parser(name, help=help, description=help, epilog=example and f"example:\n  {example}")
     step.set_defaults(step=function)
     return step
 

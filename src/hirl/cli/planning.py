@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from hirl.cli.options import add_run, add_step, add_study, overrides, print_table, resolve
+from hirl.cli.options import add_run, add_step, add_study, announce, overrides, print_table, resolve
 from hirl.config import load_study
 from hirl.distributed.launch import choose_threads, gpus
 
@@ -51,14 +52,16 @@ def add(steps: Any) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Print the estimated cost of a study, or compare it with the measured one."""
-    from hirl.planning.machine import find_machine
-    from hirl.planning.plan import check, check_steps, checks_table, costs_table
-    from hirl.planning.plan import plan as plan_study
-
     ranks = args.per_run or args.count
     if not 1 <= ranks <= args.count:
         raise ValueError(f"--per-run {ranks} is not between 1 and --count {args.count}: change either")
     study = load_study(args.study)
+    work = "counts operations" if args.gpu != "here" else "counts operations and measures this machine"
+    announce(study.name, f"loads PyTorch and {work}", sys.stderr)
+    from hirl.planning.machine import find_machine
+    from hirl.planning.plan import check, check_steps, checks_table, costs_table
+    from hirl.planning.plan import plan as plan_study
+
     with gpus(1) if args.gpu == "here" or args.check is STEPS else nullcontext():
         machine = find_machine(args.gpu)
         if args.check is STEPS:
@@ -77,6 +80,7 @@ def tune(args: argparse.Namespace) -> None:
     study = load_study(args.study)
     config = resolve(study, args)
     choose_threads()
+    announce(config.name, "loads PyTorch and takes steps in each precision and mode", sys.stderr)
     from hirl.planning.tune import candidates_table, heading, recommended, tune
 
     with gpus(1):

@@ -19,11 +19,12 @@ from hirl.config import RunConfig, Study
 from hirl.planning.cost import JOB_OVERHEAD_S, Cost, hirl_operations, run_cost, step_seconds
 from hirl.planning.count import Counts, count
 from hirl.planning.machine import Machine, backbone_family, measure_mfu, measure_step
+from hirl.training.progress import duration
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-COLUMNS = ("pretraining h", "trees h", "evaluations h", "GPU h", "wall h", "GiB per GPU", "disk GiB")
+COLUMNS = ("pretraining", "trees", "evaluations", "GPU time", "wall time", "GiB per GPU", "disk GiB")
 
 
 def plan(
@@ -110,7 +111,7 @@ def costs_table(costs: list[Cost], machine: Machine, gpus: int, ranks: int) -> T
         memory = _gib(cost.memory)
         if cost.memory > limit:
             memory += " !"
-        table.add_row(cost.run, *map(_hours, seconds), memory, _gib(cost.disk))
+        table.add_row(cost.run, *map(duration, seconds), memory, _gib(cost.disk))
     totals = [
         sum(cost.pretraining for cost in costs),
         sum(cost.trees for cost in costs),
@@ -118,16 +119,12 @@ def costs_table(costs: list[Cost], machine: Machine, gpus: int, ranks: int) -> T
         sum(cost.gpu_seconds for cost in costs),
         wall_seconds(costs, gpus, ranks),
     ]
-    table.add_row("all", *map(_hours, totals), "", _gib(sum(cost.disk for cost in costs)))
+    table.add_row("all", *map(duration, totals), "", _gib(sum(cost.disk for cost in costs)))
     if any(cost.memory > limit for cost in costs):
         table.caption = (
             f"! more than {machine.memory_gib:g} GiB: give a run more GPUs, or set training.checkpoint_activations"
         )
     return table
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.3g}"
 
 
 def _gib(size: float) -> str:
@@ -217,9 +214,11 @@ def checks_table(checks: list[Check], unit: Literal["s", "ms"] = "s") -> Table:
     summary = f"plan off by a factor of {median(errors):.2f} (median), {max(errors):.2f} (worst)"
     table = Table(box=None, pad_edge=False, caption=summary)
     table.add_column("run")
-    for column in (f"planned {unit}", f"measured {unit}", "ratio"):
+    for column in ("planned", "measured", "ratio"):
         table.add_column(column, justify="right")
-    scale = {"s": 1, "ms": 1000}[unit]
     for each in checks:
-        table.add_row(each.run, f"{scale * each.planned:.0f}", f"{scale * each.measured:.0f}", f"{each.ratio:.2f}")
+        times = (
+            f"{1000 * value:.0f} ms" if unit == "ms" else duration(value) for value in (each.planned, each.measured)
+        )
+        table.add_row(each.run, *times, f"{each.ratio:.2f}")
     return table

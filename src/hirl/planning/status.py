@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Literal
 
-from hirl.config import TASKS, RunName, Study
+from hirl.config import CONFIG_ROOT, TASKS, RunName, Study
 from hirl.files import is_locked, read_json
 from hirl.tracking.record import Record, read_record
 from hirl.training.progress import RECENT, duration
@@ -27,7 +27,7 @@ from hirl.training.scratch import RECORD
 if TYPE_CHECKING:
     from rich.table import Table
 
-State = Literal["done", "trains", "evaluates", "failed", "stopped", "waiting", "not started"]
+State = Literal["done", "trains", "evaluates", "failed", "stopped", "evaluated in part", "waiting", "not started"]
 RUNNING: tuple[State, ...] = ("trains", "evaluates")
 
 
@@ -74,15 +74,19 @@ class StudyStatus:
 
     Attributes:
         name: of the study.
+        asked: how a command names it: its name, or the path of its file.
         runs: those that Snakemake was asked for, or else those of the study and those that have begun.
         works: whether anything works on it now.
         left: seconds until all runs are done; None if nothing is measured yet.
+        evaluated: whether `left` counts evaluations: whether any is measured.
     """
 
     name: str
+    asked: str
     runs: tuple[RunStatus, ...]
     works: bool
     left: float | None
+    evaluated: bool
 
     def count(self, *states: State) -> int:
         """Return the number of runs in these states."""
@@ -109,12 +113,11 @@ def study_status(study: Study, root: Path = Path()) -> StudyStatus:
             seconds = None if training is None else training + (evaluating or 0)
         runs.append(RunStatus(name, state, trainings[name], seconds, note))
     working = sum(run.state in RUNNING for run in runs)
-    unfinished = [run.left for run in runs if run.state != "done" and (working or run.state != "not started")]
-    left = None
-    if unfinished and None not in unfinished:
-        known = [seconds for seconds in unfinished if seconds is not None]
-        left = max(max(known), sum(known) / max(1, working))
-    return StudyStatus(study.name, tuple(runs), bool(working) or bool(asked), left)
+    unfinished = [run.left for run in runs if run.state in (*RUNNING, "waiting")]
+    known = [seconds for seconds in unfinished if seconds is not None]
+    left = max(*known, sum(known) / max(1, working), 0) if len(known) == len(unfinished) else None
+    asked_as = study.name if study.path.parent == CONFIG_ROOT / "studies" else str(study.path)
+    return StudyStatus(study.name, asked_as, tuple(runs), bool(working) or bool(asked), left, evaluating is not None)
 
 
 def _own_runs(study: Study, root: Path) -> list[str]:
@@ -131,9 +134,10 @@ def _folder(study: str, run: str, root: Path) -> Path:
 
 
 def _state(study: Study, run: str, root: Path, snakemake: Snakemake) -> tuple[State, str]:
-    """Return the state of a run, and why it failed."""
-    folder, name = _folder(study.name, run, root), RunName.parse(run)
-    missing = [path for path in _results(study, name, folder, snakemake) if not path.exists()]
+    """Return the state of a run, and why it failed or what it lacks."""
+    folder = _folder(study.name, run, root)
+    results = snakemake.results(folder) or _results(study, RunName.parse(run), folder)
+    missing = [path for path in results if not path.exists()]
     if not missing:
         return "done", ""
     if (scratch := _scratch(study.name, run, root)) is not None and is_locked(scratch):
@@ -145,14 +149,15 @@ def _state(study: Study, run: str, root: Path, snakemake: Snakemake) -> tuple[St
         return "failed", reason
     if snakemake.alive:
         return "waiting", ""
+    if any(path.suffix == ".json" and path.exists() for path in results):
+        return "evaluated in part", f"{len(results) - len(missing)} of {len(results)} results"
     return ("stopped" if scratch is not None or folder.exists() else "not started"), ""
 
 
-def _results(study: Study, run: RunName, folder: Path, snakemake: Snakemake) -> list[Path]:
-    """Return the files that a finished run has."""
-    tasks = [task for task in study.config.tasks if not TASKS[task].reads_tree or run.variant != "baseline"]
-    if run.is_control:
-        tasks = [task for task in tasks if not TASKS[task].reads_tree]
+def _results(study: Study, run: RunName, folder: Path) -> list[Path]:
+    """Return the files that a finished run of the whole study has."""
+    has_tree = not run.is_control and run.variant != "baseline"
+    tasks = [task for task in study.config.tasks if has_tree or not TASKS[task].reads_tree]
     results = [folder / "evaluation" / f"{task}.json" for task in tasks]
     return results if run.is_control else [folder / "weights.safetensors", *results]
 
@@ -261,6 +266,10 @@ class Snakemake:
         making = {root / path for path in map(_decoded, (own / "incomplete").glob("*")) if path is not None}
         return cls(True, min(path.stat().st_mtime for path in locks), frozenset(outputs), frozenset(making))
 
+    def results(self, run: Path) -> list[Path]:
+        """Return the files in a run's folder that it was asked for."""
+        return [path for path in self.outputs if path.is_relative_to(run)]
+
     def runs(self, study: str) -> list[str]:
         """Return the runs of a study that it was asked for, sorted."""
         parts = [path.parts for path in self.outputs]
@@ -311,15 +320,18 @@ def headline(status: StudyStatus) -> str:
         ("running", RUNNING),
         ("failed", ("failed",)),
         ("stopped", ("stopped",)),
+        ("evaluated in part", ("evaluated in part",)),
         ("waiting", ("waiting",)),
         ("not started", ("not started",)),
     )
     counts = [f"{number} {title}" for title, states in groups if (number := status.count(*states))]
-    line = f"{status.name}  {len(status.runs)} runs: {', '.join(counts)}"
+    line = f"{status.name}  {len(status.runs)} run{'s' * (len(status.runs) != 1)}: {', '.join(counts)}"
     if status.works:
-        return f"{line}; {'no time measured yet' if status.left is None else f'about {duration(status.left)} left'}"
+        if status.left is None:
+            return f"{line}; no time measured yet"
+        return f"{line}; about {duration(status.left)} {'' if status.evaluated else 'of training '}left"
     if status.count("done") < len(status.runs):
-        line += f"; nothing works on it now, `snakemake --cores all --config study={status.name}` goes on"
+        line += f"; nothing works on it now, `snakemake --cores all --config study={status.asked}` goes on"
     return line
 
 
@@ -338,6 +350,6 @@ def runs_table(status: StudyStatus) -> Table:
         epoch = f"{told.done}/{told.epochs}" if told else ""
         loss, rate = (told.last.get(key) if told else None for key in ("loss", "images_per_second"))
         numbers = ("" if loss is None else f"{loss:.3f}", "" if rate is None else f"{rate:.0f}")
-        left = "" if run.left is None or run.state in ("done", "failed") else duration(run.left)
+        left = duration(run.left) if run.left and run.state != "failed" else ""
         table.add_row(run.name, run.state, epoch, *numbers, left, run.note)
     return table

@@ -74,7 +74,7 @@ def atlas(run_folder: str | Path, data_folder: str | Path, path: str | Path) -> 
         for row, strip in enumerate(shown):
             _pictures(ax, row, levels, strip, data)
         epoch = int(run.snapshots[-1].stem.removeprefix("epoch"))
-        ax.set_title(f"{run.title}, semantic tree of epoch {epoch}: {_counts(tree)} clusters, largest first", pad=8)
+        ax.set_title(f"{run.title}, semantic tree after {epoch} epochs: {_counts(tree)} clusters, largest first", pad=8)
         ax.set(xlim=(0, width), ylim=(len(shown), 0), aspect="equal")
         ax.axis("off")
 

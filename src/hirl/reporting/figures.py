@@ -161,7 +161,7 @@ def _curve_panel(ax: Axes, members: Iterable[Run], curve: str) -> None:
             # The two coincide until the first tree: the baseline is drawn wider to be seen below HIRL.
             color, width = (HIRL, 1.2) if run.has_tree else (BASELINE, 2.6)
             marker = "." if len(history) < 3 else None
-            ax.plot(history["epoch"], history[curve], color=color, alpha=0.85, linewidth=width, marker=marker)
+            ax.plot(history["epoch"] + 1, history[curve], color=color, alpha=0.85, linewidth=width, marker=marker)
         if run.has_tree:
             ax.axvline(run.config["hierarchy"]["start_epoch"], color=INK, linewidth=0.8, linestyle=":", zorder=1)
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -33,6 +33,7 @@ from hirl.reporting.table import (
 )
 from hirl.reporting.titles import backbone_title, html, method_title, variant_title
 from hirl.tracking.record import read_record
+from hirl.training.progress import duration
 
 TITLES = {"gains": "Gains", "gate": "Gain by tree agreement", "training": "Training", "hierarchy": "Semantic trees"}
 NOT_COMPARED = ("variant", "hash", "evaluation")  # what tells runs apart, or decides nothing of the training
@@ -138,15 +139,6 @@ def _cost(run: Run) -> dict[str, str]:
         "Last loss": f"{history['loss'].iloc[-1]:.3f}",
         "Feature std": f"{history['feature_std'].iloc[-1]:.3f}",
     }
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words: 42 s, 3 min 5 s, 2 h 10 min."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 # --- what was found ---------------------------------------------------------------------------------------------------

@@ -126,9 +126,11 @@ def facts(values: Mapping[str, float]) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in words: 42 s, 3 min 5 s, 2 h 10 min."""
+    """Return seconds in words: 42 s, 3 min 5 s, 2 h 10 min, 3,140 h."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 100:
+        return f"{round(seconds / 3600):,} h"
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

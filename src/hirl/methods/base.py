@@ -18,9 +18,9 @@ from timm.layers import DropPath
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from hirl.models.backbones import ViT
+from hirl.models.backbones import AnyBackbone, ViT
 
-Backbone = ResNet | ViT
+Backbone = ResNet | ViT | AnyBackbone
 M = TypeVar("M", bound=nn.Module)
 
 

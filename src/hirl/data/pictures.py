@@ -20,8 +20,8 @@ from hirl.data.images import square, to_tensor
 from hirl.data.sources import Source, Split
 
 ACCEPTED = (
-    "a folder, a list of files or pictures, a torch data set, or an array of uint8 or of floats in [0, 1]: [N, H, W, 3], "
-    "[N, 3, H, W] or gray [N, H, W]"
+    "a folder, a list of files or pictures, a torch data set, or an array of uint8 or of floats in [0, 1], "
+    "[N, H, W, 3], [N, 3, H, W] or gray [N, H, W]"
 )
 
 
@@ -77,7 +77,9 @@ def _split(count: int, picture: Callable[[int], Image.Image]) -> Split:
 
 def _length(dataset: Any) -> int:
     if not hasattr(dataset, "__len__"):
-        raise ValueError(f"{type(dataset).__name__} has no length, so its pictures have no fixed order: give {ACCEPTED}")
+        raise ValueError(
+            f"{type(dataset).__name__} has no length, so its pictures have no fixed order: give {ACCEPTED}"
+        )
     return len(dataset)
 
 

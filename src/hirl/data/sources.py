@@ -167,7 +167,7 @@ def open_any_folder(root: Path) -> tuple[str, Source, str]:
     """Open any folder of images: with classes if its folders can be classes, otherwise without.
 
     Returns:
-        The data.name that opens it, the source, and why its folders are no classes; empty if they are or there are none.
+        The data.name that opens it, the source, and why its folders are no classes: empty if they are classes.
 
     Raises:
         ValueError: the folder is missing or holds too few images, or it has splits and one of them is malformed.

@@ -48,7 +48,7 @@ NAMES = (*RESNETS, *VITS)
 TIMM = "timm:"  # before the name of any other network of timm's
 
 
-def build_backbone(config: BackboneConfig, image_size: int) -> ResNet | ViT | AnyBackbone:
+def build_backbone(config: BackboneConfig, image_size: int) -> Backbone:
     """Build a freshly initialised backbone: one of ours, or any network of timm's, such as timm:convnext_tiny.
 
     Args:
@@ -278,6 +278,9 @@ class ViT(VisionTransformer):
         shape = ((2 * height - 1) * (2 * width - 1) + 3, self.position_bias.shape[1])
         table = resize_rel_pos_bias_table_simple(self.position_bias, (height, width), shape)
         return F.embedding(_offsets(height, width, table.device), table).permute(2, 0, 1).contiguous()
+
+
+Backbone = ResNet | ViT | AnyBackbone
 
 
 def class_token_after(block: Any, tokens: Tensor, bias: Tensor | None) -> Tensor:

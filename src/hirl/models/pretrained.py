@@ -15,8 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from hirl.config import CONFIG_ROOT, BackboneConfig, load_study
 from hirl.files import read_json
-from hirl.methods.base import Backbone
-from hirl.models.backbones import TIMM, build_backbone, build_timm
+from hirl.models.backbones import TIMM, Backbone, build_backbone, build_timm
 from hirl.models.weights import import_weights, load_weights
 from hirl.models.zoo import fetch_weights, published_weights, recognise
 

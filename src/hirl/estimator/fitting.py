@@ -20,7 +20,7 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hirl.config import KNNConfig, RunConfig, load_study
+from hirl.config import HierarchyConfig, KNNConfig, RunConfig, load_study
 from hirl.distributed.device import choose_device, seed_step
 from hirl.estimator.defaults import Choices, Facts, own_study
 from hirl.estimator.images import FittedImages, OwnImages, load_fitted, prepare_once
@@ -86,8 +86,10 @@ def configure(
     settings: Mapping[str, Any],
     seed: int,
     place: Path,
-) -> RunConfig:
-    """Write the study of a fit to a folder, and return the configuration of its run.
+) -> tuple[RunConfig, HierarchyConfig]:
+    """Write the study of a fit to a folder; return the configuration of its run, and that of the tree it ends with.
+
+    The two differ for a baseline alone, which trains without a hierarchy.
 
     Args:
         settings: dotted keys to values, which go before all defaults.
@@ -101,10 +103,32 @@ def configure(
     write_text(
         place / STUDY, f"# Made for {own.count} images. A study: docs/studies.md says what may be changed.\n{text}"
     )
-    return load_study(str(place / STUDY)).resolve(choices.method, choices.variant, seed, settings)
+    study = load_study(str(place / STUDY))
+    config = study.resolve(choices.method, choices.variant, seed, settings)
+    hierarchy = config.hierarchy or study.resolve(choices.method, "hirl", seed, settings).hierarchy
+    assert hierarchy is not None
+    return config, hierarchy
 
 
-def fit_images(own: OwnImages, config: RunConfig, place: Path, start: Backbone | None, trains: bool) -> Fit:
+def describe(own: OwnImages, config: RunConfig, hierarchy: HierarchyConfig, trains: bool) -> str:
+    """Return one line on what is about to be done."""
+    classes = len(own.source.classes) if own.labelled else 0
+    images = f"{own.count} images" + (f" of {classes} classes" if classes else ", no classes")
+    clusters = " > ".join(map(str, reversed(hierarchy.num_clusters)))
+    network = f"{config.backbone.name} at {config.data.image_size} px"
+    remark = f" ({own.remark})" if own.remark else ""
+    if not trains:
+        return f"{images}{remark}: features of {network}, no training; clusters {clusters}"
+    training = config.training
+    return (
+        f"{images}{remark}: {config.method} {config.variant}, {network}, {training.epochs} epochs of batches of "
+        f"{training.batch_size}; clusters {clusters}, from epoch {hierarchy.start_epoch + 1} on"
+    )
+
+
+def fit_images(
+    own: OwnImages, config: RunConfig, hierarchy: HierarchyConfig, place: Path, start: Backbone | None, trains: bool
+) -> Fit:
     """Fit HIRL to images in a folder, or go on where an earlier call with the same arguments was killed.
 
     Args:
@@ -128,7 +152,7 @@ def fit_images(own: OwnImages, config: RunConfig, place: Path, start: Backbone |
     network.eval().requires_grad_(False)
     fitted = load_fitted(own, place / "data")
     features = encode(fitted, config, network.backbone, int(network.backbone.num_features))
-    tree = cluster(network, config, fitted, features)
+    tree = cluster(network, config, hierarchy, fitted, features)
     order = fitted.order
     tree = SemanticTree(tree.centroids, tree.parents, tree.assignments[torch.from_numpy(order)])
     rows = features.numpy(force=True)
@@ -149,14 +173,14 @@ def encode(
     return encode_images(images, function, width, ENCODED_AT_ONCE, views, nullcontext, num_views)
 
 
-def cluster(network: Method, config: RunConfig, fitted: FittedImages, features: Tensor) -> SemanticTree:
+def cluster(
+    network: Method, config: RunConfig, hierarchy: HierarchyConfig, fitted: FittedImages, features: Tensor
+) -> SemanticTree:
     """Return the tree of all images, made from the trained network as those of the training are.
 
     Args:
         features: [N, C], which a Frozen network has as embeddings.
     """
-    hierarchy = config.hierarchy
-    assert hierarchy is not None
     wrapper = Wrapper(network, hierarchy.model_copy(update={"encode": "pass"}), config.seed).to(features.device).eval()
     seed_step(config.seed, -1)
 

@@ -97,9 +97,10 @@ def prepare_once(config: DataConfig, own: OwnImages, out: Path) -> None:
     files = [path for split in own.source.splits.values() for path in split.paths or ()]
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     made_from = digest([config.model_dump(mode="json"), stats])
-    if files and (out / SOURCE).is_file() and (out / "manifest.json").is_file():
-        if read_json(out / SOURCE)["digest"] == made_from:
-            return
+    is_prepared = (out / SOURCE).is_file() and (out / "manifest.json").is_file()
+    if files and is_prepared and read_json(out / SOURCE)["digest"] == made_from:
+        return
+    (out / SOURCE).unlink(missing_ok=True)
     prepare_source(config, own.source, out)
     write_json(out / SOURCE, {"digest": made_from})
 

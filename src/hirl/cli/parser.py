@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from hirl.cli import config, data, evaluation, planning, publishing, reporting, tracking, training, weights
+from hirl.cli import config, data, evaluation, own_images, planning, publishing, reporting, tracking, training, weights
 
 GROUPS = (  # in the order of `hirl --help`
+    own_images,
     config,
     data,
     training,

@@ -10,7 +10,8 @@ from PIL import Image
 from hirl.data.pictures import open_pictures
 from hirl.data.sources import Split
 from hirl.reporting.atlas_data import AtlasClasses
-from hirl.reporting.atlas_page import AtlasRun, write_atlas as write_page
+from hirl.reporting.atlas_page import AtlasRun
+from hirl.reporting.atlas_page import write_atlas as write_page
 
 if TYPE_CHECKING:
     from hirl.estimator.model import HIRL
@@ -40,6 +41,8 @@ def write_atlas(model: HIRL, path: str | Path, pictures: Any = None, title: str 
     tree_classes = model.classes_tree_
     classes = None
     if tree_classes.levels:
-        classes = AtlasClasses(tuple(tree_classes.levels), tuple(map(tuple, tree_classes.class_names)), model.class_labels_)
+        classes = AtlasClasses(
+            tuple(tree_classes.levels), tuple(map(tuple, tree_classes.class_names)), model.class_labels_
+        )
     run = AtlasRun(name, name, ((len(model.history_), tree),), model.features_)
     write_page(path, [run], Pictures(split), classes, title=title or name, names=names)

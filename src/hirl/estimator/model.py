@@ -61,8 +61,8 @@ class HIRL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         num_clusters: of each level, fine to coarse; None: one for 43 images, then a third and a thirtieth of that.
         labels: whether the folders of a folder of images name classes. They are only reported, never trained on.
         settings: any other setting by its dotted key, such as {"training.optimizer.base_lr": 0.01}.
-        folder: keeps the prepared images, the run and the state of the training, so that an interrupted fit goes on when
-            it is called again; None: a temporary folder.
+        folder: keeps the prepared images, the run and the state of the training, so that an interrupted fit resumes
+            when it is called again; None: a temporary folder.
         random_state: seed of the initialisation, the views and the clusters.
         verbose: whether to print the progress.
 
@@ -303,7 +303,6 @@ class HIRL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
 
         self._network(needs_tree=True)
         save_model(self, path)
-
 
     def write_atlas(self, path: str | Path, X: Any = None, *, title: str | None = None) -> None:
         """Write the atlas: one self-contained page on which the tree can be walked, from coarse clusters to pictures.

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from hirl.cli.options import add_step
 from hirl.config import parse_override
 from hirl.estimator.defaults import METHODS, VARIANTS
-from hirl.files import atomic_path, locked
+from hirl.files import atomic_path
 
 if TYPE_CHECKING:
     from hirl.estimator.model import HIRL
 
 RESULTS = Path("results")
 MODEL = "model.safetensors"  # in the folder of a fit, as hirl.estimator.store has it
-SHOWN = 3  # images that `hirl path` names of the finest cluster
+SHOWN = 3  # nearest images that `hirl path` names
 
 
 def add(steps: Any) -> None:
@@ -147,14 +147,13 @@ def _name(folder: Path) -> str:
 
 
 def _fit(model: HIRL, args: argparse.Namespace, out: Path) -> None:
-    with locked(out):
-        model.set_params(folder=out).fit(args.folder)
-        model.save(out / MODEL)
-        if model.knn_accuracy_ is not None:
-            classes = len(model.classes_tree_.class_names[0])
-            print(f"kNN top-1 on held-out images: {model.knn_accuracy_:.1f} % (chance {100 / classes:.1f} %)")
-        _write_atlas(model, out / "atlas.html", args)
-        print(f"next: hirl path IMAGE, hirl neighbours IMAGE, hirl embed FOLDER; in Python hirl.load({str(out)!r})")
+    model.set_params(folder=out).fit(args.folder)
+    model.save(out / MODEL)
+    if model.knn_accuracy_ is not None:
+        classes = len(model.classes_tree_.class_names[0])
+        print(f"kNN top-1 on held-out images: {model.knn_accuracy_:.1f} % (chance {100 / classes:.1f} %)")
+    _write_atlas(model, out / "atlas.html", args)
+    print(f"next: hirl path IMAGE, hirl neighbours IMAGE, hirl embed FOLDER; in Python hirl.load({str(out)!r})")
 
 
 def _write_atlas(model: HIRL, path: Path, args: argparse.Namespace) -> None:
@@ -193,8 +192,7 @@ def neighbours(args: argparse.Namespace) -> None:
     model = _load(args.model)
     places, cosines = model.neighbors(args.image, args.k)
     for place, cosine in zip(places[0].tolist(), cosines[0].tolist(), strict=True):
-        name = str(place) if model.paths_ is None else str(model.paths_[place])
-        print(f"{cosine:6.3f}  {name}")
+        print(f"{cosine:6.3f}  {_image_name(model, place)}")
 
 
 def path(args: argparse.Namespace) -> None:
@@ -202,13 +200,16 @@ def path(args: argparse.Namespace) -> None:
     model = _load(args.model)
     own = model.predict_path(args.image)[0].tolist()
     assignments = model.tree_.assignments.numpy()
-    members = assignments[:, 0] >= 0
     for level in reversed(range(len(own))):
         members = assignments[:, level] == own[level]
         line = f"level {level}  cluster {own[level]:>5}  {members.sum():>6} images  {_majority(model, members, level)}"
         print(line.rstrip())
-    for place in members.nonzero()[0][:SHOWN]:
-        print(f"         {model.paths_[place] if model.paths_ else place}")
+    for place in model.neighbors(args.image, min(SHOWN, len(model.labels_)))[0][0].tolist():
+        print(f"nearest  {_image_name(model, place)}")
+
+
+def _image_name(model: HIRL, place: int) -> str:
+    return f"picture {place}" if model.paths_ is None else str(model.paths_[place])
 
 
 def _majority(model: HIRL, members: Any, level: int) -> str:

@@ -143,10 +143,11 @@ def open_folder(config: DataConfig, root: Path) -> Source:
     """
     if is_split(root):
         return _open_split_folder(root)
-    if any(is_image(entry.name) for entry in os.scandir(root)):
+    entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
+    if not any(entry.is_dir() for entry in entries):
+        if not any(is_image(entry.name) for entry in entries):
+            raise ValueError(f"{root} has no folder train and no image: put images there, or a folder for each class")
         return _without_classes(root, list_images(root))
-    if not any(entry.is_dir() for entry in os.scandir(root)):
-        raise ValueError(f"{root} has no folder train and no image: put images there, or a folder for each class")
     classes = list_class_folders(root)
     _check_depths(root, classes)
     split = _folder_split(classes, {branch: label for label, branch in enumerate(classes)})

@@ -33,6 +33,7 @@ from hirl.estimator.fitting import ENCODED_AT_ONCE, Fit, Frozen, configure, desc
 from hirl.estimator.images import open_images
 from hirl.evaluation.cache import unit_rows
 from hirl.evaluation.knn import nearest
+from hirl.files import locked
 from hirl.hierarchy import SemanticTree
 from hirl.methods.base import Backbone, Method
 from hirl.models.backbones import AnyBackbone, ResNet, ViT
@@ -160,6 +161,7 @@ class HIRL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             else:
                 place = Path(self.folder)
             start, known = self._start()
+            stack.enter_context(locked(place))
             settings = known | dict(self.settings or {})
             config, hierarchy = configure(own, choices, settings, self._seed(), place)
             if start is None and isinstance(self.backbone, nn.Module):

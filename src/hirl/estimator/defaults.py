@@ -83,8 +83,10 @@ def own_study(facts: Facts, choices: Choices) -> dict[str, Any]:
         ValueError: there are too few images, or the method or the variant is none that needs no settings of its own.
     """
     check_choices(choices)
-    if facts.train < LEAST_IMAGES:
-        raise ValueError(f"{facts.train} training images are too few for clusters: give at least {LEAST_IMAGES}")
+    if facts.train < LEAST_IMAGES and choices.num_clusters is None:
+        raise ValueError(
+            f"{facts.train} training images are too few for clusters: give at least {LEAST_IMAGES}, or set num_clusters"
+        )
     size = choices.image_size or _image_size(facts)
     batch = choices.batch_size or _batch_size(facts)
     epochs = _epochs(facts) if choices.epochs is None else choices.epochs

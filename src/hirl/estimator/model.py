@@ -290,6 +290,7 @@ class HIRL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
     # --- files --------------------------------------------------------------------------------------------------------

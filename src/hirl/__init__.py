@@ -17,13 +17,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hirl.estimator.model import HIRL
-    from hirl.estimator.store import load
+    from hirl.estimator.model import HIRL, load
     from hirl.hierarchy import SemanticTree
 
 __all__ = ["HIRL", "SemanticTree", "__version__", "load"]
 
-_HOMES = {"HIRL": "hirl.estimator.model", "load": "hirl.estimator.store", "SemanticTree": "hirl.hierarchy"}
+_HOMES = {"HIRL": "hirl.estimator.model", "load": "hirl.estimator.model", "SemanticTree": "hirl.hierarchy"}
 
 
 def __getattr__(name: str) -> Any:

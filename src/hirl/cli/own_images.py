@@ -237,6 +237,6 @@ def _load(model: str | Path | None) -> HIRL:
             raise ValueError(f"{RESULTS}/ holds no {MODEL}: call `hirl fit FOLDER` first, or give --model")
         model = fitted[-1]
         print(f"model: {model}", file=sys.stderr)
-    from hirl.estimator.store import load
+    from hirl.estimator.model import load
 
     return load(model)

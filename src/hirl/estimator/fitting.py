@@ -7,6 +7,7 @@ Shapes: N images, C features, D embedding width.
 
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hirl.config import HierarchyConfig, KNNConfig, RunConfig, load_study
 from hirl.distributed.device import choose_device, seed_step
@@ -30,8 +31,10 @@ from hirl.files import write_text
 from hirl.hierarchy import SemanticTree
 from hirl.hierarchy.wrapper import HIRL as Wrapper
 from hirl.methods.base import Backbone, Method, MethodOutput, Step
+from hirl.models.backbones import AnyBackbone, ResNet, ViT
 from hirl.training.loop import encode_images, pretrain
 
+OWN_BACKBONE = "own"  # the name in a configuration of a network that the user gave as a module
 STUDY = "study.yaml"  # the settings of a fit, in its folder
 ENCODED_AT_ONCE = 256  # images
 
@@ -199,6 +202,16 @@ def _accuracy(features: NDArray[np.float32], fitted: FittedImages, config: RunCo
         return None
     cache = FeatureCache(features[:train], features[train:], labels[:train], labels[train:])
     return knn(cache, KNNConfig(neighbours=(min(10, train),)))["top1"]
+
+
+def as_backbone(network: nn.Module, image_size: int) -> Backbone:
+    """Return a copy of someone's own network as a backbone.
+
+    Raises:
+        ValueError: it does not map images to features.
+    """
+    copied = copy.deepcopy(network)
+    return copied if isinstance(copied, ResNet | ViT | AnyBackbone) else AnyBackbone(copied, image_size)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

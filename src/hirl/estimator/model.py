@@ -5,7 +5,6 @@ Shapes: N images, C features, L levels (level 0 is the finest).
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
@@ -29,17 +28,24 @@ from hirl.data.pictures import open_pictures, to_pixels
 from hirl.data.views import evaluation_view
 from hirl.distributed.device import choose_device
 from hirl.estimator.defaults import Choices, check_choices
-from hirl.estimator.fitting import ENCODED_AT_ONCE, Fit, Frozen, configure, describe, fit_images
+from hirl.estimator.fitting import (
+    ENCODED_AT_ONCE,
+    OWN_BACKBONE,
+    Fit,
+    Frozen,
+    as_backbone,
+    configure,
+    describe,
+    fit_images,
+)
 from hirl.estimator.images import open_images
+from hirl.estimator.store import Stored, is_model, read_model, write_model
 from hirl.evaluation.cache import unit_rows
 from hirl.evaluation.knn import nearest
 from hirl.files import locked
 from hirl.hierarchy import SemanticTree
 from hirl.methods.base import Backbone, Method
-from hirl.models.backbones import AnyBackbone, ResNet, ViT
 from hirl.models.pretrained import Pretrained, open_pretrained
-
-OWN_BACKBONE = "own"  # the name in the configuration of a network that the user gave as a module
 
 
 class HIRL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
@@ -165,7 +171,7 @@ class HIRL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             settings = known | dict(self.settings or {})
             config, hierarchy = configure(own, choices, settings, self._seed(), place)
             if start is None and isinstance(self.backbone, nn.Module):
-                start = _as_backbone(self.backbone, config.views.global_size)
+                start = as_backbone(self.backbone, config.views.global_size)
             if not trains and start is None:
                 raise ValueError("epochs is 0, so that nothing is trained: give weights or a backbone")
             print(describe(own, config, hierarchy, trains), flush=True)
@@ -194,10 +200,11 @@ class HIRL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         return opened.backbone, settings | {"data.image_size": size, "views.global_size": size}
 
     def _open_weights(self, weights: str | Path) -> Pretrained:
-        from hirl.estimator.store import is_model, open_model_backbone
-
         if is_model(weights):
-            return open_model_backbone(weights, self.image_size)
+            stored = read_model(weights)
+            config, network = stored.fitted["config_"], stored.fitted["network_"]
+            size = self.image_size or config.data.image_size
+            return Pretrained(network.backbone, config.backbone, size, f"{weights} ({config.backbone.name})")
         network = self.backbone if isinstance(self.backbone, str) else None
         return open_pretrained(weights, network and network.removeprefix("timm:"), self.image_size)
 
@@ -302,10 +309,9 @@ class HIRL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             NotFittedError: nothing is fitted.
             ValueError: the file cannot be written.
         """
-        from hirl.estimator.store import save_model
-
         self._network(needs_tree=True)
-        save_model(self, path)
+        fitted = {name: value for name, value in vars(self).items() if name.endswith("_")}
+        write_model(Stored(self.get_params(), fitted), path)
 
     def write_atlas(self, path: str | Path, X: Any = None, *, title: str | None = None) -> None:
         """Write the atlas: one self-contained page on which the tree can be walked, from coarse clusters to pictures.
@@ -325,11 +331,23 @@ class HIRL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         write_atlas(self, path, X, title)
 
 
-def _as_backbone(network: nn.Module, image_size: int) -> Backbone:
-    """Return a copy of the user's network as a backbone.
+def load(file: str | Path, *, backbone: nn.Module | None = None) -> HIRL:
+    """Load what `HIRL.save` wrote; or open trained weights, whose features `transform` gives and `fit` clusters.
+
+    Args:
+        file: a file of `HIRL.save`, the folder of `hirl fit`, or weights by file or name, as
+            `hirl.models.pretrained.open_pretrained` takes them: mocov2-hirl-s0, resnet50.a1_in1k, ...
+        backbone: the network, if the estimator was fitted with a module of yours; a copy of it gets the weights.
 
     Raises:
-        ValueError: it does not map images to features.
+        ValueError: there is no such file or name, the file is damaged, or it needs a backbone.
     """
-    copied = copy.deepcopy(network)
-    return copied if isinstance(copied, ResNet | ViT | AnyBackbone) else AnyBackbone(copied, image_size)
+    if not is_model(file):
+        model = HIRL(weights=file, epochs=0)
+        model._open_network()
+        return model
+    stored = read_model(file, backbone)
+    model = HIRL(**stored.parameters)
+    for name, value in stored.fitted.items():
+        setattr(model, name, value)
+    return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def write_atlas(model: HIRL, path: str | Path, pictures: Any = None, title: str 
     split = open_pictures(model.paths_ if pictures is None else pictures)
     config, tree = model.config_, model.tree_
     name = f"{config.method}-{config.variant}" if model.history_ else config.backbone.name
-    names = None if model.paths_ is None else [str(path) for path in model.paths_]
+    names = None if model.paths_ is None else _short(model.paths_)
     tree_classes = model.classes_tree_
     classes = None
     if tree_classes.levels:
@@ -46,3 +47,9 @@ def write_atlas(model: HIRL, path: str | Path, pictures: Any = None, title: str 
         )
     run = AtlasRun(name, name, ((len(model.history_), tree),), model.features_)
     write_page(path, [run], Pictures(split), classes, title=title or name, names=names)
+
+
+def _short(paths: list[Path]) -> list[str]:
+    """Return the paths below the folder that they have in common."""
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    return [str(path.relative_to(common)) for path in paths]

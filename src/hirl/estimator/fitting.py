@@ -151,7 +151,7 @@ def fit_images(
         history = read_history(run / "history.csv")
     else:
         assert start is not None
-        network = Frozen(start).to(choose_device())
+        network = Frozen(start).to(choose_device()).to(memory_format=torch.channels_last)
     network.eval().requires_grad_(False)
     fitted = load_fitted(own, place / "data")
     features = encode(fitted, config, network.backbone, int(network.backbone.num_features))

@@ -97,7 +97,7 @@ def read_model(file: str | Path, backbone: nn.Module | None = None) -> Stored:
         raise ValueError(f"{path} was written by another version of hirl (format {metadata[KIND]}): fit it again")
     facts = json.loads(metadata["facts"])
     config = _read_config(facts["config"])
-    network = _build_network(config, facts["frozen"], backbone, path)
+    network = _build_network(config, facts["frozen"], backbone, path).to(memory_format=torch.channels_last)
     state = {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
     try:
         network.load_state_dict(state)

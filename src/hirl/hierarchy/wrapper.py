@@ -50,8 +50,8 @@ class HIRL(Method):
     scales the path loss; for `projection_warmup_epochs` from `start_epoch` on, only the projections learn from it;
     `tree` names trees that no clustering made, which the training gives.
 
-    In a training loop of your own, `cluster` makes a tree, and `path_loss` is added to your loss. The method may then be
-    any module that has `embedding_dim` and `embed`.
+    In a training loop of your own, `cluster` makes a tree, and `path_loss` is added to your loss. The method may then
+    be any module that has `embedding_dim` and `embed`.
 
     Attributes:
         projections: L small MLPs, one for each level of the tree, finest first.

@@ -17,7 +17,7 @@ def test_the_study_of_a_fit_can_be_run_as_any_other(class_folders, tmp_path):
     study = load_study(str(tmp_path / STUDY))
     assert study.resolve("dino", "hirl") == config
     assert config.hierarchy == hierarchy
-    assert [str(run) for run in study.run_names()][0] == "dino-hirl-s0"
+    assert str(study.run_names()[0]) == "dino-hirl-s0"
     assert "48 images" in (tmp_path / STUDY).read_text().splitlines()[0]
 
 

@@ -11,8 +11,9 @@ from PIL import Image
 from hirl.cli import main, own_images
 from tests.estimator.conftest import COLORS, colored
 
-TINY = ("--size", 16, "--clusters", 6, 3, 2, "--no-open", "--set", "model.embedding_dim=16", "--set")
-TINY = (*TINY, "model.predictor_hidden_dim=8", "--set", "training.precision=fp32")
+TREE = ("--size", 16, "--clusters", 6, 3, 2, "--no-open")
+SETTINGS = ("model.embedding_dim=16", "model.predictor_hidden_dim=8", "training.precision=fp32")
+TINY = (*TREE, *(word for setting in SETTINGS for word in ("--set", setting)))
 QUICK = ("--method", "simsiam", "--epochs", 2, "--batch", 16)
 
 
@@ -90,7 +91,7 @@ def test_features_of_files_and_folders_are_written_in_their_order(tmp_path, caps
 
 
 def test_trained_weights_make_an_atlas_without_training(capsys):
-    run("atlas", "colors", "--weights", "results/colors/runs/simsiam-hirl-s0/weights.safetensors", *TINY)
+    run("atlas", "colors", "--weights", "results/colors/runs/simsiam-hirl-s0/weights.safetensors", *TREE)
     said = capsys.readouterr().out
     assert "resnet8 at 16 px, no training; clusters 2 > 3 > 6" in said
     assert own_images.Path("results/colors-weights/atlas.html").is_file()
@@ -134,7 +135,7 @@ def test_what_is_not_possible_is_said_in_one_line_and_leaves_nothing(refused, tm
         (("fit", "empty"), "empty holds no image"),
         (("fit", "one"), "one has no two images"),
         (("fit", "broken", "--method", "simsiam"), "03.png cannot be read as an image: replace or remove it"),
-        (("fit", "broken", "--clusters", "500"), "num_clusters 500 is more than the 44"),
+        (("fit", "broken", "--clusters", "500"), "num_clusters 500 is more than the 44 training images: ask for fewer"),
         (("fit", "broken", "--weights", "nothing"), "nothing is no file and no known name"),
         (("atlas", "broken"), "broken holds no model.safetensors of `hirl fit`: give --weights"),
         (("path", "one/00.png"), "results/ holds no model.safetensors: call `hirl fit FOLDER` first"),

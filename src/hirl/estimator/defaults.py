@@ -80,13 +80,16 @@ def own_study(facts: Facts, choices: Choices) -> dict[str, Any]:
     published ones with smaller networks for others.
 
     Raises:
-        ValueError: there are too few images, or the method or the variant is none that needs no settings of its own.
+        ValueError: there are too few images or more clusters than images, or the method or the variant is none that needs no settings of its own.
     """
     check_choices(choices)
     if facts.train < LEAST_IMAGES and choices.num_clusters is None:
         raise ValueError(
             f"{facts.train} training images are too few for clusters: give at least {LEAST_IMAGES}, or set num_clusters"
         )
+    clusters = list(choices.num_clusters or default_clusters(facts.train))
+    if clusters[0] > facts.train:
+        raise ValueError(f"num_clusters {clusters[0]} is more than the {facts.train} training images: ask for fewer")
     size = choices.image_size or _image_size(facts)
     batch = choices.batch_size or _batch_size(facts)
     epochs = _epochs(facts) if choices.epochs is None else choices.epochs
@@ -108,7 +111,7 @@ def own_study(facts: Facts, choices: Choices) -> dict[str, Any]:
         "all": {
             "data": {"name": facts.source, "image_size": size, "storage": storage, "class_tree": None},
             "views": {"global_size": size, "local_size": max(16, size // 2)},
-            "hierarchy": {"num_clusters": list(choices.num_clusters or default_clusters(facts.train))},
+            "hierarchy": {"num_clusters": clusters},
             "evaluation": {"knn": {"neighbours": _neighbours(facts.train)}},
         },
     }

@@ -122,7 +122,7 @@ def test_a_browser_opens_at_a_terminal_with_a_screen_alone(monkeypatch):
     assert len(opened) == 1
 
 
-def test_what_is_not_possible_is_said_in_one_line_and_leaves_nothing(refused, tmp_path, monkeypatch):
+def test_what_is_not_possible_is_said_in_one_line_and_leaves_nothing(refused, home, tmp_path, monkeypatch):
     broken = shutil.copytree("colors", tmp_path / "broken")
     (broken / "red/03.png").write_bytes(b"no image")
     (tmp_path / "empty").mkdir()
@@ -135,7 +135,10 @@ def test_what_is_not_possible_is_said_in_one_line_and_leaves_nothing(refused, tm
         (("fit", "empty"), "empty holds no image"),
         (("fit", "one"), "one has no two images"),
         (("fit", "broken", "--method", "simsiam"), "03.png cannot be read as an image: replace or remove it"),
-        (("fit", "broken", "--clusters", "500"), "num_clusters 500 is more than the 44 training images: ask for fewer"),
+        (
+            ("fit", home / "colors", "--clusters", "500"),
+            "num_clusters 500 is more than the 44 training images: ask for fewer",
+        ),
         (("fit", "broken", "--weights", "nothing"), "nothing is no file and no known name"),
         (("atlas", "broken"), "broken holds no model.safetensors of `hirl fit`: give --weights"),
         (("path", "one/00.png"), "results/ holds no model.safetensors: call `hirl fit FOLDER` first"),

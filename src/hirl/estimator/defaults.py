@@ -80,7 +80,7 @@ def own_study(facts: Facts, choices: Choices) -> dict[str, Any]:
     published ones with smaller networks for others.
 
     Raises:
-        ValueError: there are too few images or more clusters than images, or the method or the variant is none that needs no settings of its own.
+        ValueError: there are too few images or more clusters than images, or the method or the variant is unknown here.
     """
     check_choices(choices)
     if facts.train < LEAST_IMAGES and choices.num_clusters is None:

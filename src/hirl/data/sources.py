@@ -181,7 +181,7 @@ def open_any_folder(root: Path) -> tuple[str, Source, str]:
     try:
         return "folder", open_folder(DataConfig(), root), ""
     except ValueError as error:
-        return "unlabelled", _without_classes(root, images), str(error).partition(": ")[0]
+        return "unlabelled", _without_classes(root, images), str(error).rpartition(": ")[0]
 
 
 def is_split(root: Path) -> bool:

@@ -63,8 +63,10 @@ def check_labels(images: ImageSet, data: Path) -> ImageSet:
     """Return the images after checking that every label is one of their classes.
 
     Raises:
-        ValueError: a label is out of range.
+        ValueError: a label is out of range, or the images have no classes.
     """
+    if not images.class_names:
+        raise ValueError(f"{data}: its images have no classes to learn: sort them into class folders, and prepare them")
     fine, classes = images.labels[:, 0], len(images.class_names[0])
     if (stray := fine[(fine < 0) | (fine >= classes)]).numel():
         raise ValueError(f"{data}: label {stray[0].item()} is not one of its {classes} classes: prepare the data again")

@@ -154,7 +154,7 @@ def fit_images(
         network = Frozen(start).to(choose_device()).to(memory_format=torch.channels_last)
     network.eval().requires_grad_(False)
     fitted = load_fitted(own, place / "data")
-    features = encode(fitted, config, network.backbone, int(network.backbone.num_features))
+    features = encode_fitted(fitted, config, network.backbone, int(network.backbone.num_features))
     tree = cluster(network, config, hierarchy, fitted, features)
     order = fitted.order
     tree = SemanticTree(tree.centroids, tree.parents, tree.assignments[torch.from_numpy(order)])
@@ -164,7 +164,7 @@ def fit_images(
     return Fit(network, config, tree, rows[order], labels[order], fitted, accuracy, history)
 
 
-def encode(
+def encode_fitted(
     fitted: FittedImages,
     config: RunConfig,
     function: Callable[[Tensor], Tensor],
@@ -187,10 +187,10 @@ def cluster(
     wrapper = Wrapper(network, hierarchy.model_copy(update={"encode": "pass"}), config.seed).to(features.device).eval()
     seed_step(config.seed, -1)
 
-    def encode_all(function: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor:
+    def encode_all(encode: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor:
         if isinstance(network, Frozen) and not num_views:
             return features
-        return encode(fitted, config, function, width, num_views)
+        return encode_fitted(fitted, config, encode, width, num_views)
 
     return wrapper.make_tree(encode_all).to("cpu")
 

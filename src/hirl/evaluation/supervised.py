@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from timm.models.resnet import ResNet
 from torch import Tensor
 
 from hirl.config import TASKS, RunConfig, digest
@@ -19,11 +18,11 @@ from hirl.data.loader import ordered_batches
 from hirl.data.views import evaluation_view
 from hirl.distributed.collectives import gather, shard_range, world_size
 from hirl.files import read_json, sha256
-from hirl.models.backbones import ViT, build_backbone
+from hirl.models.backbones import Backbone, ViT, build_backbone
 from hirl.models.weights import load_weights
 
 
-def load_backbone(config: RunConfig, weights: Path | None, image_size: int, drop_path: float = 0.0) -> ResNet | ViT:
+def load_backbone(config: RunConfig, weights: Path | None, image_size: int, drop_path: float = 0.0) -> Backbone:
     """Build a run's backbone with its weights, or as its seed initialises it.
 
     Seeds torch with the run's seed first, so that the head built next is drawn from it too.

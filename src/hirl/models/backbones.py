@@ -125,7 +125,7 @@ def build_timm(name: str, image_size: int, **options: Any) -> AnyBackbone:
         raise ValueError(f"timm has no network {name!r}: choose one of timm.list_models(), such as {', '.join(close)}")
     for sizes in ({"img_size": image_size, "dynamic_img_size": True}, {"img_size": image_size}, {}):
         with suppress(TypeError):  # the network has no such option
-            network = timm.create_model(name, num_classes=0, **sizes, **options)
+            network: Any = timm.create_model(name, num_classes=0, **sizes, **options)
             cfg = network.pretrained_cfg
             return AnyBackbone(network, image_size, (tuple(cfg["mean"]), tuple(cfg["std"])))
     raise AssertionError(name)

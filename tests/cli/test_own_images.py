@@ -93,7 +93,8 @@ def test_features_of_files_and_folders_are_written_in_their_order(tmp_path, caps
 def test_trained_weights_make_an_atlas_without_training(capsys):
     run("atlas", "colors", "--weights", "results/colors/runs/simsiam-hirl-s0/weights.safetensors", *TREE)
     said = capsys.readouterr().out
-    assert "resnet8 at 16 px, no training; clusters 2 > 3 > 6" in said
+    assert "no training; clusters 2 > 3 > 6" in said
+    assert "features of resnet8 at 16 px with weights of results/colors/runs" in said
     assert own_images.Path("results/colors-weights/atlas.html").is_file()
 
 
@@ -105,7 +106,7 @@ def test_the_atlas_of_a_fit_is_written_again(tmp_path):
 def test_a_fit_starts_from_weights(tmp_path, capsys):
     weights = ("--weights", "results/colors/runs/simsiam-hirl-s0")
     run("fit", "colors", *weights, *QUICK, *TINY, "--out", tmp_path)
-    assert "simsiam hirl, resnet8" in capsys.readouterr().out
+    assert "simsiam hirl, resnet8 at 16 px with weights of results/colors" in capsys.readouterr().out
     assert (tmp_path / "model.safetensors").is_file()
 
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from hirl.data.pictures import open_pictures, source_of_pictures, to_pixels
+from hirl.data.pictures import open_pictures, source_of_pictures
 
 BYTES = np.random.default_rng(0).integers(0, 256, (5, 12, 10, 3), dtype=np.uint8)
 
@@ -69,12 +69,6 @@ def test_pictures_have_no_classes_and_no_validation_split():
     source = source_of_pictures(open_pictures(BYTES))
     assert source.classes == [()]
     assert list(source.splits) == ["train"]
-
-
-def test_pixels_are_the_central_square():
-    pixels = to_pixels(open_pictures(BYTES), [3, 1], 10, 10)
-    assert pixels.shape == (2, 3, 10, 10)
-    assert np.array_equal(pixels[0].permute(1, 2, 0).numpy(), BYTES[3][1:11])
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def test_settings_go_before_the_defaults_and_are_not_written_as_such(class_folde
 def test_one_line_describes_what_is_done(class_folders, tmp_path, trains, said):
     own = open_images(class_folders)
     config, hierarchy = configure(own, Choices(epochs=20), {}, 0, tmp_path)
-    line = describe(own, config, hierarchy, trains)
+    line = describe(own, config, hierarchy, trains, "mine.safetensors")
+    assert "px with weights of mine.safetensors" in line
     assert line.startswith("48 images of 4 classes: ")
     assert said in line
     assert "\n" not in line

@@ -158,8 +158,11 @@ def choose(labels: np.ndarray, count: int | None, split: str) -> np.ndarray:
     return order[np.argsort(position[order], kind="stable")][:count]
 
 
-def decode(split: Split, index: np.ndarray, size: int) -> Tensor:
-    """Decode images to uint8 [N, 3, size, size]: the shorter side resized to `size`, then the central square.
+def decode(split: Split, index: np.ndarray, size: int, shorter_side: int | None = None) -> Tensor:
+    """Decode images to uint8 [N, 3, size, size]: the shorter side resized, then the central square.
+
+    Args:
+        shorter_side: of the resized image, in pixels; None: `size`.
 
     Raises:
         ValueError: an image cannot be read.
@@ -167,7 +170,7 @@ def decode(split: Split, index: np.ndarray, size: int) -> Tensor:
     images = torch.empty(len(index), 3, size, size, dtype=torch.uint8)
 
     def fill(position: int) -> None:
-        images[position] = to_tensor(square(split.picture(index[position]), size, size))
+        images[position] = to_tensor(square(split.picture(index[position]), shorter_side or size, size))
 
     _in_threads(fill, len(index))
     return images

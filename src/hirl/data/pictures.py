@@ -5,18 +5,16 @@ Shapes: N pictures, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from hirl.data.image_files import list_images, read_image
-from hirl.data.images import square, to_tensor
 from hirl.data.sources import Source, Split
 
 ACCEPTED = (
@@ -125,8 +123,3 @@ def _check_values(array: np.ndarray, name: str) -> None:
         raise ValueError(f"{name} has the dtype {array.dtype}: give uint8, or floats in [0, 1]")
     if array.size and not (array.min() >= 0 and array.max() <= 1):  # NaN fails here too
         raise ValueError(f"{name} has values from {array.min():g} to {array.max():g}: give floats in [0, 1], or uint8")
-
-
-def to_pixels(split: Split, index: Sequence[int], shorter_side: int, size: int) -> Tensor:
-    """Return the central squares of pictures, uint8 [N, 3, size, size], after a resize of their shorter side."""
-    return torch.stack([to_tensor(square(split.picture(int(i)), shorter_side, size)) for i in index])

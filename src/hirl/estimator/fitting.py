@@ -113,12 +113,18 @@ def configure(
     return config, hierarchy
 
 
-def describe(own: OwnImages, config: RunConfig, hierarchy: HierarchyConfig, trains: bool) -> str:
-    """Return one line on what is about to be done."""
+def describe(own: OwnImages, config: RunConfig, hierarchy: HierarchyConfig, trains: bool, origin: str | None) -> str:
+    """Return one line on what is about to be done.
+
+    Args:
+        origin: of the weights that are used, in words.
+    """
     classes = len(own.source.classes) if own.labelled else 0
     images = f"{own.count} images" + (f" of {classes} classes" if classes else ", no classes")
     clusters = " > ".join(map(str, reversed(hierarchy.num_clusters)))
-    network = f"{config.backbone.name} at {config.data.image_size} px"
+    network = f"{config.backbone.name} at {config.data.image_size} px" + (
+        f" with weights of {origin}" if origin else ""
+    )
     remark = f" ({own.remark})" if own.remark else ""
     if not trains:
         return f"{images}{remark}: features of {network}, no training; clusters {clusters}"

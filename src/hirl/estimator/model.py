@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from hirl.config import RunConfig
 from hirl.data.class_tree import ClassTree
+from hirl.data.images import decode
 from hirl.data.loader import SHORTER_SIDE
-from hirl.data.pictures import open_pictures, to_pixels
+from hirl.data.pictures import open_pictures
 from hirl.data.views import evaluation_view
 from hirl.distributed.device import choose_device
 from hirl.estimator.defaults import Choices, check_choices
@@ -44,7 +45,7 @@ from hirl.evaluation.cache import unit_rows
 from hirl.evaluation.knn import nearest
 from hirl.files import locked
 from hirl.hierarchy import SemanticTree
-from hirl.methods.base import Backbone, Method
+from hirl.methods.base import Method
 from hirl.models.pretrained import Pretrained, open_pretrained
 
 
@@ -147,35 +148,25 @@ class HIRL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             ValueError: the pictures, or a parameter, are not possible; one line says which and what to do.
         """
         trains = self.epochs != 0
-        choices = Choices(
-            self.method,
-            self.variant,
-            self.epochs if trains else 1,
-            self.image_size,
-            self.batch_size,
-            self.backbone if isinstance(self.backbone, str) else None,
-            self.num_clusters,
-        )
-        check_choices(choices)
+        check_choices(self._choices())
         own = open_images(X, self.labels)
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng())
             if not self.verbose:
                 stack.enter_context(redirect_stdout(io.StringIO()))
-            if self.folder is None:
-                place = Path(stack.enter_context(TemporaryDirectory(prefix="hirl-")))
-            else:
-                place = Path(self.folder)
-            start, known = self._start()
-            stack.enter_context(locked(place))
-            settings = known | dict(self.settings or {})
-            config, hierarchy = configure(own, choices, settings, self._seed(), place)
-            if start is None and isinstance(self.backbone, nn.Module):
+            folder = self.folder or stack.enter_context(TemporaryDirectory(prefix="hirl-"))
+            opened, settings = self._opened(), dict(self.settings or {})
+            start, size = (None, self.image_size) if opened is None else (opened.backbone, opened.image_size)
+            stack.enter_context(locked(folder))
+            config, hierarchy = configure(
+                own, self._choices(size), self._known(opened) | settings, self._seed(), Path(folder)
+            )
+            if isinstance(self.backbone, nn.Module):
                 start = as_backbone(self.backbone, config.views.global_size)
             if not trains and start is None:
                 raise ValueError("epochs is 0, so that nothing is trained: give weights or a backbone")
-            print(describe(own, config, hierarchy, trains), flush=True)
-            self._take(fit_images(own, config, hierarchy, place, start, trains))
+            print(describe(own, config, hierarchy, trains, opened and opened.origin), flush=True)
+            self._take(fit_images(own, config, hierarchy, Path(folder), start, trains))
         self.paths_ = own.paths
         if isinstance(X, np.ndarray | Tensor):
             self.n_features_in_ = int(np.prod(X.shape[1:]))
@@ -186,18 +177,30 @@ class HIRL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
-    def _start(self) -> tuple[Backbone | None, dict[str, Any]]:
-        """Return the backbone to start from, unless it is a module, and the settings that it brings."""
-        if isinstance(self.backbone, nn.Module):
-            if self.weights is not None:
-                raise ValueError("weights and a backbone that is a module are two starts: give one of them")
-            return None, {"backbone.name": OWN_BACKBONE}
+    def _choices(self, image_size: int | None = None) -> Choices:
+        return Choices(
+            self.method,
+            self.variant,
+            1 if self.epochs == 0 else self.epochs,
+            image_size,
+            self.batch_size,
+            self.backbone if isinstance(self.backbone, str) else None,
+            self.num_clusters,
+        )
+
+    def _opened(self) -> Pretrained | None:
+        """Return the weights to start from, if there are any."""
         if self.weights is None:
-            return None, {}
-        opened = self._open_weights(self.weights)
-        size = opened.image_size
-        settings = {f"backbone.{key}": value for key, value in opened.config.model_dump().items()}
-        return opened.backbone, settings | {"data.image_size": size, "views.global_size": size}
+            return None
+        if isinstance(self.backbone, nn.Module):
+            raise ValueError("weights and a backbone that is a module are two starts: give one of them")
+        return self._open_weights(self.weights)
+
+    def _known(self, opened: Pretrained | None) -> dict[str, Any]:
+        """Return the settings that follow from the start."""
+        if opened is not None:
+            return {f"backbone.{key}": value for key, value in opened.config.model_dump().items()}
+        return {"backbone.name": OWN_BACKBONE} if isinstance(self.backbone, nn.Module) else {}
 
     def _open_weights(self, weights: str | Path) -> Pretrained:
         if is_model(weights):
@@ -279,8 +282,8 @@ class HIRL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         device, rows = choose_device(), []
         self.network_.to(device)
         for index in np.array_split(np.arange(len(split.labels)), -(-len(split.labels) // ENCODED_AT_ONCE)):
-            pixels = to_pixels(split, index.tolist(), round(size * ratio), size).to(device)
-            rows.append(function(evaluation_view(pixels)).float().cpu())
+            pixels = decode(split, index, size, round(size * ratio))
+            rows.append(function(evaluation_view(pixels.to(device))).float().cpu())
         return torch.cat(rows).numpy()
 
     # --- scikit-learn -------------------------------------------------------------------------------------------------

@@ -56,3 +56,9 @@ def test_a_wrong_class_tree_is_named(tmp_path, content, message):
 def test_a_missing_class_tree_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"none\.csv is missing: correct the path"):
         read_class_tree(str(tmp_path / "none.csv"), ["cat", "dog"])
+
+
+def test_images_without_classes_have_a_tree_without_levels():
+    tree = ClassTree.of([()])
+    assert (tree.levels, tree.class_names, tree.parents) == ([], [], [])
+    assert tree.labels([0, 0, 0]).shape == (3, 0)

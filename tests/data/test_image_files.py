@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from hirl.data.image_files import check_header, list_class_folders, read_image
+from hirl.data.image_files import check_header, list_class_folders, list_images, read_image
 
 
 def save(path):
@@ -20,6 +20,20 @@ def test_classes_and_images_are_sorted_and_hidden_folders_and_other_files_left_o
     assert list(found) == [("pets", "cat"), ("pets", "dog")]
     assert [path.name for path in found["pets", "dog"]] == ["1.png", "2.png"]
     assert [path.name for path in found["pets", "cat"]] == ["1.jpg"]
+
+
+def test_all_images_below_a_folder_are_listed_by_path_without_hidden_ones(tmp_path):
+    for name in ("b.png", "a/2.jpg", "a/1.png", "a/x/3.webp", ".thumbnails/1.png", "a/.2.png"):
+        save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
+    assert found == ["a/1.png", "a/2.jpg", "a/x/3.webp", "b.png"]
+
+
+def test_a_folder_without_any_image_is_named_with_the_files_that_count(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match=r"holds no image: put files there that end in one of \.bmp"):
+        list_images(tmp_path)
 
 
 def test_gray_images_are_read_as_rgb(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hirl.config import DataConfig
 from hirl.data.images import load_images, prepare
-from hirl.data.sources import PLACES_IMAGES
+from hirl.data.sources import PLACES_IMAGES, open_any_folder
 from tests.data.image_folders import folder_config, prepare_error, write_image_folders
 
 FOLDERS = [f"{'abcdefghij'[label % 10]}/place_{label}" for label in range(204)] + ["t/theatre/outdoor"]
@@ -48,6 +48,75 @@ def test_nested_folders_are_the_class_tree_and_gray_becomes_rgb(tmp_path):
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["levels"] == ["class", "level 1", "level 2"]
     assert train.images.shape == (16, 3, 8, 8)
     assert (train.images[:, 0, 0, 0] // 20 == train.labels[:, 0]).all()
+
+
+@pytest.mark.parametrize("storage", ["memory", "files"])
+def test_class_folders_without_splits_hold_out_a_tenth_of_each_class_always_the_same(tmp_path, storage):
+    for label, branch in enumerate(["animal/cat", "animal/dog", "thing/cup"]):
+        for number in range(20):
+            save(tmp_path / "in" / branch / f"{number:02}.png", 20 * label + number)
+    splits = []
+    for out in ("one", "two"):
+        prepare(folder_config(storage=storage), tmp_path / "in", tmp_path / out)
+        splits.append([load_images(tmp_path / out, split) for split in ("train", "validation")])
+    train, validation = splits[0]
+    assert train.class_names == [["cat", "dog", "cup"], ["animal", "thing"]]
+    assert [np.bincount(part.labels[:, 0]).tolist() for part in (train, validation)] == [[18] * 3, [2] * 3]
+    if storage == "memory":
+        grays = [set(part.images[:, 0, 0, 0].tolist()) for part in (train, validation)]
+        assert not grays[0] & grays[1]
+        assert all((one.images == other.images).all() for one, other in zip(*splits, strict=True))
+
+
+def test_a_class_with_two_images_holds_out_one_and_a_class_with_one_none(tmp_path):
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+        save(tmp_path / "in" / name)
+    prepare(folder_config(), tmp_path / "in", tmp_path / "out")
+    found = [load_images(tmp_path / "out", split).labels[:, 0].tolist() for split in ("train", "validation")]
+    assert sorted(found[0]) == [0, 1]
+    assert found[1] == [0]
+
+
+@pytest.mark.parametrize("name", ["folder", "unlabelled"])
+def test_images_alone_have_no_classes(tmp_path, name):
+    for number in range(10):
+        save(tmp_path / "in" / f"{number}.png", number)
+    train, validation = prepared(tmp_path / "in", tmp_path / "out", name)
+    assert (len(train), len(validation)) == (9, 1)
+    assert train.labels.shape == (9, 0)
+    assert train.class_names == []
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["levels"] == []
+
+
+def test_unlabelled_takes_all_images_below_a_folder_however_deep(tmp_path):
+    for name in ("1.jpg", "a/2.png", "a/b/c/3.png", ".hidden/4.png", "a/.5.png"):
+        save(tmp_path / "in" / name)
+    assert sum(map(len, prepared(tmp_path / "in", tmp_path / "out", "unlabelled"))) == 3
+
+
+def test_folders_that_cannot_be_classes_are_told_or_taken_without(tmp_path):
+    for name in ("a/1.png", "a/2.png", "b/c/3.png"):
+        save(tmp_path / "in" / name)
+    assert "different depths (a and b/c): nest all alike, or set data.name to unlabelled" in prepare_error(
+        folder_config(), tmp_path / "in", tmp_path / "out"
+    )
+    name, source, remark = open_any_folder(tmp_path / "in")
+    assert (name, source.classes) == ("unlabelled", [()])
+    assert "different depths" in remark
+    save(tmp_path / "in" / "stray.png")
+    assert "stray.png lies beside class folders" in refused(tmp_path / "in", "folder")
+
+
+def test_splits_with_a_mistake_in_them_are_not_taken_without_classes(tmp_path):
+    root = write_image_folders(tmp_path / "in", ["cat", "dog"])
+    (root / "train/dog").rename(root / "train/hound")
+    with pytest.raises(ValueError, match="val/dog is a class that"):
+        open_any_folder(root)
+
+
+def test_one_image_cannot_be_split(tmp_path):
+    save(tmp_path / "in" / "1.png")
+    assert "has no two images of a class" in prepare_error(folder_config(), tmp_path / "in", tmp_path / "out")
 
 
 def test_a_torchvision_name_reads_an_image_folder_too(tmp_path):

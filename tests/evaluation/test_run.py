@@ -149,3 +149,11 @@ def test_a_control_keeps_its_backbone_apart(target) -> None:
     assert control.name == "untrained-resnet8-s2"
     parts = [control.coordinates[key] for key in ("method", "variant", "backbone", "seed")]
     assert parts == ["untrained", "control", "resnet8", 2]
+
+
+def test_images_without_classes_are_not_evaluated(target, make_cache, tmp_path, monkeypatch) -> None:
+    cache = make_cache(60, 50)
+    cache = replace(cache, train_labels=cache.train_labels[:, :0], validation_labels=cache.validation_labels[:, :0])
+    monkeypatch.setattr(run, "extract_features", lambda _: cache)
+    with pytest.raises(ValueError, match="images have no classes to evaluate: sort them into class folders"):
+        evaluate(["knn"], target, tmp_path / "out", tmp_path / "scratch", FrozenFiles())

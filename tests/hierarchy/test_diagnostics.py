@@ -60,3 +60,7 @@ def test_agreement_with_the_classes_is_scikit_learns_and_purity_counts_the_commo
         assert found[f"class_nmi_level{level}"] == pytest.approx(expected)
         commonest = sum(torch.bincount(labels[clusters == cluster, 0]).max() for cluster in clusters.unique())
         assert found[f"class_purity_level{level}"] == pytest.approx(100 * commonest.item() / 200)
+
+
+def test_without_classes_there_is_no_agreement() -> None:
+    assert class_agreement(random_tree(20, (7, 3), seed=0), torch.empty(20, 0, dtype=torch.int64)) == {}

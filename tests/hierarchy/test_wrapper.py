@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hirl.config import HierarchyConfig, TreeKMeansConfig
-from hirl.hierarchy import hierarchical_kmeans
+from hirl.hierarchy import hierarchical_kmeans, semantic_path_loss
 from hirl.hierarchy.invariant import whiten
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods.base import EncodedViews, Method, MethodOutput, Step
@@ -145,3 +145,46 @@ def test_in_their_warm_up_only_the_projections_learn_from_the_path_loss(step_of)
     assert torch.equal(first[0], first[1])
     assert not torch.equal(first[0], first[2])
     assert all(parameter.grad.abs().max() > 0 for parameter in warming.projections.parameters() if parameter.ndim > 1)
+
+
+# --- in a training loop of one's own ----------------------------------------------------------------------------------
+
+
+class Flattened(nn.Module):
+    """A module that is no Method, and counts whether it embeds in evaluation mode."""
+
+    embedding_dim = 12
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(12)
+
+    def embed(self, images):
+        assert not self.training
+        return self.norm(images.flatten(1))
+
+
+def test_a_loop_of_ones_own_clusters_batches_and_adds_the_path_loss_of_its_images():
+    config = HierarchyConfig(num_clusters=(6, 2), negatives="all", weight=0.5)
+    torch.manual_seed(0)
+    hierarchy, images = HIRL(Flattened(), config), torch.randn(40, 3, 2, 2)
+    assert hierarchy.path_loss(torch.randn(5, 12), torch.arange(5)) == 0
+    with pytest.raises(ValueError, match="num_clusters 6 is more than the 5 images"):
+        hierarchy.cluster([images[:5]])
+    tree = hierarchy.cluster(iter(images.split(16)))
+    assert hierarchy.method.training
+    expected = hierarchical_kmeans(hierarchy.method.eval().embed(images), (6, 2), config.kmeans, 0)
+    assert torch.equal(tree.assignments, expected.assignments)
+
+    embedding, index = torch.randn(8, 12, requires_grad=True), torch.randperm(40)[:8]
+    loss = hierarchy.path_loss(embedding, index)
+    projected = torch.stack([projection(embedding) for projection in hierarchy.projections], dim=1)
+    assert loss.item() == pytest.approx(0.5 * semantic_path_loss(projected, tree, index, None).item())
+    loss.backward()
+    assert embedding.grad.abs().sum() > 0
+
+
+def test_a_loop_of_ones_own_has_no_views_for_invariant_features():
+    hierarchy = HIRL(Flattened(), HierarchyConfig(num_clusters=(6, 2), features="invariant"))
+    with pytest.raises(ValueError, match="in a loop of your own, use embedding"):
+        hierarchy.cluster([torch.randn(8, 3, 2, 2)])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hirl.config import BackboneConfig
-from hirl.models.backbones import NAMES, ViT, build_backbone
+from hirl.models.backbones import NAMES, AnyBackbone, ViT, build_backbone
 
 SMALL_RESNETS = {"resnet18_small_images": 512, "resnet8": 128}
 
@@ -243,3 +243,33 @@ def test_class_tokens_are_those_of_the_last_blocks_after_the_norm(options: dict[
     # float32 sums in another order
     torch.testing.assert_close(with_gradients(backbone.class_tokens(images, 3)), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(backbone.eval().class_tokens(images, 1), backbone(images), rtol=1e-4, atol=1e-5)
+
+
+# --- any other network ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit", "timm:test_efficientnet"])
+@pytest.mark.parametrize("size", [32, 64])
+def test_any_network_of_timms_is_a_backbone_for_images_of_its_size(name: str, size: int) -> None:
+    backbone = build_backbone(BackboneConfig(name=name), size).eval()
+    assert backbone(torch.randn(2, 3, size, size)).shape == (2, backbone.num_features)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.Conv2d(3, 4, 1), r"output for two images is \[2, 4, 8, 8\]: make it features, \[2, width\]"),
+        (nn.Linear(3, 4), r"the backbone fails on images \[2, 3, 8, 8\]: "),
+    ],
+)
+def test_a_network_that_gives_no_features_is_named(network: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AnyBackbone(network, 8)
+
+
+def test_measuring_the_width_leaves_a_network_as_it_was() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 64))
+    backbone = AnyBackbone(network, 8)
+    assert backbone.num_features == 192
+    assert network.training
+    assert network[1].num_batches_tracked == 0

@@ -27,7 +27,18 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PROGRAMS = {"make", "snakemake", "hirl", "torchrun", "python", "pytest", "dvc"}  # each has its test below
 
 # Lines that no test runs, each read by a person: the shell's own, and fragments that stand for a kind of command.
-REVIEWED = {"source .venv/bin/activate", "hirl", "hirl ...", "hirl ... --ranks", "hirl ... --ranks n", "hirl pretrain"}
+REVIEWED = {
+    "source .venv/bin/activate",
+    "hirl",
+    "hirl fit",
+    "hirl embed",
+    "hirl path",
+    "hirl neighbours",
+    "hirl ...",
+    "hirl ... --ranks",
+    "hirl ... --ranks n",
+    "hirl pretrain",
+}
 
 
 class Command(NamedTuple):

@@ -6,10 +6,23 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from hirl.cli import config, data, evaluation, planning, publishing, reporting, status, tracking, training, weights
+from hirl.cli import (
+    config,
+    data,
+    evaluation,
+    own_images,
+    planning,
+    publishing,
+    reporting,
+    status,
+    tracking,
+    training,
+    weights,
+)
 from hirl.config.suggestions import unknown
 
 GROUPS = (  # in the order of `hirl --help`
+    own_images,
     config,
     data,
     training,

@@ -97,7 +97,9 @@ class Section(BaseModel):
 class DataConfig(Section):
     """The images of a study, and how they are stored."""
 
-    name: str = "taxonomy"  # taxonomy, sketches, folder, imagenet, places205, or torchvision's: cifar10, stl10, ...
+    name: str = (
+        "taxonomy"  # taxonomy, sketches, folder, unlabelled, imagenet, places205, or torchvision's: cifar10, ...
+    )
     image_size: Count = 32  # pixels a side of evaluated images; of stored images too where storage is "memory"
     storage: Literal["memory", "files"] = "memory"  # decoded once to uint8, or files that workers read at each step
     train_images: Count | None = None  # a class-balanced, seeded subset; None: all

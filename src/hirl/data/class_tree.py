@@ -21,7 +21,7 @@ Branch = tuple[str, ...]  # the folders of a class below that of its split, coar
 
 @dataclass(frozen=True)
 class ClassTree:
-    """The levels of a data set's classes.
+    """The levels of a data set's classes; none where the images have no classes.
 
     Attributes:
         levels: their names, finest first.
@@ -43,11 +43,13 @@ class ClassTree:
             parent_of = dict(zip(fine, coarse, strict=True))
             parents.append([coarse_names.index(parent) for parent in parent_of.values()])
         if levels is None:
-            levels = ["class", *(f"level {level}" for level in range(1, len(columns)))]
+            levels = ["class", *(f"level {level}" for level in range(1, len(columns)))][: len(columns)]
         return cls(levels, names, parents)
 
     def labels(self, fine: Sequence[int]) -> np.ndarray:
         """Return the labels of every level, int64 [N, L], from the finest ones [N]."""
+        if not self.levels:
+            return np.empty((len(fine), 0), np.int64)
         columns = [np.asarray(fine, np.int64)]
         for parents in self.parents:
             columns.append(np.asarray(parents, np.int64)[columns[-1]])

@@ -25,7 +25,7 @@ def list_class_folders(folder: Path) -> dict[Branch, list[Path]]:
     classes = {}
     for place, folders, files in os.walk(folder, onerror=_raise_unlistable, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images = [Path(place, name) for name in sorted(files) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        images = [Path(place, name) for name in sorted(files) if is_image(name)]
         if images and (folders or place == str(folder)):
             raise ValueError(f"{images[0]} lies beside class folders, not in one: move it, or remove it")
         if not images and not folders:
@@ -33,6 +33,27 @@ def list_class_folders(folder: Path) -> dict[Branch, list[Path]]:
         if images:
             classes[Path(place).relative_to(folder).parts] = images
     return classes
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return all images below a folder, however deep, sorted by path; hidden folders are left out.
+
+    Raises:
+        ValueError: there is none, or a folder cannot be listed.
+    """
+    images = []
+    for place, folders, files in os.walk(folder, onerror=_raise_unlistable, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images += [Path(place, name) for name in files if is_image(name)]
+    if not images:
+        known = " ".join(sorted(IMAGE_SUFFIXES))
+        raise ValueError(f"{folder} holds no image: put files there that end in one of {known}")
+    return sorted(images)
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file's name is that of an image; hidden files are none."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def _raise_unlistable(error: OSError) -> NoReturn:

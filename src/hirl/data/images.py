@@ -22,7 +22,7 @@ from torch import Tensor
 from hirl.config import DataConfig
 from hirl.data.class_tree import ClassTree, read_class_tree
 from hirl.data.image_files import check_header
-from hirl.data.sources import Split, open_source
+from hirl.data.sources import Source, Split, open_source
 from hirl.files import atomic_path, read_json, sha256, write_json
 
 BLOCK = 1024  # images that are submitted to the threads at a time
@@ -35,7 +35,7 @@ class ImageSet:
     Attributes:
         images: uint8 [N, 3, S, S], or None if `paths` are held.
         paths: image files, or None if `images` are held.
-        labels: int64 [N, L], finest first.
+        labels: int64 [N, L], finest first; L is 0 for images without classes.
         class_names: the names of each level's classes.
         parents: for each level except the coarsest, every class's parent: a class one level up.
     """
@@ -62,8 +62,11 @@ def prepare(config: DataConfig, root: str | Path | None, out: str | Path) -> Non
     Raises:
         ValueError: the source is unknown, missing or broken, its classes form no tree, or it has too few images.
     """
-    out = Path(out)
-    source = open_source(config, root)
+    prepare_source(config, open_source(config, root), Path(out))
+
+
+def prepare_source(config: DataConfig, source: Source, out: Path) -> None:
+    """Do as `prepare` with a source that is open."""
     tree = ClassTree.of(source.classes, source.levels)
     if config.class_tree is not None:
         tree = read_class_tree(config.class_tree, tree.class_names[0])
@@ -155,8 +158,11 @@ def choose(labels: np.ndarray, count: int | None, split: str) -> np.ndarray:
     return order[np.argsort(position[order], kind="stable")][:count]
 
 
-def decode(split: Split, index: np.ndarray, size: int) -> Tensor:
-    """Decode images to uint8 [N, 3, size, size]: the shorter side resized to `size`, then the central square.
+def decode(split: Split, index: np.ndarray, size: int, shorter_side: int | None = None) -> Tensor:
+    """Decode images to uint8 [N, 3, size, size]: the shorter side resized, then the central square.
+
+    Args:
+        shorter_side: of the resized image, in pixels; None: `size`.
 
     Raises:
         ValueError: an image cannot be read.
@@ -164,7 +170,7 @@ def decode(split: Split, index: np.ndarray, size: int) -> Tensor:
     images = torch.empty(len(index), 3, size, size, dtype=torch.uint8)
 
     def fill(position: int) -> None:
-        images[position] = to_tensor(square(split.picture(index[position]), size, size))
+        images[position] = to_tensor(square(split.picture(index[position]), shorter_side or size, size))
 
     _in_threads(fill, len(index))
     return images

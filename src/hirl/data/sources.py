@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,13 @@ from PIL import Image
 
 from hirl.config import CONFIG_ROOT, DataConfig
 from hirl.data.class_tree import Branch, Lineage, folder_lineages
-from hirl.data.image_files import list_class_folders, read_image
+from hirl.data.image_files import is_image, list_class_folders, list_images, read_image
 from hirl.data.synthetic import sketches, taxonomy
 
 DOWNLOADS = Path("~/.cache/hirl").expanduser()
 NO_FOLDER = Path()  # the root of a source whose images are drawn
 VALIDATION_FOLDERS = ("val", "validation", "test")  # the first that exists is taken
+VALIDATION_SHARE = 0.1  # of the images of a folder without splits
 IMAGENET_FOLDERS = ("ILSVRC/Data/CLS-LOC", "ILSVRC/Data", ".")  # where the released archive has train/, below the root
 PLACES_IMAGES = "data/vision/torralba/deeplearning/images256"  # as released
 PLACES_LISTS = {"train": "train_places205.csv", "validation": "val_places205.csv"}
@@ -50,6 +51,7 @@ class Source:
     """The content of a data set, before images are chosen or decoded.
 
     Attributes:
+        classes: the lineage of every class; one without names, (), for images without classes.
         splits: "train" and "validation".
         levels: the names of the class levels, finest first, where the source gives them.
     """
@@ -130,28 +132,121 @@ def _packed_split(images: np.ndarray, labels: np.ndarray) -> Split:
 
 
 def open_folder(config: DataConfig, root: Path) -> Source:
-    """Open a folder with train/ and val/, validation/ or test/, where nested folders lead from coarse classes to fine.
+    """Open a folder of images in any of three layouts; nested class folders lead from coarse classes to fine.
+
+    - train/ and val/, validation/ or test/, each with class folders.
+    - Class folders alone: a tenth of each class is drawn as the validation split, always the same.
+    - Images alone, which have no classes: a tenth is drawn likewise.
 
     Raises:
         ValueError: a split, a class's images, or a training class is missing, or classes lie at different depths.
     """
+    if is_split(root):
+        return _open_split_folder(root)
+    entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
+    if not any(entry.is_dir() for entry in entries):
+        if not any(is_image(entry.name) for entry in entries):
+            raise ValueError(f"{root} has no folder train and no image: put images there, or a folder for each class")
+        return _without_classes(root, list_images(root))
+    classes = list_class_folders(root)
+    _check_depths(root, classes)
+    split = _folder_split(classes, {branch: label for label, branch in enumerate(classes)})
+    return Source(folder_lineages(list(classes)), _draw_validation(root, split), root)
+
+
+def open_unlabelled(config: DataConfig, root: Path) -> Source:
+    """Open all images below a folder as images without classes; a tenth is drawn as the validation split.
+
+    Raises:
+        ValueError: the folder is missing, or holds fewer than two images.
+    """
+    _check_there(root)
+    return _without_classes(root, list_images(root))
+
+
+def open_any_folder(root: Path) -> tuple[str, Source, str]:
+    """Open any folder of images: with classes if its folders can be classes, otherwise without.
+
+    Returns:
+        The data.name that opens it, the source, and why its folders are no classes: empty if they are classes.
+
+    Raises:
+        ValueError: the folder is missing or holds too few images, or it has splits and one of them is malformed.
+    """
+    if is_split(root):
+        return "folder", _open_split_folder(root), ""
+    images = list_images(root)
+    if {path.parent for path in images} == {root}:
+        return "unlabelled", _without_classes(root, images), ""
+    try:
+        return "folder", open_folder(DataConfig(), root), ""
+    except ValueError as error:
+        return "unlabelled", _without_classes(root, images), str(error).rpartition(": ")[0]
+
+
+def is_split(root: Path) -> bool:
+    """Return whether a folder has train/ and another split; one that has train/ alone is taken to lack the other."""
+    _check_there(root)
+    folders = {entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")}
+    return folders == {"train"} or ("train" in folders and not folders.isdisjoint(VALIDATION_FOLDERS))
+
+
+def _without_classes(root: Path, images: list[Path]) -> Source:
+    return Source([()], _draw_validation(root, _file_split(images, np.zeros(len(images), np.int64))), root)
+
+
+def _draw_validation(root: Path, split: Split) -> dict[str, Split]:
+    """Draw a tenth of each class for validation, at least one image where a class has two; the same at every call.
+
+    Raises:
+        ValueError: no class has two images.
+    """
+    order = np.random.default_rng(0).permutation(len(split.labels))
+    drawn = []
+    for label in np.unique(split.labels):
+        members = order[split.labels[order] == label]
+        drawn.append(members[: max(round(len(members) * VALIDATION_SHARE), int(len(members) > 1))])
+    validation = np.sort(np.concatenate(drawn))
+    if not len(validation):
+        raise ValueError(f"{root} has no two images of a class, so that none can be held out: add images")
+    train = np.setdiff1d(np.arange(len(split.labels)), validation)
+    assert split.paths is not None
+    paths = split.paths
+    return {
+        name: _file_split([paths[index] for index in chosen], split.labels[chosen])
+        for name, chosen in (("train", train), ("validation", validation))
+    }
+
+
+def _open_split_folder(root: Path) -> Source:
+    """Open a folder with train/ and val/, validation/ or test/; errors are those of `open_folder`."""
     validation_folder = _find_validation_folder(root)
     train, validation = list_class_folders(root / "train"), list_class_folders(validation_folder)
     if unknown := sorted(set(validation) - set(train)):
         stray = validation_folder.joinpath(*unknown[0])
         raise ValueError(f"{stray} is a class that {root}/train lacks: add it there, or remove it here")
-    depths = {len(branch): branch for branch in train}
-    if len(depths) > 1:
-        examples = " and ".join("/".join(branch) for branch in depths.values())
-        raise ValueError(f"{root}/train: classes lie at different depths ({examples}): nest all alike")
+    _check_depths(root / "train", train)
     labels = {branch: label for label, branch in enumerate(train)}
     splits = {"train": _folder_split(train, labels), "validation": _folder_split(validation, labels)}
     return Source(folder_lineages(list(train)), splits, root)
 
 
-def _find_validation_folder(root: Path) -> Path:
+def _check_depths(folder: Path, classes: Iterable[Branch]) -> None:
+    depths = {len(branch): branch for branch in classes}
+    if len(depths) > 1:
+        examples = " and ".join("/".join(branch) for branch in depths.values())
+        raise ValueError(
+            f"{folder}: classes lie at different depths ({examples}): nest all alike, or set data.name to unlabelled"
+        )
+
+
+def _check_there(root: Path) -> None:
     if not root.is_dir():
         raise ValueError(f"data folder {root} is missing: correct the path, or unpack the images there")
+
+
+def _find_validation_folder(root: Path) -> Path:
+    _check_there(root)
     if not (root / "train").is_dir():
         raise ValueError(f"{root} has no folder train: put a folder of images for each class there")
     for name in VALIDATION_FOLDERS:
@@ -172,7 +267,7 @@ def open_imagenet(config: DataConfig, root: Path) -> Source:
             f"{place}/val has no class folders: sort its images into wnid folders, as valprep.sh of "
             "soumith/imagenetloader.torch does"
         )
-    return open_folder(config, place)
+    return _open_split_folder(place)
 
 
 def open_places205(config: DataConfig, root: Path) -> Source:
@@ -273,6 +368,7 @@ SOURCES: dict[str, SourceEntry] = {
     "taxonomy": SourceEntry(open_taxonomy, CONFIG_ROOT.parent / "data" / "taxonomy", taxonomy.NUM_IMAGES),
     "sketches": SourceEntry(open_sketches, NO_FOLDER, sketches.NUM_IMAGES),
     "folder": SourceEntry(open_folder),
+    "unlabelled": SourceEntry(open_unlabelled),
     "imagenet": SourceEntry(open_imagenet, num_images=(1_281_167, 50_000)),
     "places205": SourceEntry(open_places205, num_images=(2_448_873, 20_500)),
     "cifar10": _by_flag("cifar10", "CIFAR10", (50_000, 10_000)),

@@ -21,6 +21,7 @@ from hirl.distributed.collectives import broadcast_object, gather_objects, world
 from hirl.distributed.device import choose_device
 from hirl.evaluation.contracts import EvaluationResult
 from hirl.evaluation.supervised import fingerprint, load_backbone
+from hirl.models.backbones import AnyBackbone
 from hirl.models.detectors import build_detector
 from hirl.training.fit import fit
 from hirl.training.optimizers import layer_groups
@@ -72,9 +73,17 @@ def train_and_evaluate(
 
 
 def start(config: RunConfig, weights: Path | None, categories: int) -> nn.Module:
-    """Build the detector: the run's backbone, and all other parts as the run's seed initialises them."""
+    """Build the detector: the run's backbone, and all other parts as the run's seed initialises them.
+
+    Raises:
+        ValueError: the backbone is none of the project's own.
+    """
     settings, image_size = config.evaluation.detection, config.views.global_size
     backbone = load_backbone(config, weights, image_size, settings.drop_path)
+    if isinstance(backbone, AnyBackbone):
+        raise ValueError(
+            f"detection needs the feature maps of our own networks, not {config.backbone.name}: leave it out"
+        )
     return build_detector(backbone, settings, categories, image_size)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from hirl.config import TASKS, FinetuneConfig, RunConfig
@@ -20,7 +19,7 @@ from hirl.data.supervised_loader import LabelledBatches
 from hirl.distributed.device import choose_device
 from hirl.evaluation.contracts import EvaluationResult
 from hirl.evaluation.supervised import accuracies, check_labels, fingerprint, load_backbone
-from hirl.models.backbones import ViT
+from hirl.models.backbones import Backbone, ViT
 from hirl.training.fit import fit
 from hirl.training.optimizers import layer_groups
 
@@ -30,9 +29,9 @@ VIT_HEAD_STD = 2e-5
 class Classifier(nn.Module):
     """A backbone and a linear head: views [B, 3, S, S] -> logits [B, C]."""
 
-    def __init__(self, backbone: ResNet | ViT, classes: int):
+    def __init__(self, backbone: Backbone, classes: int):
         super().__init__()
-        self.backbone: ResNet | ViT = backbone.requires_grad_(True)  # sine-cosine positions too
+        self.backbone: Backbone = backbone.requires_grad_(True)  # sine-cosine positions too
         self.head = nn.Linear(backbone.num_features, classes)
         if isinstance(backbone, ViT):  # a ResNet's head starts as torch initialises it
             nn.init.trunc_normal_(self.head.weight, std=VIT_HEAD_STD)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from hirl.config import AugmentationConfig, LinearConfig, RunConfig
@@ -19,7 +18,7 @@ from hirl.data.supervised_loader import LabelledBatches
 from hirl.distributed.device import choose_device
 from hirl.evaluation.contracts import EvaluationResult
 from hirl.evaluation.supervised import accuracies, check_labels, fingerprint, load_backbone
-from hirl.models.backbones import ViT
+from hirl.models.backbones import Backbone, ViT
 from hirl.training.fit import fit
 
 
@@ -55,7 +54,7 @@ def train_and_evaluate(
     return EvaluationResult(metrics, settings.model_dump(mode="json"), history)
 
 
-def frozen_features(backbone: ResNet | ViT, settings: LinearConfig) -> Callable[[Tensor], Tensor]:
+def frozen_features(backbone: Backbone, settings: LinearConfig) -> Callable[[Tensor], Tensor]:
     """Return a function of views [B, 3, S, S] -> features [B, D].
 
     The backbone neither learns nor updates the statistics of its batch norm.
@@ -73,7 +72,7 @@ def frozen_features(backbone: ResNet | ViT, settings: LinearConfig) -> Callable[
     return lambda views: backbone.class_tokens(views, settings.last_blocks)
 
 
-def new_head(backbone: ResNet | ViT, settings: LinearConfig, classes: int) -> nn.Linear:
+def new_head(backbone: Backbone, settings: LinearConfig, classes: int) -> nn.Linear:
     """Return the classifier: weights from a normal distribution, biases zero."""
     blocks = settings.last_blocks if isinstance(backbone, ViT) else 1
     head = nn.Linear(blocks * backbone.num_features, classes)

@@ -105,6 +105,8 @@ def _evaluate_frozen(tasks: Sequence[str], target: EvaluationTarget, files: Froz
     cache = FeatureCache.load(files.features) if files.features is not None else extracted
     assert cache is not None
     cache.check(target.name)
+    if tasks and not cache.train_labels.shape[1]:
+        raise ValueError(f"{target.config.data.name} images have no classes to evaluate: sort them into class folders")
     if files.save_features is not None:
         cache.save(files.save_features)
     results = {}

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from timm.models.resnet import ResNet
 from torch import Tensor
 
 from hirl.config import TASKS, RunConfig, digest
@@ -19,11 +18,11 @@ from hirl.data.loader import ordered_batches
 from hirl.data.views import evaluation_view
 from hirl.distributed.collectives import gather, shard_range, world_size
 from hirl.files import read_json, sha256
-from hirl.models.backbones import ViT, build_backbone
+from hirl.models.backbones import Backbone, ViT, build_backbone
 from hirl.models.weights import load_weights
 
 
-def load_backbone(config: RunConfig, weights: Path | None, image_size: int, drop_path: float = 0.0) -> ResNet | ViT:
+def load_backbone(config: RunConfig, weights: Path | None, image_size: int, drop_path: float = 0.0) -> Backbone:
     """Build a run's backbone with its weights, or as its seed initialises it.
 
     Seeds torch with the run's seed first, so that the head built next is drawn from it too.
@@ -63,8 +62,10 @@ def check_labels(images: ImageSet, data: Path) -> ImageSet:
     """Return the images after checking that every label is one of their classes.
 
     Raises:
-        ValueError: a label is out of range.
+        ValueError: a label is out of range, or the images have no classes.
     """
+    if not images.class_names:
+        raise ValueError(f"{data}: its images have no classes to learn: sort them into class folders, and prepare them")
     fine, classes = images.labels[:, 0], len(images.class_names[0])
     if (stray := fine[(fine < 0) | (fine >= classes)]).numel():
         raise ValueError(f"{data}: label {stray[0].item()} is not one of its {classes} classes: prepare the data again")

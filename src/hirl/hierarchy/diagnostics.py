@@ -31,10 +31,11 @@ def class_agreement(tree: SemanticTree, labels: Tensor) -> dict[str, float]:
     A level is compared with the same class level, or with the coarsest one. hirl.evaluation.hierarchy adds the AMI.
 
     Args:
-        labels: int64 [N, C], the class of each image at every class level, finest first.
+        labels: int64 [N, C], the class of each image at every class level, finest first; without classes, C is 0 and
+            nothing is returned.
     """
     metrics: dict[str, float] = {}
-    for level in range(tree.num_levels):
+    for level in range(tree.num_levels if labels.shape[1] else 0):
         clusters = tree.assignments[:, level].numpy(force=True)
         classes = labels[:, min(level, labels.shape[1] - 1)].numpy(force=True)
         counts = np.zeros((clusters.max() + 1, classes.max() + 1), dtype=np.int64)

@@ -7,7 +7,7 @@ Source: HIRL (https://arxiv.org/abs/2205.13159), section 4. Deviations: docs/dev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -50,6 +50,9 @@ class HIRL(Method):
     scales the path loss; for `projection_warmup_epochs` from `start_epoch` on, only the projections learn from it;
     `tree` names trees that no clustering made, which the training gives.
 
+    In a training loop of your own, `cluster` makes a tree, and `path_loss` is added to your loss. The method may then
+    be any module that has `embedding_dim` and `embed`.
+
     Attributes:
         projections: L small MLPs, one for each level of the tree, finest first.
         tree: the current tree, or None before the first.
@@ -57,7 +60,7 @@ class HIRL(Method):
         given: the tree whose clusters every tree has, in a control study (hirl.hierarchy.control_trees); else None.
     """
 
-    def __init__(self, method: Method, config: HierarchyConfig, seed: int):
+    def __init__(self, method: Method, config: HierarchyConfig, seed: int = 0):
         super().__init__()
         self.method = method
         self.config = config
@@ -145,15 +148,53 @@ class HIRL(Method):
         if self.tree is None:
             return output
         paths = self._own_paths(output, step.images)
-        negatives = None
-        if self.config.negatives != "all":
-            negatives = sample_negative_paths(self.tree, step.images, self.config.negatives)
         embedding = output.embedding.detach() if self._projections_warm_up(step) else output.embedding
-        embeddings = torch.stack([projection(embedding).float() for projection in self.projections], dim=1)
-        spd = path_loss(embeddings, self.tree, paths, negatives)
+        spd = self._path_loss(self.tree, embedding, paths, step.images)
         metrics = output.metrics | {"image_loss": output.loss.detach(), "path_loss": spd.detach()}
         loss = output.loss + self.config.weight * spd
         return replace(output, loss=loss, metrics=metrics)
+
+    def _path_loss(self, tree: SemanticTree, embedding: Tensor, paths: Tensor, images: Tensor) -> Tensor:
+        """Return the path loss of embeddings [B, D] whose own paths are given, int64 [B, L]."""
+        negatives = None
+        if self.config.negatives != "all":
+            negatives = sample_negative_paths(tree, images, self.config.negatives)
+        embeddings = torch.stack([projection(embedding).float() for projection in self.projections], dim=1)
+        return path_loss(embeddings, tree, paths, negatives)
+
+    # --- in a training loop of your own -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def cluster(self, batches: Iterable[Tensor]) -> SemanticTree:
+        """Embed all training images and cluster them into a new tree, which `path_loss` reads from then on.
+
+        Args:
+            batches: [B, 3, H, W] each, as `embed` takes them; together every image once, in the order of the indices
+                that `path_loss` gets.
+
+        Raises:
+            ValueError: there are fewer images than clusters, or the configuration asks for more than one view.
+        """
+        if self.config.features != "embedding":
+            raise ValueError("hierarchy.features is invariant, which needs views: in a loop of your own, use embedding")
+        device, training = next(self.parameters()).device, self.method.training
+        self.method.eval()
+        embeddings = torch.cat([self.method.embed(batch.to(device)).float() for batch in batches])
+        self.method.train(training)
+        self.tree = self.make_tree(lambda encode, width, num_views=0: embeddings)
+        return self.tree
+
+    def path_loss(self, embedding: Tensor, images: Tensor) -> Tensor:
+        """Return `weight` times the path loss of a batch, to be added to your loss; 0 before the first tree.
+
+        Args:
+            embedding: [B, D], with gradient and before normalisation: the online network's, of one view.
+            images: int64 [B], the indices of the batch's images.
+        """
+        if self.tree is None:
+            return embedding.new_zeros(())
+        images = images.to(embedding.device)
+        return self.config.weight * self._path_loss(self.tree, embedding, self.tree.assignments[images], images)
 
     def _encoded_views(self, output: MethodOutput) -> EncodedViews:
         """Return what the memory bank takes from a step, after checking that there is enough of it."""

@@ -15,12 +15,10 @@ from typing import Any, Protocol, TypeVar
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from hirl.models.backbones import ViT
+from hirl.models.backbones import Backbone, ViT
 
-Backbone = ResNet | ViT
 M = TypeVar("M", bound=nn.Module)
 
 

@@ -6,8 +6,10 @@ papers' position embeddings.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -22,6 +24,9 @@ from torch import Tensor, nn
 
 from hirl.config import BackboneConfig
 from hirl.models.resnet_layers import use_fast_layers
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation per channel
+IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 RESNETS: dict[str, dict[str, Any]] = {
     "resnet50": {"block": Bottleneck, "layers": (3, 4, 6, 3)},
@@ -40,10 +45,11 @@ VITS: dict[str, dict[str, Any]] = {
     "vitc_narrow_patch4": {"patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 2, "conv_stem": True},
 }
 NAMES = (*RESNETS, *VITS)
+TIMM = "timm:"  # before the name of any other network of timm's
 
 
-def build_backbone(config: BackboneConfig, image_size: int) -> ResNet | ViT:
-    """Build a freshly initialised backbone.
+def build_backbone(config: BackboneConfig, image_size: int) -> Backbone:
+    """Build a freshly initialised backbone: one of ours, or any network of timm's, such as timm:convnext_tiny.
 
     Args:
         image_size: side of the global views in pixels; sets the grid of a ViT's position embedding.
@@ -58,7 +64,71 @@ def build_backbone(config: BackboneConfig, image_size: int) -> ResNet | ViT:
         return network
     if config.name in VITS:
         return ViT(config, image_size, **VITS[config.name])
-    raise ValueError(f"backbone.name {config.name!r} is unknown; known: {', '.join(NAMES)}")
+    if config.name.startswith(TIMM):
+        return build_timm(config.name.removeprefix(TIMM), image_size)
+    raise ValueError(f"backbone.name {config.name!r} is unknown; known: {', '.join(NAMES)}, and {TIMM}NAME for timm's")
+
+
+class AnyBackbone(nn.Module):
+    """Any network as a backbone: its output must be features [B, num_features].
+
+    Args:
+        network: images [B, 3, H, W], normalised with ImageNet's mean and standard deviation -> [B, num_features].
+        image_size: side of the images that the width is measured with.
+        normalization: the mean and the standard deviation that the network takes instead.
+
+    Raises:
+        ValueError: the output for such images is not [B, num_features].
+    """
+
+    def __init__(self, network: nn.Module, image_size: int, normalization: Normalization = IMAGENET):
+        super().__init__()
+        self.network = network
+        (mean, std), (own_mean, own_std) = (torch.tensor(pair) for pair in (IMAGENET, normalization))
+        self.register_buffer("scale", (std / own_std).view(3, 1, 1), persistent=False)
+        self.register_buffer("offset", ((mean - own_mean) / own_std).view(3, 1, 1), persistent=False)
+        self.num_features = self._measure_width(image_size)
+
+    @torch.no_grad()
+    def _measure_width(self, image_size: int) -> int:
+        training, parameter = self.network.training, next(self.network.parameters(), torch.empty(0))
+        images = torch.zeros(2, 3, image_size, image_size, device=parameter.device)
+        try:
+            features = self.eval()(images)
+        except (RuntimeError, TypeError, AssertionError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"the backbone fails on images [2, 3, {image_size}, {image_size}]: {reason}") from error
+        self.train(training)
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
+            found = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(f"the backbone's output for two images is {found}: make it features, [2, width]")
+        return features.shape[1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features, [B, num_features]."""
+        return self.network(torch.addcmul(self.offset, images, self.scale))
+
+
+def build_timm(name: str, image_size: int, **options: Any) -> AnyBackbone:
+    """Build a network of timm's without its classifier, for images of any size that it can take.
+
+    Args:
+        options: of timm.create_model, such as pretrained.
+
+    Raises:
+        ValueError: timm has no such network, or it does not take images of this size.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), 3, cutoff=0.4)
+        raise ValueError(f"timm has no network {name!r}: choose one of timm.list_models(), such as {', '.join(close)}")
+    for sizes in ({"img_size": image_size, "dynamic_img_size": True}, {"img_size": image_size}, {}):
+        with suppress(TypeError):  # the network has no such option
+            network: Any = timm.create_model(name, num_classes=0, **sizes, **options)
+            cfg = network.pretrained_cfg
+            return AnyBackbone(network, image_size, (tuple(cfg["mean"]), tuple(cfg["std"])))
+    raise AssertionError(name)
 
 
 def _resnet(block: Any, layers: tuple[int, ...], small_stem: int = 0, **options: Any) -> ResNet:
@@ -208,6 +278,9 @@ class ViT(VisionTransformer):
         shape = ((2 * height - 1) * (2 * width - 1) + 3, self.position_bias.shape[1])
         table = resize_rel_pos_bias_table_simple(self.position_bias, (height, width), shape)
         return F.embedding(_offsets(height, width, table.device), table).permute(2, 0, 1).contiguous()
+
+
+Backbone = ResNet | ViT | AnyBackbone
 
 
 def class_token_after(block: Any, tokens: Tensor, bias: Tensor | None) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import resource
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from hirl.config import RunConfig, ViewsConfig, digest
 from hirl.config.plugins import load_plugins
-from hirl.data.images import load_images
+from hirl.data.images import ImageSet, load_images
 from hirl.data.loader import check_shared_evenly, epoch_batches, ordered_batches
 from hirl.data.views import Views, evaluation_view
 from hirl.distributed.collectives import is_main_process, shard_range, world_size
@@ -29,7 +31,7 @@ from hirl.hierarchy.diagnostics import class_agreement
 from hirl.hierarchy.wrapper import HIRL
 from hirl.methods import create_method
 from hirl.methods.base import Method, MethodOutput, Step
-from hirl.models.backbones import build_backbone
+from hirl.models.backbones import Backbone, build_backbone
 from hirl.models.tokenizer import load_tokenizer
 from hirl.models.weights import save_weights
 from hirl.tracking.record import Follower, Recorder
@@ -44,8 +46,13 @@ STEMS = "stems"  # the folder in scratch
 Batch = tuple[Tensor, list[Tensor]]  # the indices of its images, [B], and their views, each [B, 3, S, S]
 
 
-def build_method(config: RunConfig, plugins: tuple[str, ...] = (), tokenizer: Path | None = None) -> Method:
+def build_method(
+    config: RunConfig, plugins: tuple[str, ...] = (), tokenizer: Path | None = None, backbone: Backbone | None = None
+) -> Method:
     """Return the method of a run, initialised from the run's seed, with HIRL around it if there is a hierarchy.
+
+    Args:
+        backbone: in place of the one that the configuration names; the method trains it in place.
 
     Raises:
         ValueError: the views are too few for the method, or it uses a tokenizer, which is missing or does not fit.
@@ -53,7 +60,8 @@ def build_method(config: RunConfig, plugins: tuple[str, ...] = (), tokenizer: Pa
     load_plugins(plugins)
     parts = [load_tokenizer(tokenizer)] if config.uses_tokenizer else []
     torch.manual_seed(config.seed)
-    backbone = build_backbone(config.backbone, config.views.global_size)
+    if backbone is None:
+        backbone = build_backbone(config.backbone, config.views.global_size)
     method = create_method(config.algorithm, backbone, config.model, *parts)
     if config.views.global_crops < method.global_crops:
         raise ValueError(f"views.global_crops is 1, but {config.method} compares two views: set it to 2")
@@ -70,8 +78,9 @@ def pretrain(
     tokenizer: Path | None = None,
     stems: Path | None = None,
     kept_epochs: Collection[int] = (),
-) -> None:
-    """Pretrain a run, or resume its training, and write its results to `out`.
+    backbone: Backbone | None = None,
+) -> Method:
+    """Pretrain a run, or resume its training, write its results to `out`, and return the trained method.
 
     Args:
         data: the prepared data.
@@ -83,6 +92,7 @@ def pretrain(
         stems: the folder that a baseline shares with its HIRL runs: it leaves its whole state after `kept_epochs`
             there, and they start from it, with the same bits as if they had trained these epochs.
         kept_epochs: numbers of epochs, of a baseline alone.
+        backbone: with which the training starts, in place of the one that the configuration names.
 
     Raises:
         ValueError: the data, the tokenizer or the stem do not fit, `out` cannot be written, another process trains this
@@ -93,7 +103,7 @@ def pretrain(
         make_folder(stems)
     with lock_scratch(scratch):
         recorder = Recorder(scratch / "record.jsonl", follower) if is_main_process() else None
-        trainer = Pretrainer(config, data, scratch, recorder, plugins, tokenizer, kept_epochs)
+        trainer = Pretrainer(config, data, scratch, recorder, plugins, tokenizer, kept_epochs, backbone)
         if stems is not None and config.hierarchy is not None:
             trainer.fork(stems, _fingerprint(config.baseline, data, tokenizer))
         trainer.train()
@@ -102,6 +112,7 @@ def pretrain(
             write_results(trainer, recorder.path, out)
             if stems is not None and config.hierarchy is None:
                 _write_stems(trainer, stems)
+        return trainer.method
 
 
 class Pretrainer(Trainer):
@@ -121,16 +132,18 @@ class Pretrainer(Trainer):
         plugins: tuple[str, ...] = (),
         tokenizer: Path | None = None,
         kept_epochs: Collection[int] = (),
+        backbone: Backbone | None = None,
     ):
         self.run, self.recorder, self.kept_epochs = config, recorder, kept_epochs
         self.images = load_images(data, "train")
         _check_clusters(config, len(self.images))
         check_shared_evenly(config.training.batch_size)
-        method = build_method(config, plugins, tokenizer)
+        fingerprint = _fingerprint(config, data, tokenizer, backbone)
+        method = build_method(config, plugins, tokenizer, backbone)
         if isinstance(method, HIRL):
             method.given = control_tree(config, self.images.labels)
         self.method = method.to(choose_device()).to(memory_format=torch.channels_last)
-        per_epoch, fingerprint = len(self.images) // config.training.batch_size, _fingerprint(config, data, tokenizer)
+        per_epoch = len(self.images) // config.training.batch_size
         groups = self.method.parameter_groups()
         super().__init__(config.name, method, groups, config.training, per_epoch, scratch, fingerprint, config.seed)
         self.parallel_method = parallel(self.method)
@@ -219,14 +232,36 @@ class Pretrainer(Trainer):
     def encode_all(self, encode: Callable[[Tensor], Tensor], width: int, num_views: int = 0) -> Tensor:
         """Run all training images through `encode`, as hirl.methods.base.EncodeAll says."""
         self.method.eval()
-        number, batch_size = len(self.images), self.config.batch_size // world_size()
-        encoded = torch.empty(len(shard_range(number)), width, device=self.device)
-        batches = ordered_batches(self.images, batch_size, self.device)
-        for rows, batch in zip(encoded.split(batch_size), batches, strict=True):
-            views = random_views(self.run.views, batch, num_views) if num_views else evaluation_view(batch)
-            with self.autocast():
-                rows.copy_(encode(views))
-        return encoded
+        autocast = self.autocast
+        return encode_images(self.images, encode, width, self.config.batch_size, self.run.views, autocast, num_views)
+
+
+@torch.no_grad()
+def encode_images(
+    images: ImageSet,
+    encode: Callable[[Tensor], Tensor],
+    width: int,
+    batch_size: int,
+    views: ViewsConfig,
+    autocast: Callable[[], AbstractContextManager],
+    num_views: int = 0,
+) -> Tensor:
+    """Run images through `encode`, as hirl.methods.base.EncodeAll says; the caller sets the network's mode.
+
+    Args:
+        batch_size: over all ranks.
+        views: of which random ones are drawn.
+        autocast: returns the context of the forward passes.
+    """
+    device = choose_device()
+    number, batch_size = len(images), max(1, batch_size // world_size())
+    encoded = torch.empty(len(shard_range(number)), width, device=device)
+    batches = ordered_batches(images, batch_size, device)
+    for rows, batch in zip(encoded.split(batch_size), batches, strict=True):
+        drawn = random_views(views, batch, num_views) if num_views else evaluation_view(batch)
+        with autocast():
+            rows.copy_(encode(drawn))
+    return encoded
 
 
 def random_views(config: ViewsConfig, images: Tensor, number: int) -> Tensor:
@@ -329,12 +364,23 @@ def _check_clusters(config: RunConfig, images: int) -> None:
         )
 
 
-def _fingerprint(config: RunConfig, data: Path, tokenizer: Path | None) -> str:
+def _fingerprint(config: RunConfig, data: Path, tokenizer: Path | None, backbone: Backbone | None = None) -> str:
     """Return the digest of everything that decides a run's weights."""
     decides = [config.pretraining_hash, read_json(data / "manifest.json")["digest"]]
     if config.uses_tokenizer and tokenizer is not None:
         decides.append(sha256(tokenizer))
+    if backbone is not None:
+        decides.append(_state_digest(backbone))
     return digest(decides)
+
+
+def _state_digest(network: nn.Module) -> str:
+    """Return the digest of a network's parameters and buffers."""
+    content = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        content.update(name.encode())
+        content.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
 
 
 def _peak_memory_mb(device: torch.device) -> float:

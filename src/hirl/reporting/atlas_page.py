@@ -1,0 +1,167 @@
+"""Write the atlas page: semantic trees to walk in, with every image, as one self-contained HTML file.
+
+Shapes: N images, S of them shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from pathlib import Path
+from typing import Any, Protocol
+
+import jinja2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from hirl.files import write_text
+from hirl.hierarchy.tree import SemanticTree
+from hirl.reporting.atlas_data import AtlasClasses, Pack, choose_shown, nearest_images, pack_tree
+
+SHOWN_AT_MOST = 50_000  # images on a page
+SPRITE_PIXELS = 2**25  # of all pictures: 134 MB once decoded
+TILE_SIZES = (160, 128, 96, 64, 48, 32, 24, 16)  # of a picture, in pixels
+QUALITY = 75  # of WebP
+NEIGHBORS = 8
+
+
+class Images(Protocol):
+    """Pictures by index: uint8 [H, W, 3] arrays, or PIL images."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class AtlasRun:
+    """The trees of one run.
+
+    Attributes:
+        name: unique on the page, as in `dino-hirl-s0`.
+        title: as shown.
+        trees: (epoch, tree) in order of time; at least one.
+        features: float [N, D], what central and doubtful images and neighbors are computed from; None shows none.
+        baseline: the tree of the baseline's features, clustered the same way; None shows none.
+    """
+
+    name: str
+    title: str
+    trees: tuple[tuple[int, SemanticTree], ...]
+    features: NDArray[np.float32] | None = None
+    baseline: SemanticTree | None = None
+
+
+def write_atlas(
+    path: str | Path,
+    runs: Sequence[AtlasRun],
+    images: Images,
+    classes: AtlasClasses | None = None,
+    *,
+    title: str,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Write a page on which the trees of several runs over the same images can be walked.
+
+    Args:
+        images: the N pictures; beyond SHOWN_AT_MOST a random sample is shown, while sizes and purities count all.
+        classes: the true classes, where they are known.
+        names: the images' names, such as files, for the search; the index without them.
+
+    Raises:
+        ValueError: there is no run, a run has no tree, or the numbers of images differ.
+    """
+    _check(runs, images, classes)
+    shown, pack = choose_shown(len(images), SHOWN_AT_MOST), Pack()
+    sprite, tile, columns = _sprite(images, shown)
+    facts: dict[str, Any] = {
+        "title": title,
+        "images": {"total": len(images), "shown": len(shown), "tile": tile, "columns": columns},
+        "index": pack.add(shown),
+        "names": None if names is None else [names[i] for i in shown.tolist()],
+        "classes": None if classes is None else _pack_labels(pack, shown, classes),
+        "runs": [_pack_run(pack, run, shown, classes) for run in runs],
+    }
+    write_text(path, _render(title, facts | {"table": pack.table()}, pack.block(), sprite))
+
+
+def _check(runs: Sequence[AtlasRun], images: Images, classes: AtlasClasses | None) -> None:
+    if not runs:
+        raise ValueError("the atlas has no run: name at least one run with a tree")
+    counts = {"images": len(images)}
+    if classes is not None:
+        counts["labels"] = len(classes.labels)
+    for run in runs:
+        if not run.trees:
+            raise ValueError(f"{run.name} has no tree: only HIRL runs past their start_epoch have one")
+        counts |= {f"tree of {run.name}, epoch {epoch}": len(tree.assignments) for epoch, tree in run.trees}
+        if run.features is not None:
+            counts[f"features of {run.name}"] = len(run.features)
+        if run.baseline is not None:
+            counts[f"baseline of {run.name}"] = len(run.baseline.assignments)
+    for what, count in counts.items():
+        if count != len(images):
+            raise ValueError(
+                f"{what}: {count} images, but there are {len(images)} pictures: give those of one data set"
+            )
+
+
+def _pack_labels(pack: Pack, shown: NDArray[np.int64], classes: AtlasClasses) -> dict[str, Any]:
+    labels = [pack.add(column) for column in np.asarray(classes.labels)[shown].T]
+    return {"levels": list(classes.levels), "names": [list(names) for names in classes.names], "labels": labels}
+
+
+def _pack_run(pack: Pack, run: AtlasRun, shown: NDArray[np.int64], classes: AtlasClasses | None) -> dict[str, Any]:
+    features = None if run.features is None else F.normalize(torch.as_tensor(run.features).float(), dim=1)
+    neighbors = None
+    if features is not None and len(shown) > 1:
+        neighbors = pack.add(nearest_images(features[torch.from_numpy(shown)], min(NEIGHBORS, len(shown) - 1)))
+    return {
+        "name": run.name,
+        "title": run.title,
+        "trees": [{"epoch": epoch} | pack_tree(pack, tree, shown, features, classes) for epoch, tree in run.trees],
+        "baseline": None if run.baseline is None else pack_tree(pack, run.baseline, shown, None, classes),
+        "neighbors": neighbors,
+    }
+
+
+def _sprite(images: Images, shown: NDArray[np.int64]) -> tuple[bytes, int, int]:
+    """Return all shown pictures in one WebP picture, row by row, the side of each and their number per row."""
+    largest = max(min(_pil(images[int(index)]).size) for index in shown[:: max(1, len(shown) // 32)])
+    fits = [tile for tile in TILE_SIZES if tile**2 * len(shown) <= SPRITE_PIXELS]
+    tile = next((size for size in fits if size <= largest), largest)
+    columns = ceil(sqrt(len(shown)))
+    sheet = Image.new("RGB", (columns * tile, ceil(len(shown) / columns) * tile))
+    for place, index in enumerate(shown.tolist()):
+        picture = _pil(images[index])
+        if picture.size != (tile, tile):
+            picture = ImageOps.fit(picture, (tile, tile))
+        sheet.paste(picture, (place % columns * tile, place // columns * tile))
+    content = io.BytesIO()
+    sheet.save(content, "webp", quality=QUALITY, method=4)
+    return content.getvalue(), tile, columns
+
+
+def _pil(picture: Any) -> Image.Image:
+    return (picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))).convert("RGB")
+
+
+def _render(title: str, facts: dict[str, Any], block: bytes, sprite: bytes) -> str:
+    folder = Path(__file__).parent
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True)
+    return environment.get_template("atlas_page.html.jinja").render(
+        title=title,
+        style=(folder / "atlas_page.css").read_text(),
+        library=(folder / "vendor" / "d3-hierarchy.min.js").read_text(),
+        script=(folder / "atlas_page.js").read_text(),
+        facts=json.dumps(facts, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
+        block=base64.b64encode(block).decode(),
+        sprite=base64.b64encode(sprite).decode(),
+    )

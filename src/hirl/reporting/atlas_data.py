@@ -85,12 +85,15 @@ def pack_tree(
     """Add a tree to the pack; return where its arrays are.
 
     Returns:
-        `clusters`: K_l per level. `parents`: arrays [K_l] per level but the last. `sizes`: arrays [K_l] per level, of all
-        images. `order`: [S], the shown images by finest cluster, then central first (in the data's order without
-        features). `counts`: [K_0], the shown images of every finest cluster. `sequence`: [K_0], the finest clusters with
-        similar ones beside each other. `central`, `doubtful`: arrays [K_l, PICKS] per level of shown images plus one,
-        zero where there are fewer; None without features. `classes`: per level, arrays [K_l, C] of the most common class
-        and of its images; None without classes.
+        clusters: K_l per level.
+        parents: arrays [K_l] per level but the last.
+        sizes: arrays [K_l] per level, of all images.
+        order: [S], the shown images by finest cluster, then central first; without features in the data's order.
+        counts: [K_0], the shown images of every finest cluster.
+        sequence: [K_0], the finest clusters, similar ones beside each other.
+        central, doubtful: arrays [K_l, PICKS] per level of shown images plus one, zero where there are fewer; None
+            without features.
+        classes: per level, arrays [K_l, C] of the most common class and of its images; None without classes.
     """
     assignments = tree.assignments.numpy()
     own = assignments[shown]
@@ -114,8 +117,12 @@ def pack_tree(
         units = features[torch.from_numpy(shown)]
         measured = [_closeness(units, centroids[level], own[:, level]) for level in range(tree.num_levels)]
         closeness = measured[0][0]
-        found["central"] = [_pack_picks(pack, own[:, l], -close, k) for l, (close, _), k in _levels(tree, measured)]
-        found["doubtful"] = [_pack_picks(pack, own[:, l], margin, k) for l, (_, margin), k in _levels(tree, measured)]
+        found["central"] = [
+            _pack_picks(pack, own[:, level], -close, k) for level, (close, _), k in _levels(tree, measured)
+        ]
+        found["doubtful"] = [
+            _pack_picks(pack, own[:, level], margin, k) for level, (_, margin), k in _levels(tree, measured)
+        ]
     found["order"] = pack.add(np.lexsort((np.arange(len(shown)), -closeness, own[:, 0])))
     return found
 
@@ -125,7 +132,7 @@ def _levels(tree: SemanticTree, measured: list[Any]) -> list[tuple[int, Any, int
 
 
 def _closeness(units: torch.Tensor, centroids: torch.Tensor, own: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
-    """Return every image's cosine [S] with its cluster's centroid, and its lead [S] over that of the next best cluster."""
+    """Return every image's cosine [S] with its own centroid, and its lead [S] over that with the best other centroid."""
     close, margin = np.empty(len(units), np.float32), np.empty(len(units), np.float32)
     rows = max(1, SIMILARITIES_PER_CHUNK // len(centroids))
     for start in range(0, len(units), rows):

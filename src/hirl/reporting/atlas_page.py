@@ -25,6 +25,9 @@ from hirl.files import write_text
 from hirl.hierarchy.tree import SemanticTree
 from hirl.reporting.atlas_data import AtlasClasses, Pack, choose_shown, nearest_images, pack_tree
 
+PAGE = Path(__file__).parent / "page"  # the page's template, style and scripts
+LIBRARY = "d3-hierarchy.min.js"  # of d3, which lays out the treemap
+SCRIPTS = ("data.js", "map.js", "panel.js", "main.js")
 SHOWN_AT_MOST = 50_000  # images on a page
 SPRITE_PIXELS = 2**25  # of all pictures: 134 MB once decoded
 TILE_SIZES = (160, 128, 96, 64, 48, 32, 24, 16)  # of a picture, in pixels
@@ -50,6 +53,8 @@ class AtlasRun:
         trees: (epoch, tree) in order of time; at least one.
         features: float [N, D], what central and doubtful images and neighbors are computed from; None shows none.
         baseline: the tree of the baseline's features, clustered the same way; None shows none.
+        own: the tree of this run's features, clustered as the baseline's: what is fair to compare with it; or None.
+        baseline_features: float [N, D], what neighbors under the baseline are computed from; None shows none.
     """
 
     name: str
@@ -57,6 +62,8 @@ class AtlasRun:
     trees: tuple[tuple[int, SemanticTree], ...]
     features: NDArray[np.float32] | None = None
     baseline: SemanticTree | None = None
+    own: SemanticTree | None = None
+    baseline_features: NDArray[np.float32] | None = None
 
 
 def write_atlas(
@@ -101,11 +108,11 @@ def _check(runs: Sequence[AtlasRun], images: Images, classes: AtlasClasses | Non
     for run in runs:
         if not run.trees:
             raise ValueError(f"{run.name} has no tree: only HIRL runs past their start_epoch have one")
-        counts |= {f"tree of {run.name}, epoch {epoch}": len(tree.assignments) for epoch, tree in run.trees}
-        if run.features is not None:
-            counts[f"features of {run.name}"] = len(run.features)
-        if run.baseline is not None:
-            counts[f"baseline of {run.name}"] = len(run.baseline.assignments)
+        trees = {f"epoch {epoch}": tree for epoch, tree in run.trees}
+        trees |= {what: tree for what, tree in (("own", run.own), ("baseline", run.baseline)) if tree is not None}
+        counts |= {f"tree of {run.name}, {what}": len(tree.assignments) for what, tree in trees.items()}
+        for what, features in (("features", run.features), ("baseline features", run.baseline_features)):
+            counts |= {} if features is None else {f"{what} of {run.name}": len(features)}
     for what, count in counts.items():
         if count != len(images):
             raise ValueError(
@@ -119,17 +126,26 @@ def _pack_labels(pack: Pack, shown: NDArray[np.int64], classes: AtlasClasses) ->
 
 
 def _pack_run(pack: Pack, run: AtlasRun, shown: NDArray[np.int64], classes: AtlasClasses | None) -> dict[str, Any]:
-    features = None if run.features is None else F.normalize(torch.as_tensor(run.features).float(), dim=1)
-    neighbors = None
-    if features is not None and len(shown) > 1:
-        neighbors = pack.add(nearest_images(features[torch.from_numpy(shown)], min(NEIGHBORS, len(shown) - 1)))
+    features, others = _unit(run.features), _unit(run.baseline_features)
     return {
         "name": run.name,
         "title": run.title,
         "trees": [{"epoch": epoch} | pack_tree(pack, tree, shown, features, classes) for epoch, tree in run.trees],
-        "baseline": None if run.baseline is None else pack_tree(pack, run.baseline, shown, None, classes),
-        "neighbors": neighbors,
+        "own": None if run.own is None else pack_tree(pack, run.own, shown, features, classes),
+        "baseline": None if run.baseline is None else pack_tree(pack, run.baseline, shown, others, classes),
+        "neighbors": _pack_neighbors(pack, features, shown),
+        "baseline_neighbors": _pack_neighbors(pack, others, shown),
     }
+
+
+def _unit(features: NDArray[np.float32] | None) -> torch.Tensor | None:
+    return None if features is None else F.normalize(torch.as_tensor(features).float(), dim=1)
+
+
+def _pack_neighbors(pack: Pack, features: torch.Tensor | None, shown: NDArray[np.int64]) -> int | None:
+    if features is None or len(shown) < 2:
+        return None
+    return pack.add(nearest_images(features[torch.from_numpy(shown)], min(NEIGHBORS, len(shown) - 1)))
 
 
 def _sprite(images: Images, shown: NDArray[np.int64]) -> tuple[bytes, int, int]:
@@ -154,13 +170,14 @@ def _pil(picture: Any) -> Image.Image:
 
 
 def _render(title: str, facts: dict[str, Any], block: bytes, sprite: bytes) -> str:
-    folder = Path(__file__).parent
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True)
-    return environment.get_template("atlas_page.html.jinja").render(
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGE), autoescape=True, trim_blocks=True)
+    return environment.get_template("atlas.html.jinja").render(
         title=title,
-        style=(folder / "atlas_page.css").read_text(),
-        library=(folder / "vendor" / "d3-hierarchy.min.js").read_text(),
-        script=(folder / "atlas_page.js").read_text(),
+        labeled=facts["classes"] is not None,
+        sampled=facts["images"]["shown"] < facts["images"]["total"],
+        style=(PAGE / "atlas.css").read_text(),
+        library=(PAGE / LIBRARY).read_text(),
+        script="".join((PAGE / name).read_text() for name in SCRIPTS),
         facts=json.dumps(facts, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
         block=base64.b64encode(block).decode(),
         sprite=base64.b64encode(sprite).decode(),

@@ -91,8 +91,8 @@ def pack_tree(
         order: [S], the shown images by finest cluster, then central first; without features in the data's order.
         counts: [K_0], the shown images of every finest cluster.
         sequence: [K_0], the finest clusters, similar ones beside each other.
-        central, doubtful: arrays [K_l, PICKS] per level of shown images plus one, zero where there are fewer; None
-            without features.
+        central, doubtful: arrays [K_l, PICKS] per level of shown images plus one, zero where there are fewer; `order`
+            has the central ones of the finest level. None without features.
         classes: per level, arrays [K_l, C] of the most common class and of its images; None without classes.
     """
     assignments = tree.assignments.numpy()
@@ -118,21 +118,18 @@ def pack_tree(
         measured = [_closeness(units, centroids[level], own[:, level]) for level in range(tree.num_levels)]
         closeness = measured[0][0]
         found["central"] = [
-            _pack_picks(pack, own[:, level], -close, k) for level, (close, _), k in _levels(tree, measured)
+            _pack_picks(pack, own[:, level], -measured[level][0], k) if level else None
+            for level, k in enumerate(tree.num_clusters)
         ]
         found["doubtful"] = [
-            _pack_picks(pack, own[:, level], margin, k) for level, (_, margin), k in _levels(tree, measured)
+            _pack_picks(pack, own[:, level], measured[level][1], k) for level, k in enumerate(tree.num_clusters)
         ]
     found["order"] = pack.add(np.lexsort((np.arange(len(shown)), -closeness, own[:, 0])))
     return found
 
 
-def _levels(tree: SemanticTree, measured: list[Any]) -> list[tuple[int, Any, int]]:
-    return list(zip(range(tree.num_levels), measured, tree.num_clusters, strict=True))
-
-
 def _closeness(units: torch.Tensor, centroids: torch.Tensor, own: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
-    """Return every image's cosine [S] with its own centroid, and its lead [S] over that with the best other centroid."""
+    """Return every image's cosine with its own centroid, and its lead over that with the best other centroid, [S]."""
     close, margin = np.empty(len(units), np.float32), np.empty(len(units), np.float32)
     rows = max(1, SIMILARITIES_PER_CHUNK // len(centroids))
     for start in range(0, len(units), rows):

@@ -23,12 +23,15 @@ from PIL import Image, ImageOps
 
 from hirl.files import write_text
 from hirl.hierarchy.tree import SemanticTree
-from hirl.reporting.atlas_data import AtlasClasses, Pack, choose_shown, nearest_images, pack_tree
+from hirl.reporting.atlas_data import PICKS, AtlasClasses, Pack, choose_shown, nearest_images, pack_tree
 
 PAGE = Path(__file__).parent / "page"  # the page's template, style and scripts
 LIBRARY = "d3-hierarchy.min.js"  # of d3, which lays out the treemap
 SCRIPTS = ("data.js", "map.js", "panel.js", "main.js")
+# A page of 50,000 images then has about 15 MB, and one of seven runs no more than 20 MB.
 SHOWN_AT_MOST = 50_000  # images on a page
+SHOWN_IN_ALL_RUNS = 150_000  # of these, times the runs
+SHOWN_IN_ALL_TREES = 1_200_000  # of these, times the trees of the trainings
 SPRITE_PIXELS = 2**25  # of all pictures: 134 MB once decoded
 TILE_SIZES = (160, 128, 96, 64, 48, 32, 24, 16)  # of a picture, in pixels
 QUALITY = 75  # of WebP
@@ -78,7 +81,7 @@ def write_atlas(
     """Write a page on which the trees of several runs over the same images can be walked.
 
     Args:
-        images: the N pictures; beyond SHOWN_AT_MOST a random sample is shown, while sizes and purities count all.
+        images: the N pictures; of many, a random sample is shown, while sizes and purities count all.
         classes: the true classes, where they are known.
         names: the images' names, such as files, for the search; the index without them.
 
@@ -86,15 +89,17 @@ def write_atlas(
         ValueError: there is no run, a run has no tree, or the numbers of images differ.
     """
     _check(runs, images, classes)
-    shown, pack = choose_shown(len(images), SHOWN_AT_MOST), Pack()
+    shown, pack = choose_shown(len(images), min(SHOWN_AT_MOST, SHOWN_IN_ALL_RUNS // len(runs))), Pack()
+    trees_at_most = max(2, SHOWN_IN_ALL_TREES // (len(shown) * len(runs)))
     sprite, tile, columns = _sprite(images, shown)
     facts: dict[str, Any] = {
         "title": title,
         "images": {"total": len(images), "shown": len(shown), "tile": tile, "columns": columns},
         "index": pack.add(shown),
+        "picks": PICKS,
         "names": None if names is None else [names[i] for i in shown.tolist()],
         "classes": None if classes is None else _pack_labels(pack, shown, classes),
-        "runs": [_pack_run(pack, run, shown, classes) for run in runs],
+        "runs": [_pack_run(pack, run, shown, classes, trees_at_most) for run in runs],
     }
     write_text(path, _render(title, facts | {"table": pack.table()}, pack.block(), sprite))
 
@@ -125,17 +130,28 @@ def _pack_labels(pack: Pack, shown: NDArray[np.int64], classes: AtlasClasses) ->
     return {"levels": list(classes.levels), "names": [list(names) for names in classes.names], "labels": labels}
 
 
-def _pack_run(pack: Pack, run: AtlasRun, shown: NDArray[np.int64], classes: AtlasClasses | None) -> dict[str, Any]:
+def _pack_run(
+    pack: Pack, run: AtlasRun, shown: NDArray[np.int64], classes: AtlasClasses | None, trees_at_most: int
+) -> dict[str, Any]:
     features, others = _unit(run.features), _unit(run.baseline_features)
     return {
         "name": run.name,
         "title": run.title,
-        "trees": [{"epoch": epoch} | pack_tree(pack, tree, shown, features, classes) for epoch, tree in run.trees],
+        "trees": [
+            {"epoch": epoch} | pack_tree(pack, tree, shown, features, classes)
+            for epoch, tree in evenly(run.trees, trees_at_most)
+        ],
         "own": None if run.own is None else pack_tree(pack, run.own, shown, features, classes),
         "baseline": None if run.baseline is None else pack_tree(pack, run.baseline, shown, others, classes),
         "neighbors": _pack_neighbors(pack, features, shown),
         "baseline_neighbors": _pack_neighbors(pack, others, shown),
     }
+
+
+def evenly(items: Sequence[Any], at_most: int) -> list[Any]:
+    """Return at most so many items, at least two, evenly spaced from the first to the last."""
+    chosen = np.unique(np.linspace(0, len(items) - 1, min(len(items), at_most)).round().astype(int))
+    return [items[place] for place in chosen.tolist()]
 
 
 def _unit(features: NDArray[np.float32] | None) -> torch.Tensor | None:

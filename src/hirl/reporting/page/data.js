@@ -131,6 +131,7 @@ class Tree {
   // "central" or "doubtful" pictures of a cluster.
   picks(node, kind) {
     if (!this.hasPicks || node === this.root) return [];
+    if (kind === "central" && node.level === 0) return Array.from(this.shownImages(node).subarray(0, facts.picks));
     const all = array(this.packed[kind][node.level]), each = all.length / this.nodes[node.level].length;
     return Array.from(all.subarray(node.id * each, (node.id + 1) * each)).filter(Boolean).map((image) => image - 1);
   }
@@ -177,7 +178,7 @@ class Run {
     this.packed = packed;
     this.name = packed.name;
     this.title = packed.title;
-    this.stops = packed.trees.map((tree) => ({ epoch: tree.epoch, label: `epoch ${tree.epoch}`, packed: tree }));
+    this.stops = packed.trees.map((tree) => ({ epoch: tree.epoch, label: `after ${tree.epoch} ${tree.epoch === 1 ? "epoch" : "epochs"}`, packed: tree }));
     if (packed.own) this.stops.push({ epoch: null, label: "features", packed: packed.own });
     this.last = packed.trees.length - 1;
     this.neighbors = packed.neighbors === null ? null : array(packed.neighbors);

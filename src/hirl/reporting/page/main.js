@@ -59,6 +59,7 @@ const actions = {
   focus(side, node) {
     const compare = state.compare || side === "baseline";
     change({ side, compare, image: null, focus: { ...state.focus, [side]: node } });
+    bringIntoView(byId("maps"));
     say(headline(treeOf(side), node));
   },
   out(side) {
@@ -66,7 +67,13 @@ const actions = {
     if (node.parent) actions.focus(side, node.parent);
   },
   open(image) {
-    change({ image });
+    const focus = { ...state.focus };
+    for (const side of ["run", "baseline"]) {
+      const node = focus[side], tree = treeOf(side);
+      if (image !== null && node?.parent && tree.clusterOf(image, node.level) !== node) focus[side] = tree.root;
+    }
+    change({ image, focus });
+    if (image !== null) bringIntoView(byId("panel"));
     if (image !== null) say(`${nameOf(image)} ${classOf(image)}`);
   },
   search(key) {
@@ -83,6 +90,14 @@ const actions = {
   },
   say,
 };
+
+// On a phone, panel and maps are below each other.
+function bringIntoView(element) {
+  const { top } = element.getBoundingClientRect();
+  if (matchMedia("(max-width: 900px)").matches && (top < 0 || top > 0.6 * innerHeight)) {
+    element.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
+  }
+}
 
 function roots() {
   return { run: treeOf("run").root, baseline: treeOf("baseline")?.root ?? null };
@@ -211,7 +226,8 @@ function render() {
   for (const side of sides) {
     const tree = treeOf(side), focus = state.focus[side];
     crumbs(side, tree, focus);
-    maps[side].show({ tree, focus, highlight: shown[side], marks: state.marks, picked: state.image });
+    maps[side].show({ tree, focus, highlight: shown[side], marks: state.marks, picked: state.image,
+      near: state.image === null ? [] : state.run.nearest(state.image, side === "baseline") });
   }
   renderControls();
   const { side, image, search, compare: comparing, run, stop } = state, tree = treeOf(side);

@@ -5,6 +5,8 @@ const GAPS = [5, 2, 1]; // pixels between clusters, by depth below the focus
 const LEAST_CLUSTER = 150; // square pixels: levels with smaller clusters are not drawn apart
 const ANIMATED_AT_MOST = 12000; // pictures that move one by one; more are replaced at once
 const DURATION = 520; // milliseconds
+const DIMMED = 0.13; // opacity of pictures outside a search
+const SMALL = 8; // pixels a side of a picture in the small sprite
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 // Return boxes of clusters below the focus, coarse first, and the rectangle of every picture in it: 4 values each.
@@ -15,24 +17,25 @@ function layOut(tree, focus, width, height) {
   root.each((node) => (node.value = node.data.size));
   const inner = (node) => GAPS[Math.min(node.depth, GAPS.length - 1)];
   d3.treemap()
-    .tile(d3.treemapSquarify.ratio(1.1))
+    .tile(d3.treemapBinary)
     .size([width, height])
     .paddingInner(inner)
-    .paddingTop((node) => (node.depth === 1 && node.children ? HEADER + 1 : 0))
-    .paddingRight((node) => (node.depth === 1 && node.children ? 1 : 0))
-    .paddingBottom((node) => (node.depth === 1 && node.children ? 1 : 0))
-    .paddingLeft((node) => (node.depth === 1 && node.children ? 1 : 0))(root);
+    .paddingTop((node) => (hasHeader(node) && node.children ? HEADER + 1 : 0))(root);
   const boxes = [];
   root.each((node) => {
     const box = { node: node.data, depth: node.depth, x0: node.x0, y0: node.y0, x1: node.x1, y1: node.y1 };
-    box.header = node.depth === 1 && box.y1 - box.y0 > 2.2 * HEADER && box.x1 - box.x0 > 40;
+    box.header = hasHeader(node);
     if (node.depth > 0) boxes.push(box);
     if (node.children) return;
-    const top = box.header && node.depth === 1 ? HEADER : 0;
-    if (node.depth === 0) gallery(tree, node.data, { ...box, x0: 0, y0: 0 }, tiles);
-    else fillBox(tree, node.data, { ...box, y0: box.y0 + top }, tiles);
+    if (node.depth === 0) gallery(tree, node.data, box, tiles);
+    else fillBox(tree, node.data, { ...box, y0: box.y0 + (box.header ? HEADER : 0) }, tiles);
   });
   return { boxes, tiles };
+}
+
+// Clusters just below the focus have their name above them, if they are large enough.
+function hasHeader(node) {
+  return node.depth === 1 && node.y1 - node.y0 > 2.2 * HEADER && node.x1 - node.x0 > 40;
 }
 
 // The finest level whose clusters are large enough to be drawn apart.
@@ -73,6 +76,21 @@ function gallery(tree, node, box, tiles) {
   });
 }
 
+// The pixels of all pictures at SMALL pixels a side; halved step by step, so that each pixel is a mean.
+let smallPixels = null;
+function smallSprite() {
+  if (smallPixels) return smallPixels;
+  const { tile, columns } = facts.images, rows = Math.ceil(count / columns);
+  let from = sprite, side = tile;
+  while (side > SMALL) {
+    const next = Math.max(SMALL, side / 2), canvas = new OffscreenCanvas(columns * next, rows * next), context = canvas.getContext("2d");
+    context.drawImage(from, 0, 0, columns * side, rows * side, 0, 0, canvas.width, canvas.height);
+    [from, side] = [canvas, next];
+  }
+  smallPixels = new Uint32Array(from.getContext("2d").getImageData(0, 0, from.width, from.height).data.buffer);
+  return smallPixels;
+}
+
 function ease(t) {
   return t < 0.5 ? 4 * t * t * t : 1 - (2 - 2 * t) ** 3 / 2;
 }
@@ -95,14 +113,14 @@ class TreeMap {
     this.#listen();
   }
 
-  show({ tree, focus, highlight, marks, picked }) {
+  show({ tree, focus, highlight, marks, picked, near }) {
     const before = this.focus;
     const changed = tree !== this.tree || focus !== before;
-    Object.assign(this, { tree, focus, highlight, marks, picked });
+    Object.assign(this, { tree, focus, highlight, marks, picked, near });
     this.element.dataset.focus = focus === tree.root ? "" : `${focus.level}-${focus.id}`;
     if (!this.#fit() && !changed) return this.paint();
     if (changed) this.cursor = null;
-    const zoomed = changed && before && tree.nodes && this.drawn?.tree === tree ? before : null;
+    const zoomed = changed && before && this.drawn?.tree === tree ? before : null;
     const last = this.drawn;
     this.drawn = { tree, ...layOut(tree, focus, this.width, this.height) };
     this.#move(last, zoomed);
@@ -126,17 +144,47 @@ class TreeMap {
   // Move the pictures from where they are to the new layout.
   #move(last, before) {
     const target = this.drawn.tiles;
-    if (calm.matches || this.now === null || this.focus.shown > ANIMATED_AT_MOST) return this.#settle();
+    if (calm.matches || this.now === null) return this.#settle();
+    if (Math.max(this.focus.shown, before?.shown ?? 0) > ANIMATED_AT_MOST) return this.#zoom(last, before);
     const from = Float32Array.from(this.now), to = this.#leaving(last, before, from, target);
+    this.#animate((part) => {
+      for (let at = 0; at < to.length; at++) this.now[at] = from[at] + (to[at] - from[at]) * part;
+      this.paint(part);
+    });
+  }
+
+  // Zoom the painted map instead of many pictures: from the box of the new focus to all, or back.
+  #zoom(last, before) {
+    const copy = () => {
+      const canvas = new OffscreenCanvas(this.canvas.width, this.canvas.height);
+      canvas.getContext("2d").drawImage(this.canvas, 0, 0);
+      return canvas;
+    };
+    const old = copy(), { width, height } = this, whole = { x0: 0, y0: 0, x1: width, y1: height };
+    const inward = last?.boxes.find((box) => box.node === this.focus), outward = this.drawn.boxes.find((box) => box.node === before);
+    this.#settle();
+    const fresh = copy(), context = this.canvas.getContext("2d", { alpha: false });
+    const box = inward ?? outward ?? whole, [outer, inner] = inward ? [old, fresh] : [fresh, old];
+    this.#animate((part) => {
+      const t = inward ? part : 1 - part, mix = (from, to) => from + (to - from) * t;
+      const [x0, y0, x1, y1] = [mix(box.x0, 0), mix(box.y0, 0), mix(box.x1, width), mix(box.y1, height)];
+      const sx = (x1 - x0) / (box.x1 - box.x0), sy = (y1 - y0) / (box.y1 - box.y0);
+      context.globalAlpha = 1;
+      context.drawImage(outer, x0 - box.x0 * sx, y0 - box.y0 * sy, width * sx, height * sy);
+      context.globalAlpha = t;
+      context.drawImage(inner, x0, y0, x1 - x0, y1 - y0);
+      context.globalAlpha = 1;
+    });
+  }
+
+  #animate(draw) {
     const started = performance.now();
     cancelAnimationFrame(this.frame);
     const step = (time) => {
-      const t = Math.min(1, Math.max(0, (time - started) / DURATION)), part = ease(t);
-      for (let at = 0; at < to.length; at++) this.now[at] = from[at] + (to[at] - from[at]) * part;
-      if (t < 1) {
-        this.paint(part);
-        this.frame = requestAnimationFrame(step);
-      } else this.#settle();
+      const t = Math.min(1, Math.max(0, (time - started) / DURATION));
+      if (t === 1) return this.#settle();
+      draw(ease(t));
+      this.frame = requestAnimationFrame(step);
     };
     this.moving = true;
     this.element.dataset.moving = "1";
@@ -219,6 +267,7 @@ class TreeMap {
   }
 
   #paintTiles(context) {
+    if (!this.moving && this.focus.shown > ANIMATED_AT_MOST) return this.#paintPixels(context);
     const { tile, columns } = facts.images, { now, width, height, highlight } = this;
     context.imageSmoothingEnabled = true;
     context.imageSmoothingQuality = "medium";
@@ -227,26 +276,57 @@ class TreeMap {
       if (!(w > 0.3) || x > width || y > height || x + w < 0 || y + h < 0) continue;
       const side = tile / Math.max(w, h), sw = w * side, sh = h * side; // the middle of the picture, uncropped if square
       const sx = (image % columns) * tile + (tile - sw) / 2, sy = Math.floor(image / columns) * tile + (tile - sh) / 2;
-      if (highlight) context.globalAlpha = highlight[image] ? 1 : 0.13;
+      if (highlight) context.globalAlpha = highlight[image] ? 1 : DIMMED;
       context.drawImage(sprite, sx, sy, sw, sh, x, y, w, h);
     }
     context.globalAlpha = 1;
   }
 
-  // A corner on pictures whose class is not the most common one of their finest cluster.
+  // Many pictures are small: copying their pixels from a small sprite is some 50 times faster than drawing each.
+  #paintPixels(context) {
+    const { scale, now, highlight } = this, { columns } = facts.images, small = smallSprite(), stride = columns * SMALL;
+    const wide = this.canvas.width, tall = this.canvas.height, pixels = new ImageData(wide, tall), out = new Uint32Array(pixels.data.buffer);
+    const dim = (DIMMED * 255) << 24;
+    for (let image = 0, at = 0; image < count; image++, at += 4) {
+      if (!(now[at + 2] > 0)) continue;
+      const x0 = Math.max(0, Math.round(now[at] * scale)), x1 = Math.min(wide, Math.round((now[at] + now[at + 2]) * scale));
+      const y0 = Math.max(0, Math.round(now[at + 1] * scale)), y1 = Math.min(tall, Math.round((now[at + 1] + now[at + 3]) * scale));
+      const corner = Math.floor(image / columns) * SMALL * stride + (image % columns) * SMALL;
+      const sx = SMALL / (x1 - x0), sy = SMALL / (y1 - y0), faded = highlight && !highlight[image];
+      for (let y = y0; y < y1; y++) {
+        const row = corner + ((y - y0 + 0.5) * sy | 0) * stride;
+        for (let x = x0, to = y * wide + x0; x < x1; x++, to++) {
+          const value = small[row + ((x - x0 + 0.5) * sx | 0)];
+          out[to] = faded ? (value & 0xffffff) | dim : value;
+        }
+      }
+    }
+    const layer = new OffscreenCanvas(wide, tall);
+    layer.getContext("2d").putImageData(pixels, 0, 0);
+    context.drawImage(layer, 0, 0, this.width, this.height);
+  }
+
+  // Mark pictures whose class is not the most common one of their cluster below the focus: a corner, or all of a small one.
   #paintMarks(context) {
     context.fillStyle = color("stranger");
-    const level = classLevelOf(0), common = this.tree.nodes[0].map((node) => this.tree.majority(node, level).id);
     context.beginPath();
-    for (const image of this.tree.shownImages(this.focus)) {
-      if (labels[level][image] === common[this.tree.leaf[image]]) continue;
-      const [x, y, w] = this.now.subarray(4 * image, 4 * image + 4), side = Math.max(3, w * 0.32);
-      context.moveTo(x, y);
-      context.lineTo(x + side, y);
-      context.lineTo(x, y + side);
-      context.closePath();
+    for (const node of this.atLeaf ? [this.focus] : this.focus.children) {
+      const level = classLevelOf(node.level), common = this.tree.majority(node, level).id;
+      for (const image of this.tree.shownImages(node)) {
+        if (labels[level][image] !== common) this.#mark(context, image);
+      }
     }
+    context.globalAlpha = 0.85;
     context.fill();
+    context.globalAlpha = 1;
+  }
+
+  #mark(context, image) {
+    const [x, y, w, h] = this.now.subarray(4 * image, 4 * image + 4), side = w < 24 ? w : Math.max(9, w * 0.2);
+    context.moveTo(x, y);
+    context.lineTo(x + side, y);
+    context.lineTo(x, y + Math.min(side, h));
+    context.closePath();
   }
 
   #paintOverlay() {
@@ -268,6 +348,7 @@ class TreeMap {
       const grow = Math.max(0, (12 - w) / 2) + 1;
       if (w > 0) frame(x - grow, y - grow, x + w + grow, y + h + grow, name);
     };
+    for (const image of this.near) ring(image, "accent");
     if (this.picked !== null && this.picked !== undefined) ring(this.picked, "stranger");
     if (this.hoveredImage !== undefined) ring(this.hoveredImage, "accent");
   }

@@ -2,6 +2,7 @@
 
 const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
 const MIXED = 0.5; // below this part, a cluster's most common class does not name it alone
+const COMPARED = " This tree clusters what the training embeds. To compare, the features of HIRL and of the baseline are clustered in the same way.";
 const THUMB = 52; // pixels
 
 function h(tag, attributes, ...children) {
@@ -12,6 +13,24 @@ function h(tag, attributes, ...children) {
   }
   element.append(...children.flat().filter((child) => child !== null && child !== undefined));
   return element;
+}
+
+function svg(tag, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children.flat());
+  return element;
+}
+
+// Move heights apart, so that labels do not overlap.
+function spaced(heights, least) {
+  const order = heights.map((_, at) => at).sort((one, other) => heights[one] - heights[other]), moved = [...heights];
+  order.forEach((at, rank) => rank && (moved[at] = Math.max(moved[at], moved[order[rank - 1]] + least)));
+  return moved;
+}
+
+function levelName(level, levels) {
+  return level === levels - 1 ? "coarsest" : level === 0 ? "finest" : `level ${level}`;
 }
 
 function percent(part) {
@@ -65,9 +84,8 @@ class Panel {
   #cluster() {
     const { tree, node } = this.view;
     if (node === tree.root) return [...this.#overview(), this.#children("Coarsest clusters")];
-    const level = node.level === 0 ? "finest" : node.level === tree.levels - 1 ? "coarsest" : `level ${node.level}`;
     return [
-      h("p", { class: "kind" }, `Cluster ${node.id + 1} of ${tree.nodes[node.level].length}, ${level}`, this.#sideNote()),
+      h("p", { class: "kind" }, `Cluster ${node.id + 1} of ${tree.nodes[node.level].length}, ${levelName(node.level, tree.levels)}`, this.#sideNote()),
       h("h2", {}, this.#clusterTitle(node)),
       h("p", { class: "size" }, `${pictures(node.size)}, ${percent(node.size / tree.root.size)} of all`),
       this.#bars(node),
@@ -83,26 +101,25 @@ class Panel {
 
   #clusterTitle(node) {
     const { name, part } = titleOf(this.view.tree, node);
-    return part !== null && part < MIXED ? `mixed, most ${name}` : name;
+    return part !== null && part < MIXED ? `mixed, ${name} most often` : name;
   }
 
   #overview() {
-    const { tree, baseline, run } = this.view;
+    const { tree, baseline, run, stop } = this.view;
     const shown = sampled ? ` A random ${number(count)} are shown; sizes and purity count all.` : "";
-    const rows = tree.nodes.map((nodes, level) => {
-      const purity = (of) => h("td", {}, of && classes ? percent(of.purity(level, classLevelOf(level))) : "–");
-      const filled = nodes.filter((node) => node.size > 0).length;
-      return h("tr", {}, h("th", { scope: "row" }, level === tree.levels - 1 ? "coarsest" : level ? `level ${level}` : "finest"),
-        h("td", {}, number(filled)), classes ? h("td", { class: "left" }, classes.levels[classLevelOf(level)]) : null,
-        classes ? purity(tree) : null, classes && baseline ? purity(baseline) : null);
-    });
-    const heads = ["Level", "Clusters", ...(classes ? ["Classes", "Purity"] : []), ...(classes && baseline ? ["Baseline"] : [])];
+    const own = run.packed.own ? run.tree(run.stops.length - 1) : null;
+    const columns = classes ? [["This tree", tree], ["Features", own], ["Baseline", baseline]].filter(([, of]) => of) : [];
+    const rows = tree.nodes.map((nodes, level) => h("tr", {}, h("th", { scope: "row" }, levelName(level, tree.levels)),
+      h("td", {}, number(nodes.filter((node) => node.size > 0).length)),
+      classes ? h("td", { class: "left" }, classes.levels[classLevelOf(level)]) : null,
+      columns.map(([, of]) => h("td", {}, String(Math.round(100 * of.purity(level, classLevelOf(level))))))));
+    const heads = ["Level", "Clusters", ...(classes ? ["Classes"] : []), ...columns.map(([head]) => head)];
     return [
-      h("p", { class: "kind" }, run.title, tree.epoch === null ? ", features" : `, epoch ${tree.epoch}`),
+      h("p", { class: "kind" }, `${run.title}, ${run.stops[stop].label}`),
       h("h2", {}, `${pictures(facts.images.total)}, ${tree.levels === 1 ? "one level" : `${tree.levels} levels`}`),
       h("p", { class: "lead" }, `Every rectangle is a cluster, filled with its pictures. Click one to walk in.${shown}`),
       h("table", {}, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, rows.reverse())),
-      classes ? h("p", { class: "note" }, "Purity: the part of the pictures whose class is the most common one of their cluster.") : null,
+      classes ? h("p", { class: "note" }, `In per cent: purity, the part of the pictures whose class is the most common one of their cluster.${own && baseline ? COMPARED : ""}`) : null,
       this.#forming(),
     ];
   }
@@ -111,25 +128,18 @@ class Panel {
   #forming() {
     const { run, stop } = this.view;
     if (!classes || run.last < 1) return null;
-    const [width, height, pad] = [340, 92, 6], svg = (tag, attributes, ...inner) => {
-      const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-      for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-      element.append(...inner);
-      return element;
-    };
-    const trees = Array.from({ length: run.last + 1 }, (_, at) => run.tree(at));
-    const x = (at) => pad + (at / run.last) * (width - 70 - 2 * pad), y = (part) => height - pad - part * (height - 2 * pad);
-    const lines = trees[0].nodes.map((_, level) => {
-      const values = trees.map((tree) => tree.purity(level, classLevelOf(level))), last = values.at(-1);
-      const dots = values.map((value, at) => svg("circle", { cx: x(at), cy: y(value), r: at === stop ? 4 : 1.8 }));
-      const name = svg("text", { x: x(run.last) + 8, y: y(last) + 4 });
-      name.textContent = `${level === trees[0].levels - 1 ? "coarsest" : level ? `level ${level}` : "finest"} ${percent(last)}`;
-      return svg("g", { class: `level${Math.min(level, 3)}` }, svg("path", { d: `M${values.map((value, at) => `${x(at)},${y(value)}`).join("L")}` }), ...dots, name);
-    });
-    const label = `Purity from ${run.stops[0].label} to ${run.stops[run.last].label}`;
-    return h("figure", {}, h("figcaption", {}, `${label}, 0 to 100 %`),
-      svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
-        svg("line", { x1: pad, x2: width - 70 - pad, y1: y(0), y2: y(0) }), ...lines));
+    const trees = Array.from({ length: run.last + 1 }, (_, at) => run.tree(at)), levels = trees[0].levels;
+    const values = Array.from({ length: levels }, (_, level) => trees.map((tree) => tree.purity(level, classLevelOf(level))));
+    const [right, bottom, most] = [245, 96, Math.max(...values.flat())];
+    const x = (at) => 5 + (at / run.last) * (right - 5), y = (part) => bottom - (part / most) * (bottom - 12);
+    const ends = spaced(values.map((line) => y(line.at(-1))), 13);
+    const lines = values.map((line, level) => svg("g", { class: `level${Math.min(level, 3)}` },
+      svg("path", { d: `M${line.map((value, at) => `${x(at)},${y(value)}`).join("L")}` }),
+      line.map((value, at) => svg("circle", { cx: x(at), cy: y(value), r: at === stop ? 4.5 : 2 })),
+      svg("text", { x: right + 9, y: ends[level] + 4 }, `${levelName(level, levels)} ${percent(line.at(-1))}`)));
+    const label = `Purity from ${run.stops[0].epoch} to ${run.stops[run.last].epoch} epochs`;
+    return h("figure", {}, h("figcaption", {}, label),
+      svg("svg", { viewBox: "0 0 348 102", role: "img", "aria-label": label }, svg("line", { x1: 5, x2: right, y1: bottom, y2: bottom }), lines));
   }
 
   // A bar per class level: the most common class of the cluster.
@@ -137,8 +147,8 @@ class Panel {
     if (!classes) return null;
     const bars = classes.levels.map((level, at) => {
       const { name, part } = this.view.tree.majority(node, at);
-      return h("div", { class: "bar", "data-level": level }, h("span", {}, level), h("span", { class: "track" }, h("i", { style: `width:${100 * part}%` })),
-        h("b", {}, percent(part)), h("em", {}, name));
+      return h("div", { class: "bar", "data-level": level }, h("span", {}, level),
+        h("div", {}, h("b", {}, name), h("span", { class: "track" }, h("i", { style: `width:${100 * part}%` }))), h("b", {}, percent(part)));
     });
     return h("div", { class: "bars", role: "group", "aria-label": "Purity by class level" }, bars.reverse());
   }

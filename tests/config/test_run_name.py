@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hirl.cli import parser
+from hirl.cli.parser import build_parser
 from hirl.config import RunName
 
 NAMES = {
@@ -39,7 +39,7 @@ def test_other_texts_are_refused_in_one_line(text: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=str)
 def test_its_arguments_name_it_on_the_command_line(name: RunName) -> None:
-    args = parser().parse_args(["evaluate", "knn", *name.arguments])
+    args = build_parser().parse_args(["evaluate", "knn", *name.arguments])
     assert (args.method, args.variant or "control", args.backbone, args.seed) == (
         name.method,
         name.variant,

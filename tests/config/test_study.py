@@ -38,6 +38,13 @@ def test_baseline_and_hirl_differ_in_the_hierarchy_alone(name: str, method: str)
     assert baseline["hierarchy"] is None
 
 
+def test_the_controls_train_what_the_evidence_trains() -> None:
+    evidence, controls = load_study("taxonomy_long"), load_study("taxonomy_controls")
+    for method in evidence.config.methods:
+        one, other = (study.resolve(method, "baseline").model_dump(exclude={"study"}) for study in (evidence, controls))
+        assert one == other
+
+
 @pytest.mark.parametrize("path", sorted(CONFIG_ROOT.glob("methods/*.yaml")), ids=lambda path: path.stem)
 def test_method_files_name_their_source_and_spell_out_their_method(path: Path) -> None:
     content = read_yaml(path)

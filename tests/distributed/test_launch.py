@@ -77,6 +77,7 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch):
 STEP = """
 import sys
 from hirl import cli
+from hirl.cli import training
 from hirl.distributed import launch
 
 def step(args):
@@ -85,7 +86,7 @@ def step(args):
     print("threads:", torch.get_num_threads())
 
 launch.idle_cores = lambda: 1
-cli.pretrain_run = step
+training.pretrain_run = step
 cli.main("pretrain --method dino --variant hirl --data . --out . --scratch .".split())
 """
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from hirl.cli import parser
+from hirl.cli.parser import build_parser
 from hirl.config import MODEL_CONFIGS, load_study
 from tests.conftest import METHODS
 from tests.workflow.conftest import ROOT, Project
@@ -121,9 +121,9 @@ def test_every_step_is_one_that_the_command_line_takes(command, capsys):
     arguments = words[words.index("hirl.cli") + 1 :] if command.program == "torchrun" else words[1:]
     if arguments == ["--help"]:
         with pytest.raises(SystemExit, match="0"):
-            parser().parse_args(arguments)
+            build_parser().parse_args(arguments)
         return
-    assert callable(parser().parse_args(arguments).step)
+    assert callable(build_parser().parse_args(arguments).step)
 
 
 def test_every_make_target_is_one():

@@ -89,8 +89,8 @@ def write_atlas(
         ValueError: there is no run, a run has no tree, or the numbers of images differ.
     """
     _check(runs, images, classes)
-    shown, pack = choose_shown(len(images), min(SHOWN_AT_MOST, SHOWN_IN_ALL_RUNS // len(runs))), Pack()
-    trees_at_most = max(2, SHOWN_IN_ALL_TREES // (len(shown) * len(runs)))
+    shown, pack = choose_shown(len(images), shown_at_most(len(runs))), Pack()
+    kept = trees_at_most(len(images), len(runs))
     sprite, tile, columns = _sprite(images, shown)
     facts: dict[str, Any] = {
         "title": title,
@@ -99,9 +99,19 @@ def write_atlas(
         "picks": PICKS,
         "names": None if names is None else [names[i] for i in shown.tolist()],
         "classes": None if classes is None else _pack_labels(pack, shown, classes),
-        "runs": [_pack_run(pack, run, shown, classes, trees_at_most) for run in runs],
+        "runs": [_pack_run(pack, run, shown, classes, kept) for run in runs],
     }
     write_text(path, _render(title, facts | {"table": pack.table()}, pack.block(), sprite))
+
+
+def shown_at_most(runs: int) -> int:
+    """Return the number of images that a page of so many runs shows at most."""
+    return min(SHOWN_AT_MOST, SHOWN_IN_ALL_RUNS // runs)
+
+
+def trees_at_most(images: int, runs: int) -> int:
+    """Return the number of trees of each training that a page of so many images and runs shows at most."""
+    return max(2, SHOWN_IN_ALL_TREES // (min(images, shown_at_most(runs)) * runs))
 
 
 def _check(runs: Sequence[AtlasRun], images: Images, classes: AtlasClasses | None) -> None:
@@ -131,7 +141,7 @@ def _pack_labels(pack: Pack, shown: NDArray[np.int64], classes: AtlasClasses) ->
 
 
 def _pack_run(
-    pack: Pack, run: AtlasRun, shown: NDArray[np.int64], classes: AtlasClasses | None, trees_at_most: int
+    pack: Pack, run: AtlasRun, shown: NDArray[np.int64], classes: AtlasClasses | None, kept: int
 ) -> dict[str, Any]:
     features, others = _unit(run.features), _unit(run.baseline_features)
     return {
@@ -139,7 +149,7 @@ def _pack_run(
         "title": run.title,
         "trees": [
             {"epoch": epoch} | pack_tree(pack, tree, shown, features, classes)
-            for epoch, tree in evenly(run.trees, trees_at_most)
+            for epoch, tree in evenly(run.trees, kept)
         ],
         "own": None if run.own is None else pack_tree(pack, run.own, shown, features, classes),
         "baseline": None if run.baseline is None else pack_tree(pack, run.baseline, shown, others, classes),

@@ -109,11 +109,10 @@ class Panel {
     const shown = sampled ? ` A random ${number(count)} are shown; sizes and purity count all.` : "";
     const own = run.packed.own ? run.tree(run.stops.length - 1) : null;
     const columns = classes ? [["This tree", tree], ["Features", own], ["Baseline", baseline]].filter(([, of]) => of) : [];
-    const rows = tree.nodes.map((nodes, level) => h("tr", {}, h("th", { scope: "row" }, levelName(level, tree.levels)),
+    const rows = tree.nodes.map((nodes, level) => h("tr", {}, h("th", { scope: "row" }, levelName(level, tree.levels), classes ? h("small", {}, classes.levels[classLevelOf(level)]) : null),
       h("td", {}, number(nodes.filter((node) => node.size > 0).length)),
-      classes ? h("td", { class: "left" }, classes.levels[classLevelOf(level)]) : null,
       columns.map(([, of]) => h("td", {}, String(Math.round(100 * of.purity(level, classLevelOf(level))))))));
-    const heads = ["Level", "Clusters", ...(classes ? ["Classes"] : []), ...columns.map(([head]) => head)];
+    const heads = ["Level", "Clusters", ...columns.map(([head]) => head)];
     return [
       h("p", { class: "kind" }, `${run.title}, ${run.stops[stop].label}`),
       h("h2", {}, `${pictures(facts.images.total)}, ${tree.levels === 1 ? "one level" : `${tree.levels} levels`}`),

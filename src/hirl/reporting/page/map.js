@@ -63,7 +63,7 @@ function fillBox(tree, node, box, tiles) {
   }
 }
 
-// Show the pictures of a finest cluster as squares, from the left top corner.
+// Show the pictures of a finest cluster as squares.
 function gallery(tree, node, box, tiles) {
   const images = tree.shownImages(node), n = images.length, width = box.x1, height = box.y1;
   let side = 0, columns = 1;
@@ -71,8 +71,9 @@ function gallery(tree, node, box, tiles) {
     const fits = Math.min(width / c, height / Math.ceil(n / c), 180);
     if (fits > side) [side, columns] = [fits, c];
   }
+  const left = (width - columns * side) / 2;
   images.forEach((image, at) => {
-    tiles.set([(at % columns) * side, Math.floor(at / columns) * side, side - 3, side - 3], 4 * image);
+    tiles.set([left + (at % columns) * side, Math.floor(at / columns) * side, side - 3, side - 3], 4 * image);
   });
 }
 

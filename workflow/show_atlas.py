@@ -18,6 +18,13 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 RUN = "#run=swav-hirl-s0"
 
 
+def find_browser() -> str:
+    """Return the path of an installed browser."""
+    if found := [path for name in BROWSERS if (path := shutil.which(name))]:
+        return found[0]
+    raise SystemExit(f"no browser is installed: install one of {', '.join(BROWSERS)}")
+
+
 def walk_in(page: Page) -> None:
     """Walk two levels down, into the second largest cluster of each."""
     for _ in range(2):
@@ -50,11 +57,8 @@ PICTURES: dict[str, tuple[Any, tuple[int, int], str]] = {  # what is done, the w
 
 def main(atlas: Path, folder: Path) -> None:
     """Write a picture for every view."""
-    found = [path for name in BROWSERS if (path := shutil.which(name))]
-    if not found:
-        raise SystemExit(f"no browser is installed: install one of {', '.join(BROWSERS)}")
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
         for name, (act, (width, height), colors) in PICTURES.items():
             page = browser.new_page(
                 viewport={"width": width, "height": height}, color_scheme=colors, reduced_motion="reduce"

@@ -328,7 +328,6 @@ addEventListener("keydown", (event) => {
   KEYS[event.key]();
 });
 addEventListener("popstate", () => (goTo(location.hash), render()));
-addEventListener("hashchange", () => (goTo(location.hash), render()));
 new ResizeObserver(() => Object.values(maps).forEach((map) => map.resize())).observe(byId("maps"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
 goTo(location.hash);

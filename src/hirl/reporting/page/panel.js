@@ -30,6 +30,7 @@ function spaced(heights, least) {
 }
 
 function levelName(level, levels) {
+  if (levels === 1) return "one level";
   return level === levels - 1 ? "coarsest" : level === 0 ? "finest" : `level ${level}`;
 }
 
@@ -76,9 +77,11 @@ class Panel {
   }
 
   show(view) {
+    const focused = this.element.contains(document.activeElement);
     this.view = view;
     const parts = view.image !== null ? this.#image() : view.search ? this.#search() : this.#cluster();
     this.element.replaceChildren(...parts.filter(Boolean));
+    if (focused) this.element.querySelector("h2").focus({ preventScroll: true }); // the chosen button is gone
   }
 
   #cluster() {
@@ -86,7 +89,7 @@ class Panel {
     if (node === tree.root) return [...this.#overview(), this.#children("Coarsest clusters")];
     return [
       h("p", { class: "kind" }, `Cluster ${node.id + 1} of ${tree.nodes[node.level].length}, ${levelName(node.level, tree.levels)}`, this.#sideNote()),
-      h("h2", {}, this.#clusterTitle(node)),
+      h("h2", { tabindex: -1 }, this.#clusterTitle(node)),
       h("p", { class: "size" }, `${pictures(node.size)}, ${percent(node.size / tree.root.size)} of all`),
       this.#bars(node),
       this.#picks(node),
@@ -114,8 +117,8 @@ class Panel {
       columns.map(([, of]) => h("td", {}, String(Math.round(100 * of.purity(level, classLevelOf(level))))))));
     const heads = ["Level", "Clusters", ...columns.map(([head]) => head)];
     return [
-      h("p", { class: "kind" }, `${run.title}, ${run.stops[stop].label}`),
-      h("h2", {}, `${pictures(facts.images.total)}, ${tree.levels === 1 ? "one level" : `${tree.levels} levels`}`),
+      h("p", { class: "kind" }, run.stops.length > 1 ? `${run.title}, ${run.stops[stop].label}` : run.title),
+      h("h2", { tabindex: -1 }, `${pictures(facts.images.total)}, ${tree.levels === 1 ? "one level" : `${tree.levels} levels`}`),
       h("p", { class: "lead" }, `Every rectangle is a cluster, filled with its pictures. Click one to walk in.${shown}`),
       h("table", {}, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, rows.reverse())),
       classes ? h("p", { class: "note" }, `In per cent: purity, the part of the pictures whose class is the most common one of their cluster.${own && baseline ? COMPARED : ""}`) : null,
@@ -214,7 +217,7 @@ class Panel {
     return [
       h("p", { class: "kind" }, `Picture ${indexOf[image]} of ${number(facts.images.total)}`,
         h("button", { class: "close", onclick: () => this.actions.open(null), "aria-label": "Close the picture", title: "Close (Esc)" }, "×")),
-      h("h2", {}, classes ? classOf(image) : nameOf(image)),
+      h("h2", { tabindex: -1 }, classes ? classOf(image) : nameOf(image)),
       classes && facts.names ? h("p", { class: "size" }, nameOf(image)) : null,
       h("div", { class: "large" }, picture(image, 240)),
       classes ? h("p", { class: "truth" }, classes.levels.map((level, at) => h("span", {}, h("small", {}, level), ` ${classOf(image, at)}`)).reverse()) : null,
@@ -252,7 +255,7 @@ class Panel {
     return [
       h("p", { class: "kind" }, `Class of level “${classes.levels[level]}”`,
         h("button", { class: "close", onclick: () => this.actions.search(null), "aria-label": "End the search", title: "End the search (Esc)" }, "×")),
-      h("h2", {}, name),
+      h("h2", { tabindex: -1 }, name),
       h("p", { class: "size" }, pictures(images.length)),
       list(tree, side, side === "baseline" ? "In the baseline" : "In this tree"),
       other ? list(other, otherSide, otherSide === "baseline" ? "In the baseline" : "In HIRL") : null,

@@ -7,6 +7,7 @@ page's size, the time and memory to write it, and how long a browser takes to op
 from __future__ import annotations
 
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from playwright.sync_api import sync_playwright
-from show_atlas import find_browser
 
 from hirl.config import TreeKMeansConfig
 from hirl.data.images import load_images
@@ -24,6 +24,7 @@ from hirl.hierarchy.kmeans import hierarchical_kmeans
 from hirl.reporting.atlas_page import AtlasClasses, AtlasRun, write_atlas
 
 WIDTH = 64  # of the features
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 FRAMES = """async (act) => {
   const frames = [], started = performance.now();
   eval(act);
@@ -82,7 +83,7 @@ def main(images: int, runs: int, trees: int = 12) -> None:
         path, started = Path(folder) / "atlas.html", time.process_time()
         write_atlas(path, made, drawings, classes, title="Measured")
         seconds, memory = time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        page = driver.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"]).new_page()
+        page = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"]).new_page()
         page.set_viewport_size({"width": 1400, "height": 860})
         started = time.perf_counter()
         page.goto(path.as_uri())

@@ -16,6 +16,7 @@ from playwright.sync_api import Page, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 RUN = "#run=swav-hirl-s0"
+LARGEST = (1050, 860)  # pixels of a picture
 
 
 def find_browser() -> str:
@@ -69,7 +70,8 @@ def main(atlas: Path, folder: Path) -> None:
             page.mouse.move(0, 0)
             page.evaluate("document.activeElement.blur()")
             shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-            shot.save(folder / f"atlas-page-{name}.webp", quality=82, method=6)
+            shot.thumbnail(LARGEST)
+            shot.save(folder / f"atlas-page-{name}.webp", quality=68, method=6)
             page.close()
         browser.close()
 

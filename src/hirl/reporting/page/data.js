@@ -14,8 +14,9 @@ async function unpack(id) {
 }
 
 const block = await unpack("block");
-const sprite = document.getElementById("sprite");
-await sprite.decode();
+await document.getElementById("sprite").decode();
+const sprite = await createImageBitmap(document.getElementById("sprite")); // stays decoded, unlike the element's
+for (const id of ["block", "sprite"]) document.getElementById(id).remove();
 
 function array(place) {
   const [bytes, start, length] = facts.table[place];
@@ -62,7 +63,8 @@ class Tree {
 
   // Sort siblings, so that similar ones, or those whose pictures are near each other in the reference, are neighbors.
   #place(reference) {
-    const order = array(this.packed.order), counts = array(this.packed.counts);
+    const order = array(this.packed.order),
+      counts = array(this.packed.counts);
     const starts = new Uint32Array(counts.length + 1);
     counts.forEach((n, leaf) => (starts[leaf + 1] = starts[leaf] + n));
     const key = this.nodes[0].map(() => 0);
@@ -132,8 +134,11 @@ class Tree {
   picks(node, kind) {
     if (!this.hasPicks || node === this.root) return [];
     if (kind === "central" && node.level === 0) return Array.from(this.shownImages(node).subarray(0, facts.picks));
-    const all = array(this.packed[kind][node.level]), each = all.length / this.nodes[node.level].length;
-    return Array.from(all.subarray(node.id * each, (node.id + 1) * each)).filter(Boolean).map((image) => image - 1);
+    const all = array(this.packed[kind][node.level]),
+      each = all.length / this.nodes[node.level].length;
+    return Array.from(all.subarray(node.id * each, (node.id + 1) * each))
+      .filter(Boolean)
+      .map((image) => image - 1);
   }
 
   // The most common class of a cluster at a class level, and its part of the cluster's images.
@@ -145,7 +150,8 @@ class Tree {
 
   // The part of all images that are of their cluster's most common class.
   purity(level, classLevel) {
-    const images = array(this.packed.classes[level][1]), step = classes.levels.length;
+    const images = array(this.packed.classes[level][1]),
+      step = classes.levels.length;
     let total = 0;
     for (let at = classLevel; at < images.length; at += step) total += images[at];
     return total / facts.images.total;
@@ -178,7 +184,11 @@ class Run {
     this.packed = packed;
     this.name = packed.name;
     this.title = packed.title;
-    this.stops = packed.trees.map((tree) => ({ epoch: tree.epoch, label: `after ${tree.epoch} ${tree.epoch === 1 ? "epoch" : "epochs"}`, packed: tree }));
+    this.stops = packed.trees.map((tree) => ({
+      epoch: tree.epoch,
+      label: `after ${tree.epoch} ${tree.epoch === 1 ? "epoch" : "epochs"}`,
+      packed: tree,
+    }));
     if (packed.own) this.stops.push({ epoch: null, label: "features", packed: packed.own });
     this.last = packed.trees.length - 1;
     this.neighbors = packed.neighbors === null ? null : array(packed.neighbors);

@@ -1,14 +1,26 @@
 // The page's state, its address, and what changes it.
 
 const byId = (id) => document.getElementById(id);
-const state = { run: runs[0], stop: runs[0].last, side: "run", focus: { run: null, baseline: null }, image: null, search: null, compare: false, marks: false };
+const state = {
+  run: runs[0],
+  stop: runs[0].last,
+  side: "run",
+  focus: { run: null, baseline: null },
+  image: null,
+  search: null,
+  compare: false,
+  marks: false,
+};
 
 // --- the address: #run=...&epoch=...&cluster=2-7&picture=512&compare=1 ---------------------------------------------
 
 function address() {
   const words = new URLSearchParams({ run: state.run.name });
   if (state.stop !== state.run.last) words.set("tree", state.run.stops[state.stop].epoch ?? "features");
-  for (const [side, word] of [["run", "cluster"], ["baseline", "baseline"]]) {
+  for (const [side, word] of [
+    ["run", "cluster"],
+    ["baseline", "baseline"],
+  ]) {
     const node = state.focus[side];
     if (node && node.parent) words.set(word, `${node.level}-${node.id}`);
   }
@@ -27,8 +39,12 @@ function goTo(hash) {
   state.stop = stop < 0 ? state.run.last : stop;
   state.compare = words.has("compare") && state.run.baseline !== null;
   state.side = state.compare && words.get("side") === "baseline" ? "baseline" : "run";
-  for (const [side, word] of [["run", "cluster"], ["baseline", "baseline"]]) {
-    const tree = treeOf(side), [level, id] = (words.get(word) ?? "").split("-").map(Number);
+  for (const [side, word] of [
+    ["run", "cluster"],
+    ["baseline", "baseline"],
+  ]) {
+    const tree = treeOf(side),
+      [level, id] = (words.get(word) ?? "").split("-").map(Number);
     state.focus[side] = tree && (tree.node(level, id) ?? tree.root);
   }
   const image = words.has("picture") ? imageWith(Number(words.get("picture"))) : -1;
@@ -69,7 +85,8 @@ const actions = {
   open(image) {
     const focus = { ...state.focus };
     for (const side of ["run", "baseline"]) {
-      const node = focus[side], tree = treeOf(side);
+      const node = focus[side],
+        tree = treeOf(side);
       if (image !== null && node?.parent && tree.clusterOf(image, node.level) !== node) focus[side] = tree.root;
     }
     change({ image, focus });
@@ -105,10 +122,13 @@ function roots() {
 
 // Another tree of the same pictures: stay at the cluster that holds most of those now in focus.
 function follow(run, stop) {
-  const before = treeOf("run"), node = state.focus.run, tree = run.tree(stop);
+  const before = treeOf("run"),
+    node = state.focus.run,
+    tree = run.tree(stop);
   const level = Math.min(node.level, tree.levels);
-  const focus = node === before.root || level === tree.levels ? tree.root : tree.bestMatch(before.shownImages(node), level);
-  const other = run === state.run ? state.focus.baseline : run.baseline?.root ?? null;
+  const focus =
+    node === before.root || level === tree.levels ? tree.root : tree.bestMatch(before.shownImages(node), level);
+  const other = run === state.run ? state.focus.baseline : (run.baseline?.root ?? null);
   const compare = state.compare && run.baseline !== null;
   return { run, stop, compare, side: compare ? state.side : "run", focus: { run: focus, baseline: other } };
 }
@@ -119,7 +139,8 @@ function slide(stop, replace = true) {
 
 // Compare like with like: the run's features, clustered as the baseline's are.
 function compare(on) {
-  const stops = state.run.stops, features = stops.findIndex((stop) => stop.epoch === null);
+  const stops = state.run.stops,
+    features = stops.findIndex((stop) => stop.epoch === null);
   const stop = on && features >= 0 ? features : !on && state.stop === features ? state.run.last : state.stop;
   change({ ...follow(state.run, stop), compare: on && state.run.baseline !== null, side: "run" });
 }
@@ -140,10 +161,18 @@ function suggestions(text) {
   if (word === "") return [];
   const found = [];
   if (classes) {
-    classes.names.forEach((names, level) => names.forEach((name, id) => {
-      const at = name.toLowerCase().indexOf(word);
-      if (at >= 0) found.push({ rank: [at > 0, -level, name.length], key: `${level}-${id}`, label: name, detail: classes.levels[level] });
-    }));
+    classes.names.forEach((names, level) =>
+      names.forEach((name, id) => {
+        const at = name.toLowerCase().indexOf(word);
+        if (at >= 0)
+          found.push({
+            rank: [at > 0, -level, name.length],
+            key: `${level}-${id}`,
+            label: name,
+            detail: classes.levels[level],
+          });
+      }),
+    );
     const before = (one, other) => one.rank.findIndex((value, at) => value !== other.rank[at]);
     found.sort((one, other) => {
       const at = before(one, other);
@@ -152,23 +181,39 @@ function suggestions(text) {
   }
   const images = /^\d+$/.test(word) ? [imageWith(Number(word))].filter((image) => image >= 0) : [];
   if (facts.names) {
-    for (let image = 0; image < count && images.length < 8; image++) if (facts.names[image].toLowerCase().includes(word)) images.push(image);
+    for (let image = 0; image < count && images.length < 8; image++)
+      if (facts.names[image].toLowerCase().includes(word)) images.push(image);
   }
   const hits = [...new Set(images)].map((image) => ({ image, label: nameOf(image), detail: classOf(image) }));
   return [...(/^\d+$/.test(word) ? hits : []), ...found, ...(/^\d+$/.test(word) ? [] : hits)].slice(0, 12);
 }
 
 function listenToSearch() {
-  const input = byId("search"), list = byId("results");
+  const input = byId("search"),
+    list = byId("results");
   let chosen = 0;
   const draw = () => {
     const found = suggestions(input.value);
     chosen = Math.min(chosen, Math.max(0, found.length - 1));
     const none = input.value.trim() ? h("li", { class: "none" }, "nothing found") : null;
-    list.replaceChildren(...(found.length ? found.map((each, at) =>
-      h("li", { role: "option", id: `result${at}`, "aria-selected": String(at === chosen), onpointerdown: (event) => (event.preventDefault(), pick(each)) },
-        each.image === undefined ? h("span", { class: "dot" }) : picture(each.image, 24), h("b", {}, each.label), h("small", {}, each.detail)))
-      : [none].filter(Boolean)));
+    list.replaceChildren(
+      ...(found.length
+        ? found.map((each, at) =>
+            h(
+              "li",
+              {
+                role: "option",
+                id: `result${at}`,
+                "aria-selected": String(at === chosen),
+                onpointerdown: (event) => (event.preventDefault(), pick(each)),
+              },
+              each.image === undefined ? h("span", { class: "dot" }) : picture(each.image, 24),
+              h("b", {}, each.label),
+              h("small", {}, each.detail),
+            ),
+          )
+        : [none].filter(Boolean)),
+    );
     list.hidden = !input.value.trim();
     input.setAttribute("aria-expanded", String(!list.hidden));
     if (found.length) input.setAttribute("aria-activedescendant", `result${chosen}`);
@@ -186,7 +231,8 @@ function listenToSearch() {
   input.addEventListener("blur", () => (list.hidden = true));
   input.addEventListener("focus", draw);
   input.addEventListener("keydown", (event) => {
-    const found = suggestions(input.value), step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    const found = suggestions(input.value),
+      step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step && found.length) {
       chosen = (chosen + step + found.length) % found.length;
       draw();
@@ -214,44 +260,81 @@ function masks() {
     const mask = maskOf(state.search.images);
     return { run: mask, baseline: mask };
   }
-  const node = state.focus[state.side], own = treeOf(state.side);
+  const node = state.focus[state.side],
+    own = treeOf(state.side);
   const mask = state.compare && node !== own.root ? maskOf(own.shownImages(node)) : null;
   return { run: state.side === "baseline" ? mask : null, baseline: state.side === "run" ? mask : null };
 }
 
 function render() {
-  const shown = masks(), sides = state.compare ? ["run", "baseline"] : ["run"];
+  const shown = masks(),
+    sides = state.compare ? ["run", "baseline"] : ["run"];
   document.body.classList.toggle("comparing", state.compare);
   byId("baseline").hidden = !state.compare;
   for (const side of sides) {
-    const tree = treeOf(side), focus = state.focus[side];
+    const tree = treeOf(side),
+      focus = state.focus[side];
     crumbs(side, tree, focus);
-    maps[side].show({ tree, focus, highlight: shown[side], marks: state.marks, picked: state.image,
-      near: state.image === null ? [] : state.run.nearest(state.image, side === "baseline") });
+    maps[side].show({
+      tree,
+      focus,
+      highlight: shown[side],
+      marks: state.marks,
+      picked: state.image,
+      near: state.image === null ? [] : state.run.nearest(state.image, side === "baseline"),
+    });
   }
   renderControls();
-  const { side, image, search, compare: comparing, run, stop } = state, tree = treeOf(side);
+  const { side, image, search, compare: comparing, run, stop } = state,
+    tree = treeOf(side);
   const other = treeOf(side === "run" ? "baseline" : "run");
-  panel.show({ side, image, search, comparing, run, stop, tree, other, baseline: run.baseline, node: state.focus[side] });
+  panel.show({
+    side,
+    image,
+    search,
+    comparing,
+    run,
+    stop,
+    tree,
+    other,
+    baseline: run.baseline,
+    node: state.focus[side],
+  });
 }
 
 function crumbs(side, tree, focus) {
   const steps = [tree.root, ...tree.path(focus)];
   const label = side === "baseline" ? "Baseline" : state.compare ? "HIRL" : null;
-  const items = steps.map((node, at) => h("li", {}, h("button", { "aria-current": node === focus ? "true" : null, onclick: () => actions.focus(side, node) },
-    at === 0 ? "All" : headline(tree, node))));
-  byId(side).querySelector(".crumbs").replaceChildren(...(label ? [h("b", { class: "side" }, label)] : []), h("ol", {}, items));
+  const items = steps.map((node, at) =>
+    h(
+      "li",
+      {},
+      h(
+        "button",
+        { "aria-current": node === focus ? "true" : null, onclick: () => actions.focus(side, node) },
+        at === 0 ? "All" : headline(tree, node),
+      ),
+    ),
+  );
+  byId(side)
+    .querySelector(".crumbs")
+    .replaceChildren(...(label ? [h("b", { class: "side" }, label)] : []), h("ol", {}, items));
 }
 
 function renderControls() {
-  const { run, stop } = state, slider = byId("slider");
+  const { run, stop } = state,
+    slider = byId("slider");
   byId("runs").value = run.name;
   slider.max = run.stops.length - 1;
   slider.value = stop;
   slider.setAttribute("aria-valuetext", run.stops[stop].label);
   byId("stop").textContent = run.stops[stop].label;
   byId("time").hidden = run.stops.length < 2;
-  byId("ticks").replaceChildren(...run.stops.map((each, at) => h("span", { class: at === stop ? "here" : "" }, each.epoch === null ? "features" : String(each.epoch))));
+  byId("ticks").replaceChildren(
+    ...run.stops.map((each, at) =>
+      h("span", { class: at === stop ? "here" : "" }, each.epoch === null ? "features" : String(each.epoch)),
+    ),
+  );
   byId("compare").hidden = run.baseline === null;
   byId("compare").setAttribute("aria-pressed", String(state.compare));
   byId("marks").hidden = !classes;
@@ -280,7 +363,8 @@ function stopPlaying() {
 }
 
 function turnTheme() {
-  const dark = document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  const dark =
+    document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   document.documentElement.dataset.theme = dark === "dark" ? "light" : "dark";
   render();
 }

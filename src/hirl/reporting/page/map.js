@@ -6,7 +6,9 @@ const LEAST_CLUSTER = 150; // square pixels: levels with smaller clusters are no
 const ANIMATED_AT_MOST = 12000; // pictures that move one by one; more are replaced at once
 const DURATION = 520; // milliseconds
 const DIMMED = 0.13; // opacity of pictures outside a search
-const SMALL = 8; // pixels a side of a picture in the small sprite
+const SMALL = Math.min(facts.images.tile, count > ANIMATED_AT_MOST ? 8 : 16); // pixels a side in the small sprite
+const DRAWN_AT_MOST = 800; // pictures drawn one by one while they move: more are copied, without a GPU that is faster
+const COPIED_PIXELS = 1.5e6; // of a map, at most, while pictures move: a finer screen has a GPU
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 // Return boxes of clusters below the focus, coarse first, and the rectangle of every picture in it: 4 values each.
@@ -16,7 +18,8 @@ function layOut(tree, focus, width, height) {
   const root = d3.hierarchy(focus, (node) => (node.level > deepest && node.children.length ? node.children : null));
   root.each((node) => (node.value = node.data.size));
   const inner = (node) => GAPS[Math.min(node.depth, GAPS.length - 1)];
-  d3.treemap()
+  d3
+    .treemap()
     .tile(d3.treemapBinary)
     .size([width, height])
     .paddingInner(inner)
@@ -40,7 +43,8 @@ function hasHeader(node) {
 
 // The finest level whose clusters are large enough to be drawn apart.
 function deepestDrawn(focus, area) {
-  const counted = (node, level) => (node.level === level ? 1 : node.children.reduce((sum, child) => sum + counted(child, level), 0));
+  const counted = (node, level) =>
+    node.level === level ? 1 : node.children.reduce((sum, child) => sum + counted(child, level), 0);
   for (let level = 0; level < focus.level; level++) {
     if (area / counted(focus, level) >= LEAST_CLUSTER) return level;
   }
@@ -49,15 +53,21 @@ function deepestDrawn(focus, area) {
 
 // Fill a box with its pictures, in rows of the same height.
 function fillBox(tree, node, box, tiles) {
-  const images = tree.shownImages(node), n = images.length, width = box.x1 - box.x0, height = box.y1 - box.y0;
+  const images = tree.shownImages(node),
+    n = images.length,
+    width = box.x1 - box.x0,
+    height = box.y1 - box.y0;
   if (n === 0 || width < 1 || height < 1) return;
   const rows = Math.min(n, Math.max(1, Math.round(Math.sqrt((n * height) / width))));
   const tall = height / rows;
   for (let row = 0, at = 0; row < rows; row++) {
-    const end = Math.floor(((row + 1) * n) / rows), wide = width / (end - at);
+    const end = Math.floor(((row + 1) * n) / rows),
+      wide = width / (end - at);
     for (let left = box.x0; at < end; at++, left += wide) {
       // crop a picture at most by a fifth, and leave the rest of its place empty
-      const w = Math.min(wide, 1.25 * tall), h = Math.min(tall, 1.25 * wide), gap = Math.min(w, h) > 9 ? 1 : 0;
+      const w = Math.min(wide, 1.25 * tall),
+        h = Math.min(tall, 1.25 * wide),
+        gap = Math.min(w, h) > 9 ? 1 : 0;
       tiles.set([left + (wide - w) / 2, box.y0 + row * tall + (tall - h) / 2, w - gap, h - gap], 4 * images[at]);
     }
   }
@@ -65,8 +75,12 @@ function fillBox(tree, node, box, tiles) {
 
 // Show the pictures of a finest cluster as squares.
 function gallery(tree, node, box, tiles) {
-  const images = tree.shownImages(node), n = images.length, width = box.x1, height = box.y1;
-  let side = 0, columns = 1;
+  const images = tree.shownImages(node),
+    n = images.length,
+    width = box.x1,
+    height = box.y1;
+  let side = 0,
+    columns = 1;
   for (let c = 1; c <= n; c++) {
     const fits = Math.min(width / c, height / Math.ceil(n / c), 180);
     if (fits > side) [side, columns] = [fits, c];
@@ -81,10 +95,14 @@ function gallery(tree, node, box, tiles) {
 let smallPixels = null;
 function smallSprite() {
   if (smallPixels) return smallPixels;
-  const { tile, columns } = facts.images, rows = Math.ceil(count / columns);
-  let from = sprite, side = tile;
+  const { tile, columns } = facts.images,
+    rows = Math.ceil(count / columns);
+  let from = sprite,
+    side = tile;
   while (side > SMALL) {
-    const next = Math.max(SMALL, side / 2), canvas = new OffscreenCanvas(columns * next, rows * next), context = canvas.getContext("2d");
+    const next = Math.max(SMALL, side / 2),
+      canvas = new OffscreenCanvas(columns * next, rows * next),
+      context = canvas.getContext("2d");
     context.drawImage(from, 0, 0, columns * side, rows * side, 0, 0, canvas.width, canvas.height);
     [from, side] = [canvas, next];
   }
@@ -129,7 +147,8 @@ class TreeMap {
 
   // Match the canvases to the element; return whether its size has changed.
   #fit() {
-    const { clientWidth: width, clientHeight: height } = this.canvas.parentElement, scale = devicePixelRatio || 1;
+    const { clientWidth: width, clientHeight: height } = this.canvas.parentElement,
+      scale = devicePixelRatio || 1;
     if (width === this.width && height === this.height && scale === this.scale) return false;
     Object.assign(this, { width, height, scale, now: null });
     for (const canvas of [this.canvas, this.overlay]) [canvas.width, canvas.height] = [width * scale, height * scale];
@@ -147,7 +166,8 @@ class TreeMap {
     const target = this.drawn.tiles;
     if (calm.matches || this.now === null) return this.#settle();
     if (Math.max(this.focus.shown, before?.shown ?? 0) > ANIMATED_AT_MOST) return this.#zoom(last, before);
-    const from = Float32Array.from(this.now), to = this.#leaving(last, before, from, target);
+    const from = Float32Array.from(this.now),
+      to = this.#leaving(last, before, from, target);
     this.#animate((part) => {
       for (let at = 0; at < to.length; at++) this.now[at] = from[at] + (to[at] - from[at]) * part;
       this.paint(part);
@@ -161,15 +181,22 @@ class TreeMap {
       canvas.getContext("2d").drawImage(this.canvas, 0, 0);
       return canvas;
     };
-    const old = copy(), { width, height } = this, whole = { x0: 0, y0: 0, x1: width, y1: height };
-    const inward = last?.boxes.find((box) => box.node === this.focus), outward = this.drawn.boxes.find((box) => box.node === before);
+    const old = copy(),
+      { width, height } = this,
+      whole = { x0: 0, y0: 0, x1: width, y1: height };
+    const inward = last?.boxes.find((box) => box.node === this.focus),
+      outward = this.drawn.boxes.find((box) => box.node === before);
     this.#settle();
-    const fresh = copy(), context = this.canvas.getContext("2d", { alpha: false });
-    const box = inward ?? outward ?? whole, [outer, inner] = inward ? [old, fresh] : [fresh, old];
+    const fresh = copy(),
+      context = this.canvas.getContext("2d", { alpha: false });
+    const box = inward ?? outward ?? whole,
+      [outer, inner] = inward ? [old, fresh] : [fresh, old];
     this.#animate((part) => {
-      const t = inward ? part : 1 - part, mix = (from, to) => from + (to - from) * t;
+      const t = inward ? part : 1 - part,
+        mix = (from, to) => from + (to - from) * t;
       const [x0, y0, x1, y1] = [mix(box.x0, 0), mix(box.y0, 0), mix(box.x1, width), mix(box.y1, height)];
-      const sx = (x1 - x0) / (box.x1 - box.x0), sy = (y1 - y0) / (box.y1 - box.y0);
+      const sx = (x1 - x0) / (box.x1 - box.x0),
+        sy = (y1 - y0) / (box.y1 - box.y0);
       context.globalAlpha = 1;
       context.drawImage(outer, x0 - box.x0 * sx, y0 - box.y0 * sy, width * sx, height * sy);
       context.globalAlpha = t;
@@ -196,7 +223,8 @@ class TreeMap {
   #leaving(last, before, from, target) {
     const to = Float32Array.from(target);
     const box = before && last?.boxes.find((found) => found.node === this.focus);
-    const sx = box ? this.width / (box.x1 - box.x0) : 1, sy = box ? this.height / (box.y1 - box.y0) : 1;
+    const sx = box ? this.width / (box.x1 - box.x0) : 1,
+      sy = box ? this.height / (box.y1 - box.y0) : 1;
     for (let at = 0; at < to.length; at += 4) {
       if (!Number.isNaN(to[at])) {
         if (Number.isNaN(from[at])) from.set([to[at] + to[at + 2] / 2, to[at + 1] + to[at + 3] / 2, 0, 0], at);
@@ -216,7 +244,9 @@ class TreeMap {
   #arriving(before, from) {
     const box = this.drawn.boxes.find((found) => found.node === before);
     if (!box) return;
-    const sx = this.width / (box.x1 - box.x0), sy = this.height / (box.y1 - box.y0), { tiles } = this.drawn;
+    const sx = this.width / (box.x1 - box.x0),
+      sy = this.height / (box.y1 - box.y0),
+      { tiles } = this.drawn;
     const inside = new Set(this.tree.shownImages(before));
     for (const image of this.tree.shownImages(this.focus)) {
       const at = 4 * image;
@@ -253,7 +283,8 @@ class TreeMap {
       context.fillStyle = fill;
       context.fillRect(box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0);
       if (!box.header) continue;
-      const { name, part: purity } = titleOf(this.tree, box.node), room = box.x1 - box.x0 - 10;
+      const { name, part: purity } = titleOf(this.tree, box.node),
+        room = box.x1 - box.x0 - 10;
       context.font = `600 11.5px ${FONT}`;
       context.fillStyle = ink;
       const used = write(context, name, box.x0 + 6, box.y0 + HEADER / 2 + 1, room);
@@ -268,36 +299,64 @@ class TreeMap {
   }
 
   #paintTiles(context) {
-    if (!this.moving && this.focus.shown > ANIMATED_AT_MOST) return this.#paintPixels(context);
-    const { tile, columns } = facts.images, { now, width, height, highlight } = this;
+    const { tile, columns } = facts.images,
+      { now, width, height, highlight } = this,
+      seen = this.#countSeen(),
+      quick = this.moving && this.canvas.width * this.canvas.height < COPIED_PIXELS;
+    if (seen > (quick ? DRAWN_AT_MOST : ANIMATED_AT_MOST)) return this.#paintPixels(context);
     context.imageSmoothingEnabled = true;
-    context.imageSmoothingQuality = "medium";
+    context.imageSmoothingQuality = this.moving ? "low" : "medium";
     for (let image = 0, at = 0; image < count; image++, at += 4) {
-      const x = now[at], y = now[at + 1], w = now[at + 2], h = now[at + 3];
+      const x = now[at],
+        y = now[at + 1],
+        w = now[at + 2],
+        h = now[at + 3];
       if (!(w > 0.3) || x > width || y > height || x + w < 0 || y + h < 0) continue;
-      const side = tile / Math.max(w, h), sw = w * side, sh = h * side; // the middle of the picture, uncropped if square
-      const sx = (image % columns) * tile + (tile - sw) / 2, sy = Math.floor(image / columns) * tile + (tile - sh) / 2;
+      const side = tile / Math.max(w, h),
+        sw = w * side,
+        sh = h * side; // the middle of the picture, uncropped if square
+      const sx = (image % columns) * tile + (tile - sw) / 2,
+        sy = Math.floor(image / columns) * tile + (tile - sh) / 2;
       if (highlight) context.globalAlpha = highlight[image] ? 1 : DIMMED;
       context.drawImage(sprite, sx, sy, sw, sh, x, y, w, h);
     }
     context.globalAlpha = 1;
   }
 
+  #countSeen() {
+    const { now, width, height } = this;
+    let seen = 0;
+    for (let at = 0; at < now.length; at += 4) {
+      if (now[at + 2] > 0.3 && now[at] < width && now[at + 1] < height && now[at] + now[at + 2] > 0) seen++;
+    }
+    return seen;
+  }
+
   // Many pictures are small: copying their pixels from a small sprite is some 50 times faster than drawing each.
   #paintPixels(context) {
-    const { scale, now, highlight } = this, { columns } = facts.images, small = smallSprite(), stride = columns * SMALL;
-    const wide = this.canvas.width, tall = this.canvas.height, pixels = new ImageData(wide, tall), out = new Uint32Array(pixels.data.buffer);
+    const { scale, now, highlight } = this,
+      { columns } = facts.images,
+      small = smallSprite(),
+      stride = columns * SMALL;
+    const wide = this.canvas.width,
+      tall = this.canvas.height,
+      pixels = new ImageData(wide, tall),
+      out = new Uint32Array(pixels.data.buffer);
     const dim = (DIMMED * 255) << 24;
     for (let image = 0, at = 0; image < count; image++, at += 4) {
       if (!(now[at + 2] > 0)) continue;
-      const x0 = Math.max(0, Math.round(now[at] * scale)), x1 = Math.min(wide, Math.round((now[at] + now[at + 2]) * scale));
-      const y0 = Math.max(0, Math.round(now[at + 1] * scale)), y1 = Math.min(tall, Math.round((now[at + 1] + now[at + 3]) * scale));
+      const x0 = Math.max(0, Math.round(now[at] * scale)),
+        x1 = Math.min(wide, Math.round((now[at] + now[at + 2]) * scale));
+      const y0 = Math.max(0, Math.round(now[at + 1] * scale)),
+        y1 = Math.min(tall, Math.round((now[at + 1] + now[at + 3]) * scale));
       const corner = Math.floor(image / columns) * SMALL * stride + (image % columns) * SMALL;
-      const sx = SMALL / (x1 - x0), sy = SMALL / (y1 - y0), faded = highlight && !highlight[image];
+      const sx = SMALL / (x1 - x0),
+        sy = SMALL / (y1 - y0),
+        faded = highlight && !highlight[image];
       for (let y = y0; y < y1; y++) {
-        const row = corner + ((y - y0 + 0.5) * sy | 0) * stride;
+        const row = corner + (((y - y0 + 0.5) * sy) | 0) * stride;
         for (let x = x0, to = y * wide + x0; x < x1; x++, to++) {
-          const value = small[row + ((x - x0 + 0.5) * sx | 0)];
+          const value = small[row + (((x - x0 + 0.5) * sx) | 0)];
           out[to] = faded ? (value & 0xffffff) | dim : value;
         }
       }
@@ -312,7 +371,8 @@ class TreeMap {
     context.fillStyle = color("stranger");
     context.beginPath();
     for (const node of this.atLeaf ? [this.focus] : this.focus.children) {
-      const level = classLevelOf(node.level), common = this.tree.majority(node, level).id;
+      const level = classLevelOf(node.level),
+        common = this.tree.majority(node, level).id;
       for (const image of this.tree.shownImages(node)) {
         if (labels[level][image] !== common) this.#mark(context, image);
       }
@@ -323,7 +383,8 @@ class TreeMap {
   }
 
   #mark(context, image) {
-    const [x, y, w, h] = this.now.subarray(4 * image, 4 * image + 4), side = w < 24 ? w : Math.max(9, w * 0.2);
+    const [x, y, w, h] = this.now.subarray(4 * image, 4 * image + 4),
+      side = w < 24 ? w : Math.max(9, w * 0.2);
     context.moveTo(x, y);
     context.lineTo(x + side, y);
     context.lineTo(x, y + Math.min(side, h));
@@ -343,7 +404,8 @@ class TreeMap {
       context.lineWidth = wide;
       context.strokeRect(x0, y0, x1 - x0, y1 - y0);
     };
-    if (this.hovered) frame(this.hovered.x0 + 1, this.hovered.y0 + 1, this.hovered.x1 - 1, this.hovered.y1 - 1, "accent");
+    if (this.hovered)
+      frame(this.hovered.x0 + 1, this.hovered.y0 + 1, this.hovered.x1 - 1, this.hovered.y1 - 1, "accent");
     const ring = (image, name) => {
       const [x, y, w, h] = this.now.subarray(4 * image, 4 * image + 4);
       const grow = Math.max(0, (12 - w) / 2) + 1;
@@ -360,7 +422,8 @@ class TreeMap {
     const found = this.drawn.boxes.filter(inside);
     const node = found.at(-1)?.node ?? this.focus;
     const image = this.tree.shownImages(node).find((image) => {
-      const at = 4 * image, { now } = this;
+      const at = 4 * image,
+        { now } = this;
       return x >= now[at] && x < now[at] + now[at + 2] && y >= now[at + 1] && y < now[at + 1] + now[at + 3];
     });
     return { box: found.find((box) => box.depth === 1), node, image };
@@ -383,7 +446,8 @@ class TreeMap {
     };
     overlay.addEventListener("pointermove", (event) => {
       if (this.moving || event.pointerType === "touch") return;
-      const [x, y] = point(event), found = this.#at(x, y);
+      const [x, y] = point(event),
+        found = this.#at(x, y);
       this.#hover(found.box, this.atLeaf ? found.image : undefined);
       this.#tell(found, x, y);
     });
@@ -439,7 +503,9 @@ class TreeMap {
   // Arrows go from cluster to cluster, or from picture to picture; Enter goes in, Escape out.
   #key(event) {
     const steps = { ArrowRight: 1, ArrowLeft: -1 };
-    const stops = this.atLeaf ? Array.from(this.tree.shownImages(this.focus)) : this.drawn.boxes.filter((box) => box.depth === 1);
+    const stops = this.atLeaf
+      ? Array.from(this.tree.shownImages(this.focus))
+      : this.drawn.boxes.filter((box) => box.depth === 1);
     if (event.key in steps) {
       this.cursor = this.cursor === null ? 0 : (this.cursor + steps[event.key] + stops.length) % stops.length;
       const stop = stops[this.cursor];

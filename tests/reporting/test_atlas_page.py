@@ -18,7 +18,7 @@ from PIL import Image
 from hirl.hierarchy.tree import SemanticTree
 from hirl.reporting import atlas_page
 from hirl.reporting.atlas_page import PAGE, AtlasClasses, AtlasRun, evenly, write_atlas
-from tests.reporting.test_atlas_data import IMAGES, random_tree
+from tests.reporting.test_atlas_data import CLUSTERS, IMAGES, random_tree
 
 LIBRARY_SHA256 = "971f374ce9fdbec711eb2358003e2bb755bff22ec6852dc5ebd59f987270db64"
 
@@ -68,7 +68,7 @@ def test_the_sprite_holds_every_picture_in_its_place(tree, pictures, tmp_path):
 
 def test_many_pictures_are_sampled_and_trees_thinned(tree, features, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(atlas_page, "SHOWN_AT_MOST", 100)
-    monkeypatch.setattr(atlas_page, "SHOWN_IN_ALL_TREES", 300)
+    monkeypatch.setattr(atlas_page, "SHOWN_IN_ALL_TREES", 3 * (100 + 4 * sum(CLUSTERS)))
     trees = tuple((epoch, tree) for epoch in range(10))
     write_atlas(tmp_path / "atlas.html", [AtlasRun("a", "A", trees, features)], pictures, title="Mine")
     facts = facts_of(tmp_path / "atlas.html")

@@ -31,7 +31,7 @@ SCRIPTS = ("data.js", "map.js", "panel.js", "main.js")
 # These bounds keep a page below 20 MB.
 SHOWN_AT_MOST = 50_000  # images on a page
 SHOWN_IN_ALL_RUNS = 120_000  # of these, times the runs
-SHOWN_IN_ALL_TREES = 600_000  # of these, times the trees of the trainings
+SHOWN_IN_ALL_TREES = 700_000  # of these and of four times the clusters, times the trees of the trainings
 SPRITE_PIXELS = 2**25  # of all pictures: 134 MB once decoded
 TILE_SIZES = (160, 128, 96, 64, 48, 32, 24, 16)  # of a picture, in pixels
 QUALITY = 80  # of WebP
@@ -90,7 +90,7 @@ def write_atlas(
     """
     _check(runs, images, classes)
     shown, pack = choose_shown(len(images), shown_at_most(len(runs))), Pack()
-    kept = trees_at_most(len(images), len(runs))
+    kept = trees_at_most(len(images), sum(runs[0].trees[-1][1].num_clusters), len(runs))
     sprite, tile, columns = _sprite(images, shown)
     facts: dict[str, Any] = {
         "title": title,
@@ -109,9 +109,14 @@ def shown_at_most(runs: int) -> int:
     return min(SHOWN_AT_MOST, SHOWN_IN_ALL_RUNS // runs)
 
 
-def trees_at_most(images: int, runs: int) -> int:
-    """Return the number of trees of each training that a page of so many images and runs shows at most."""
-    return max(2, SHOWN_IN_ALL_TREES // (min(images, shown_at_most(runs)) * runs))
+def trees_at_most(images: int, clusters: int, runs: int) -> int:
+    """Return the number of trees of each training that a page shows at most.
+
+    Args:
+        clusters: of all levels of a tree.
+    """
+    weight = min(images, shown_at_most(runs)) + 4 * clusters
+    return max(2, SHOWN_IN_ALL_TREES // (weight * runs))
 
 
 def _check(runs: Sequence[AtlasRun], images: Images, classes: AtlasClasses | None) -> None:

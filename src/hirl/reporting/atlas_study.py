@@ -76,7 +76,8 @@ def write_study_atlas(study_folder: str | Path, names: Sequence[str], path: str 
     runs = [run for run in open_runs(study_folder, names) if run.has_tree and _snapshots(run)]
     if not runs:
         raise ValueError(f"{study_folder}: none of the runs has a tree: name a HIRL run past its start_epoch in --runs")
-    kept, clusterings = trees_at_most(len(data), len(runs)), _Clusterings()
+    clusters, clusterings = sum(runs[0].config["hierarchy"]["num_clusters"]), _Clusterings()
+    kept = trees_at_most(len(data), clusters, len(runs))
     write_atlas(
         path,
         [_atlas_run(run, kept, clusterings) for run in runs],

@@ -15,11 +15,12 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: reproduce test data check docs diagram dag readme mlflow publish bench gpu lock
+.PHONY: reproduce test data check docs diagram dag atlas readme mlflow publish bench gpu lock
 reproduce: $(VENV)/.synced
 	@echo "How far it is, in a second terminal:  .venv/bin/hirl status $(STUDY)"
 	snakemake --cores $(CORES) --config study=$(STUDY)
 	@echo "Report:  results/$(STUDY)/report.html"
+	@test ! -f results/$(STUDY)/atlas.html || echo "Atlas:   results/$(STUDY)/atlas.html"
 	@echo "MLflow:  make mlflow"
 
 # A worker per core, each with one thread and 1.5 GB; a file's tests stay together, so that they share what they prepare.
@@ -50,6 +51,10 @@ diagram: $(VENV)/.synced
 # The picture of the rules.
 dag: $(VENV)/.synced
 	snakemake --rulegraph mermaid-js 2> /dev/null | python workflow/draw_dag.py docs/images/workflow.svg
+
+# The pictures of docs/atlas.md, from the page of a finished demo; this needs an installed Chromium or Chrome.
+atlas: $(VENV)/.synced
+	python workflow/show_atlas.py results/demo/atlas.html docs/images
 
 # The demo's results in README.md and docs/, from a finished study.
 readme: $(VENV)/.synced

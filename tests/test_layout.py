@@ -17,6 +17,7 @@ OF_NO_MODULE = {  # tests of several modules at once, and of what lies outside t
     "config/test_published_values.py",
     "evaluation/test_on_two_ranks.py",
     "methods/test_contract.py",
+    "reporting/test_atlas_in_browser.py",
     "reporting/test_show_results.py",
     "training/test_bare_machine.py",
     "training/test_loop_on_two_ranks.py",

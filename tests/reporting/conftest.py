@@ -109,7 +109,9 @@ def write_training(study: Path, run: str, labels: torch.Tensor, generator: np.ra
         "variant": name.variant,
         "seed": name.seed,
         "backbone": {"name": BACKBONES[name.method]},
-        "hierarchy": {"num_clusters": [24, 6, 3], "start_epoch": START} if has_tree else None,
+        "hierarchy": {"num_clusters": [24, 6, 3], "start_epoch": START, "kmeans": {"restarts": 1}}
+        if has_tree
+        else None,
         "training": {"epochs": EPOCHS, "batch_size": 64, "optimizer": {"name": "sgd", "base_lr": 0.03}},
         "evaluation": {"knn": {"neighbours": [10]}},
     }
@@ -201,3 +203,18 @@ def evaluations(tmp_path: Path) -> Callable[[dict[str, dict[str, dict[str, float
         return study
 
     return write
+
+
+@pytest.fixture(scope="session")
+def walked(made_once: MakeOnce) -> Path:
+    """Return a study of two methods, whose runs kept their features: a class's images have similar ones."""
+
+    def make(folder: Path) -> None:
+        generator = np.random.default_rng(0)
+        for run in make_study(folder / "demo", METHODS):
+            centers = generator.normal(size=(CLASSES, 8))
+            features = centers[np.arange(IMAGES) % CLASSES] + generator.normal(0, 0.5, (IMAGES, 8))
+            tensors = {"train": torch.from_numpy(features).float()}
+            save_file(tensors, folder / "demo" / "runs" / run / "features.safetensors")
+
+    return made_once("walked", make) / "demo"

@@ -18,6 +18,7 @@ ONCE = {"draw_figures": 1, "summarise": 1, "sync_tracking": 1, "all": 1}
 
 def test_the_demo_trains_and_evaluates_every_method_in_both_variants(project):
     assert project.planned() == ONCE | {
+        "draw_atlas": 1,
         "fetch_data": 1,
         "prepare_data": 1,
         "prepare_transfer": 1,

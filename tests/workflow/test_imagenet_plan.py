@@ -67,6 +67,7 @@ def test_every_run_and_every_evaluation_is_planned(project: Project, roots):
     expected = {f"evaluate_{task}": NETWORKS for task in (*TRAINED, "frozen")}
     expected |= {"pretrain_baseline": METHODS, "pretrain_hirl": METHODS, "evaluate_hierarchy": METHODS}
     expected |= {"prepare_data": 1, "prepare_transfer": 1, "prepare_scenes": 1, "choose_labels": 1, "summarise": 1}
+    expected |= {"draw_atlas": 1}
     assert expected.items() <= planned.items()
 
 

@@ -23,7 +23,8 @@ PATH_WITH_DVC = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep
 RUNS = [f"{method}-{variant}-s0" for method in ("mocov2", "dino") for variant in ("baseline", "hirl")]
 CONTROLS = ["untrained-resnet8-s0", "untrained-vit_narrow_patch8-s0"]
 SUMMARY = {"summarise": 1, "sync_tracking": 1, "all": 1}
-ONCE = {"draw_figures": 1} | SUMMARY
+ATLAS = {"draw_atlas": 1}
+ONCE = {"draw_figures": 1} | ATLAS | SUMMARY
 
 
 @pytest.fixture
@@ -52,6 +53,7 @@ def test_one_command_leaves_every_number_the_pictures_and_the_report(finished):
         *(f"atlas-{run}.png" for run in RUNS if "hirl" in run),
     }
     assert "MoCo v2" in (results / "report.html").read_text()
+    assert "DINO + HIRL" in (results / "atlas.html").read_text()
     assert (results / "table.txt").read_text() in finished.said
 
 
@@ -86,7 +88,7 @@ def test_a_comment_makes_nothing_stale(edited, pictures):
 def test_a_changed_evaluation_runs_that_evaluation_alone(edited, pictures):
     edit(edited, "neighbours: [1, 5]", "neighbours: [1]")
     planned = edited.planned(study="tiny.yaml", data_root=pictures)
-    assert planned == SUMMARY | {"evaluate": 4, "evaluate_hirl": 2}
+    assert planned == SUMMARY | ATLAS | {"evaluate": 4, "evaluate_hirl": 2}
 
 
 def test_a_changed_method_trains_that_method_alone(edited, pictures):

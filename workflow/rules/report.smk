@@ -7,6 +7,8 @@ EVALUATIONS = [
 ]
 ATLASES = [name for name, run in RUNS.items() if name in HIRL_RUNS and run.seed == study.config.seeds[0]]
 
+ATLAS_PAGE = [f"results/{SHOWN}/atlas.html"] if OF_TREES and HIRL_RUNS else []
+
 
 # These figures need no evaluation, so they are drawn while evaluations run.
 rule draw_figures:
@@ -39,6 +41,27 @@ rule draw_figures:
         "figures: draw trainings and semantic trees"
     shell:
         "hirl figures {ASKED} --results results/{wildcards.study} --runs {params.runs} > {log} 2>&1"
+
+
+# One page per study, on which all trees can be walked. It reads the features that evaluations keep.
+rule draw_atlas:
+    input:
+        data="results/{study}/data/manifest.json",
+        trees=expand("results/{{study}}/runs/{run}/tree.safetensors", run=HIRL_RUNS),
+        features=expand("results/{{study}}/runs/{run}/features.safetensors", run=[*HIRL_RUNS, *ASKED_BASELINES]),
+    output:
+        "results/{study}/atlas.html",
+    log:
+        "logs/{study}/draw_atlas.log",
+    resources:
+        mem_mb=MEMORY,
+        runtime=120,
+    params:
+        runs=HIRL_RUNS,
+    message:
+        "atlas: draw the page of all trees"
+    shell:
+        "hirl study-atlas {ASKED} --results $(dirname {output}) --runs {params.runs} --out {output} > {log} 2>&1"
 
 
 rule summarise:

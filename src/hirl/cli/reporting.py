@@ -1,4 +1,4 @@
-"""`hirl figures`, `hirl summarise` and `hirl report`: tables and pictures of a study."""
+"""`hirl figures`, `hirl study-atlas`, `hirl summarise` and `hirl report`: tables and pictures of a study."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ def add(steps: Any) -> None:
         "hirl figures --study demo --results results/demo",
     )
     add_results(step)
+
+    step = add_step(
+        steps,
+        "study-atlas",
+        write_study_atlas,
+        "write a page on which the trees of a study can be walked",
+        "hirl study-atlas --study demo --results results/demo --out atlas.html",
+    )
+    add_results(step)
+    add_out(step, "FILE")
 
     step = add_step(
         steps,
@@ -48,6 +58,13 @@ def draw_figures(args: argparse.Namespace) -> None:
     from hirl.reporting.figures import draw_trainings
 
     draw_trainings(args.results, run_names(load_study(args.study), args))
+
+
+def write_study_atlas(args: argparse.Namespace) -> None:
+    """Write the atlas page of the runs that have trees."""
+    from hirl.reporting.atlas_study import write_study_atlas
+
+    write_study_atlas(args.results, run_names(load_study(args.study), args), args.out)
 
 
 def summarise(args: argparse.Namespace) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from hirl.config.run_name import RunName
 from hirl.files import read_json
@@ -100,6 +102,14 @@ class Run:
     def snapshots(self) -> list[Path]:
         """The saved semantic trees, oldest first."""
         return sorted((self.folder / "snapshots").glob("epoch*.safetensors"))
+
+    def features(self) -> NDArray[np.float32] | None:
+        """Return the backbone's features of the training images, [N, D]; None where they were not kept.
+
+        The file is mapped into memory, not read: features of many images may be larger than the memory.
+        """
+        path = self.folder / "features.safetensors"
+        return load_file(path)["train"].numpy() if path.exists() else None
 
     def evaluation(self, task: str) -> dict[str, Any] | None:
         """Return the result of one evaluation; None where it was not run.

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from hirl.files import atomic_path, locked, read_json, sha256, write_json, write_text
+from hirl.files import (
+    atomic_path,
+    locked,
+    pack_metadata,
+    read_json,
+    sha256,
+    unpack_metadata,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_appears_when_its_block_ends(tmp_path: Path) -> None:
@@ -83,3 +92,15 @@ def test_a_lock_in_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="choose a folder you may write to"), locked(tmp_path / "file" / "scratch"):
         pytest.fail("there is nothing to lock")
+
+
+def test_metadata_are_one_key_in_one_order_and_come_back() -> None:
+    values = {"backbone": "resnet8", "method": "dino"}
+    packed = {"hirl": '{"backbone": "resnet8", "method": "dino"}'}
+    assert pack_metadata(values) == pack_metadata(dict(reversed(values.items()))) == packed
+    assert unpack_metadata(pack_metadata(values)) == values
+
+
+def test_metadata_that_others_wrote_are_read_too() -> None:
+    assert unpack_metadata(None) == {}
+    assert unpack_metadata({"backbone": "resnet8", "format": "pt"}) == {"backbone": "resnet8", "format": "pt"}

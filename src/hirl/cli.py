@@ -487,8 +487,11 @@ def _add_tracking(steps: Any) -> None:
     _add_study(step)
     _add_uri(step)
 
-    step = _step(track, "sync", sync_tracking, "replay a study's records into the store")
-    _add_results(step)
+    step = _step(track, "sync", sync_tracking, "replay the records of studies, finished or running, into the store")
+    step.add_argument(
+        "--results", type=Path, required=True, nargs="+", metavar="FOLDER", help="of studies, such as results/demo"
+    )
+    step.add_argument("--runs", nargs="+", metavar="RUN", help="default: all that the folder and scratch/ have")
     _add_uri(step)
 
 
@@ -500,11 +503,12 @@ def initialize_tracking(args: argparse.Namespace) -> None:
 
 
 def sync_tracking(args: argparse.Namespace) -> None:
-    """Replay a study's records into MLflow."""
-    from hirl.tracking.mlflow import sync
+    """Replay the records of studies into MLflow, and print where they are shown."""
+    from hirl.tracking.mlflow import sync, view_address
 
-    study = load_study(args.study)
-    sync(args.results, _runs(study, args), args.uri, Path("scratch") / study.name)
+    for folder in args.results:
+        experiment = sync(folder, args.runs, args.uri, Path("scratch") / folder.name)
+        print(f"{folder.name:24}{view_address(experiment)}")
 
 
 def _add_publishing(steps: Any) -> None:

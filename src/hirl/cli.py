@@ -508,7 +508,7 @@ def sync_tracking(args: argparse.Namespace) -> None:
 
     for folder in args.results:
         experiment = sync(folder, args.runs, args.uri, Path("scratch") / folder.name)
-        print(f"{folder.name:24}{view_address(experiment)}")
+        print(f"{folder.name:24}{view_address(experiment, args.uri)}")
 
 
 def _add_publishing(steps: Any) -> None:

@@ -70,6 +70,13 @@ def test_a_model_holds_its_weights_as_a_link_and_no_pickle(trained, uri, tmp_pat
     assert kinds == {"", ".yaml", ".txt", ".py", ".json", ".safetensors"}  # "" is MLmodel
 
 
+def test_published_weights_have_registered_models_of_their_own(trained, uri, client):
+    sync(trained, RUNS, uri)
+    trained.rename(trained.with_name("demo-published"))
+    sync(trained.with_name("demo-published"), RUNS, uri)
+    assert {model.name for model in client.search_registered_models()} == {"demo-mocov2", "demo-published-mocov2"}
+
+
 def test_a_model_names_its_registered_version(trained, uri, client):
     sync(trained, RUNS, uri)
     (output,) = stored(uri)[HIRL].outputs.model_outputs

@@ -16,6 +16,7 @@ from hirl.tracking.mlflow.texts import (
     run_tags,
     shared_view,
     training_note,
+    view_address,
 )
 from tests.tracking.mlflow.conftest import BASELINE, CONTROL, HIRL, config_of
 
@@ -55,6 +56,11 @@ def test_the_view_of_the_results_shows_one_number_of_each_evaluation_and_sorts_b
     assert view["orderByKey"] == f"metrics.`{BEST}`"
     assert f"metrics.`{BEST}`" in view["selectedColumns"]
     assert len(view["selectedColumns"]) == 1 + len([task for task in TASKS.values() if task.metrics])
+
+
+def test_a_store_on_a_server_is_shown_there():
+    assert view_address("3", "sqlite:///mlflow/mlflow.db").startswith("http://127.0.0.1:5000/#/experiments/3/runs?")
+    assert view_address("3", "https://server/mlflow/").startswith("https://server/mlflow/#/experiments/3/runs?")
 
 
 def test_a_training_says_how_to_train_it_again():

@@ -19,6 +19,7 @@ import os
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # no line for every look at the tables
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # nor for every run on a server
 
 from hirl.tracking.mlflow.live import LiveRun, live_run
 from hirl.tracking.mlflow.store import DEFAULT_URI, init

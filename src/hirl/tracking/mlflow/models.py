@@ -113,16 +113,19 @@ def _signature(config: Mapping[str, Any], has_paths: bool) -> ModelSignature:
 # --- registry ---------------------------------------------------------------------------------------------------------
 
 
-def register(store: Store, tags: Mapping[str, str], run_id: str, model_id: str | None, score: float | None) -> None:
+def register(
+    store: Store, study: str, tags: Mapping[str, str], run_id: str, model_id: str | None, score: float | None
+) -> None:
     """Make a run's model a version of its method's registered model, and the best version `best`.
 
     Args:
+        study: the name of the results' folder; published weights have one of their own.
         tags: of the run.
         score: the number that the best version has most of; None if it is not known yet.
     """
     if model_id is None:
         return
-    name = f"{tags['study']}-{tags['method']}"
+    name = f"{study}-{tags['method']}"
     versions = _versions(store, name)
     if model_id not in versions:
         about = f"{tags['variant']}, seed {tags['seed']}"

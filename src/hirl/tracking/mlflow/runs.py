@@ -180,7 +180,7 @@ def sync_run(store: Store, files: Files) -> None:
         ),
     )
     replay(store, run_id, files.records or [{"kind": "end", "epoch": 0, "time": end, "values": {}}])
-    models.register(store, tags, run_id, model_id, _best(found))
+    models.register(store, files.study.name, tags, run_id, model_id, _best(found))
     store.client.set_tag(run_id, CONTENT, content)  # last, so that a run that a kill left incomplete is stored again
 
 

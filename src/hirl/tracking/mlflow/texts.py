@@ -131,9 +131,10 @@ def view_path(number: str) -> str:
     return f"/#/experiments/{number}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
 
 
-def view_address(number: str) -> str:
-    """Return the address of that page on the server that `make mlflow` starts."""
-    return f"http://127.0.0.1:5000{view_path(number)}"
+def view_address(number: str, uri: str) -> str:
+    """Return the address of that page: on the store's own server, or on the one that `make mlflow` starts."""
+    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    return server + view_path(number)
 
 
 def training_note(folder: Path, config: Mapping[str, Any], config_hash: str) -> str:

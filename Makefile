@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: reproduce test data check docs diagram dag atlas readme mlflow publish bench gpu lock
+.PHONY: reproduce test data check docs diagram dag atlas readme mlflow mlflow-pictures publish bench gpu lock
 reproduce: $(VENV)/.synced
 	@echo "How far it is, in a second terminal:  .venv/bin/hirl status $(STUDY)"
 	snakemake --cores $(CORES) --config study=$(STUDY)
@@ -60,9 +60,14 @@ atlas: $(VENV)/.synced
 readme: $(VENV)/.synced
 	python workflow/show_results.py results/demo README.md docs/results_demo.md docs/images
 
+# Copies what the store lacks, prints where each study is shown, and serves the pages until Ctrl-C.
 mlflow: $(VENV)/.synced
-	for study in $(wildcard results/*/runs); do hirl track sync --results $$(dirname $$study) --runs $$(ls $$study); done
-	mlflow ui --backend-store-uri $(STORE)
+	hirl track sync --results $(or $(patsubst %/runs,%,$(wildcard results/*/runs)),results/$(STUDY)) --uri $(STORE)
+	mlflow ui --backend-store-uri $(STORE) --workers 1
+
+# The pictures of docs/mlflow.md, from a finished demo; this needs an installed Chromium or Chrome.
+mlflow-pictures: $(VENV)/.synced
+	python workflow/show_mlflow.py results/demo docs/images
 
 publish: $(VENV)/.synced
 	snakemake --cores $(CORES) --config study=$(STUDY) -- publish

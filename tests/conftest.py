@@ -29,7 +29,7 @@ SLOWEST = (
     "training/test_loop.py",
     "models/test_blocks.py",
     "workflow/test_dry_run.py",
-    "tracking/test_mlflow.py",
+    "tracking/mlflow/test_studies.py",
     "evaluation/test_on_two_ranks.py",
 )
 

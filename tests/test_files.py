@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from hirl.files import atomic_path, is_locked, locked, read_json, sha256, write_json, write_text
+from hirl.files import (
+    atomic_path,
+    is_locked,
+    locked,
+    pack_metadata,
+    read_json,
+    sha256,
+    unpack_metadata,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_appears_when_its_block_ends(tmp_path: Path) -> None:
@@ -92,3 +102,15 @@ def test_a_lock_is_seen_and_looking_takes_none(tmp_path: Path) -> None:
     assert not is_locked(tmp_path)
     with locked(tmp_path):
         pass
+
+
+def test_metadata_are_one_key_in_one_order_and_come_back() -> None:
+    values = {"backbone": "resnet8", "method": "dino"}
+    packed = {"hirl": '{"backbone": "resnet8", "method": "dino"}'}
+    assert pack_metadata(values) == pack_metadata(dict(reversed(values.items()))) == packed
+    assert unpack_metadata(pack_metadata(values)) == values
+
+
+def test_metadata_that_others_wrote_are_read_too() -> None:
+    assert unpack_metadata(None) == {}
+    assert unpack_metadata({"backbone": "resnet8", "format": "pt"}) == {"backbone": "resnet8", "format": "pt"}

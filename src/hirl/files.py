@@ -8,12 +8,13 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 LOOK_SECONDS = 0.05  # longer than `is_locked` holds a lock
+METADATA = "hirl"  # the key of a safetensors file that has all metadata, as JSON
 
 
 @contextmanager
@@ -71,6 +72,18 @@ def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def pack_metadata(values: Mapping[str, str]) -> dict[str, str]:
+    """Return metadata as one key of a safetensors file: several keys would be written in random order."""
+    return {METADATA: json.dumps(values, sort_keys=True)}
+
+
+def unpack_metadata(stored: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the metadata of a safetensors file: those that `pack_metadata` packed, or keys that others wrote."""
+    others = dict(stored or {})
+    packed = others.pop(METADATA, "{}")
+    return others | json.loads(packed)
 
 
 def make_folder(folder: str | Path) -> None:

@@ -46,6 +46,16 @@ def test_half_precision_is_widened(tmp_path: Path) -> None:
     assert torch.equal(other.conv1.weight, backbone.conv1.weight.float())
 
 
+def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
+    backbone, origin = build_backbone(RESNET, 32), {"method": "dino", "variant": "hirl", "source": "x", "sha256": "0"}
+    contents = set()
+    for _ in range(20):  # metadata of several keys would come in several orders
+        save_weights(backbone, RESNET, tmp_path / "weights.safetensors", **origin)
+        contents.add((tmp_path / "weights.safetensors").read_bytes())
+    assert len(contents) == 1
+    assert describe_weights(tmp_path / "weights.safetensors") == {"backbone": RESNET.name} | origin
+
+
 def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_weights(build_backbone(RESNET, 32), RESNET, path)

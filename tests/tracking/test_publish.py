@@ -47,6 +47,16 @@ def test_rounding_twice_is_rounding_once(published, tmp_path):
     assert (tmp_path / "twice.safetensors").read_bytes() == once.read_bytes()
 
 
+def test_equal_weights_are_rounded_to_equal_bytes(tmp_path):
+    known = dict.fromkeys(("backbone", "method", "variant", "source"), "x")
+    save_file({"kernel": KERNEL}, tmp_path / "weights.safetensors", known)  # as older versions wrote metadata
+    contents = set()
+    for _ in range(20):
+        round_weights(tmp_path / "weights.safetensors", tmp_path / "rounded.safetensors")
+        contents.add((tmp_path / "rounded.safetensors").read_bytes())
+    assert len(contents) == 1
+
+
 def test_the_manifest_names_every_file_and_its_content(published):
     manifest = read_json(published / "manifest.json")
     files = {str(path.relative_to(published)) for path in published.rglob("*") if path.is_file()}

@@ -118,4 +118,4 @@ rule sync_tracking:
     message:
         "tracking: replay all runs into MLflow"
     shell:
-        "hirl track sync {ASKED} --results $(dirname {output}) --runs {params.runs} > {log} 2>&1"
+        "hirl track sync --results $(dirname {output}) --runs {params.runs} > {log} 2>&1"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hirl.cli.options import add_group, add_results, add_step, add_study, add_uri, run_names
+from hirl.cli.options import add_group, add_step, add_study, add_uri
 from hirl.config import load_study
 
 
@@ -24,10 +24,13 @@ def add(steps: Any) -> None:
         track,
         "sync",
         sync_tracking,
-        "replay a study's records into the store",
-        "hirl track sync --study demo --results results/demo",
+        "replay the records of studies, finished or running, into the store",
+        "hirl track sync --results results/demo",
     )
-    add_results(step)
+    step.add_argument(
+        "--results", type=Path, required=True, nargs="+", metavar="FOLDER", help="of studies, such as results/demo"
+    )
+    step.add_argument("--runs", nargs="+", metavar="RUN", help="default: all that the folder and scratch/ have")
     add_uri(step)
 
 
@@ -39,8 +42,9 @@ def initialize_tracking(args: argparse.Namespace) -> None:
 
 
 def sync_tracking(args: argparse.Namespace) -> None:
-    """Replay a study's records into MLflow."""
-    from hirl.tracking.mlflow import sync
+    """Replay the records of studies into MLflow, and print where they are shown."""
+    from hirl.tracking.mlflow import sync, view_address
 
-    study = load_study(args.study)
-    sync(args.results, run_names(study, args), args.uri, Path("scratch") / study.name)
+    for folder in args.results:
+        experiment = sync(folder, args.runs, args.uri, Path("scratch") / folder.name)
+        print(f"{folder.name:24}{view_address(experiment, args.uri)}")

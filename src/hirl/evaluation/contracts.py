@@ -56,11 +56,13 @@ class EvaluationResult:
         metrics: name to number; percentages are 0 to 100.
         settings: what the numbers depend on.
         history: one row per epoch, of a protocol that trains.
+        times: when it started and ended, in Unix seconds; `hirl.evaluation.run` measures it.
     """
 
     metrics: dict[str, float]
     settings: dict[str, Any]
     history: list[dict[str, float]] = field(default_factory=list)
+    times: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ Import costs no torch.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from hirl.evaluation.contracts import (
     TrainedProtocol,
 )
 from hirl.files import read_json, sha256, write_json
+from hirl.tracking.record import record_evaluation
 
 KEPT = "result.json"  # of a trained task, in its folder of scratch
 
@@ -113,7 +115,8 @@ def _evaluate_frozen(tasks: Sequence[str], target: EvaluationTarget, files: Froz
     for task in tasks:
         protocol = cast(FrozenProtocol, import_module(f"hirl.evaluation.{TASKS[task].module}"))
         inputs, settings = FrozenInputs(cache, files.snapshot), target.config.evaluation.of(task)
-        results[task] = protocol.evaluate_features(inputs, settings)
+        start = time.time()
+        results[task] = replace(protocol.evaluate_features(inputs, settings), times=(start, time.time()))
     return results
 
 
@@ -133,7 +136,9 @@ def _train(task: str, target: EvaluationTarget, home: Path) -> EvaluationResult:
         return EvaluationResult(**found)
     protocol = cast(TrainedProtocol, import_module(f"hirl.evaluation.{TASKS[task].module}"))
     folder = target.folders[TASKS[task].folder]
+    start = time.time()
     result = protocol.train_and_evaluate(task, target.config, target.weights, folder, home, target.name)
+    result = replace(result, times=(start, time.time()))
     if is_main_process():
         write_json(home / KEPT, {"code": _code(), "result": asdict(result)})
         for checkpoint in home.glob("checkpoint*.pt"):
@@ -186,7 +191,9 @@ def _home(task: str, target: EvaluationTarget, scratch: Path) -> Path:
 
 
 def _write_result(out: Path, target: EvaluationTarget, task: str, result: EvaluationResult) -> None:
-    """Write evaluation/{task}.json of a run."""
+    """Write evaluation/{task}.json of a run; the record beside it says when it ran, so that equal results are equal."""
     found = {"metrics": result.metrics, "settings": result.settings}
     history = {"history": result.history} if result.history else {}
     write_json(out / f"{task}.json", {**target.coordinates, "task": task, **found, **history})
+    assert result.times is not None
+    record_evaluation(out, task, *result.times)

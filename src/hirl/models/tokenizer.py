@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hirl.distributed.collectives import local_slice, world_size
 from hirl.distributed.parallel import global_mean
-from hirl.files import atomic_path
+from hirl.files import atomic_path, pack_metadata, unpack_metadata
 from hirl.models import dall_e
 
 LOGIT_SCALE = 5  # of the discrete VAE: at 1, Gumbel noise dominates the logits for epochs
@@ -75,7 +75,8 @@ def load_tokenizer(path: Path | None) -> Tokenizer:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            return tensors, unpack_metadata(file.metadata())
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is not a readable tokenizer ({error}): make it again, or give another") from error
 
@@ -149,4 +150,4 @@ def save_tokenizer(network: DiscreteVAE, path: Path) -> None:
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     sizes = {key: str(getattr(network, key)) for key in ("vocabulary", "width", "patch_size")}
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={"tokenizer": "dvae"} | sizes)
+        save_file(state, temporary, pack_metadata({"tokenizer": "dvae"} | sizes))

@@ -17,7 +17,7 @@ from timm.layers import resize_rel_pos_bias_table_simple
 from torch import Tensor, nn
 
 from hirl.config import BackboneConfig, RunConfig
-from hirl.files import atomic_path, sha256
+from hirl.files import atomic_path, pack_metadata, sha256, unpack_metadata
 from hirl.models.backbones import build_backbone, interpolate_positions
 
 State = dict[str, Tensor]
@@ -48,7 +48,7 @@ def save_weights(backbone: nn.Module, config: BackboneConfig, path: str | Path, 
     """Write a backbone's state; the metadata are its name and `origin`: where the weights come from."""
     state = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={"backbone": config.name} | origin)
+        save_file(state, temporary, pack_metadata({"backbone": config.name} | origin))
 
 
 def load_weights(backbone: nn.Module, config: BackboneConfig, path: str | Path) -> None:
@@ -73,7 +73,7 @@ def describe_weights(path: str | Path) -> dict[str, str]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
+            return unpack_metadata(file.metadata())
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"{path} is not a readable weights file ({error}): give a .safetensors that hirl wrote"

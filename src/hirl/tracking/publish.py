@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from hirl.files import atomic_path, read_json, sha256, write_json
+from hirl.files import atomic_path, pack_metadata, read_json, sha256, unpack_metadata, write_json
 
 MANIFEST, SUMMARY, WEIGHTS = "manifest.json", "summary.csv", "weights.safetensors"
 
@@ -43,7 +43,7 @@ def round_weights(source: str | Path, target: str | Path) -> None:
     """
     with safe_open(source, framework="numpy") as weights:
         tensors = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118 - no mapping
-        metadata = weights.metadata()
+        metadata = pack_metadata(unpack_metadata(weights.metadata()))
     rounded = {
         name: value.astype(np.float16) if value.ndim > 1 and value.dtype == np.float32 else value
         for name, value in tensors.items()

@@ -8,14 +8,16 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from hirl.files import write_text
+from hirl.tracking.machine import MachineSampler
 
-# {"kind": "params" | "metrics" | "snapshot" | "end", "epoch": int, "time": Unix seconds, "values": {...}}
+# {"kind": "params" | "metrics" | "snapshot" | "system" | "end", "epoch": int, "time": Unix seconds, "values": {...}}
 Record = dict[str, Any]
 
 
@@ -36,6 +38,9 @@ class Recorder:
         self.path = Path(path)
         self.follower = follower
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.lock = threading.Lock()  # samples of the machine come from another thread
+        self.sampler: MachineSampler | None = None
+        self.epoch, self.samples = -1, 0  # the last epoch, and how often the machine was sampled
         self._rewrite(read_record(self.path))
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -50,8 +55,14 @@ class Recorder:
         """Record the numbers of a new semantic tree."""
         self._append("snapshot", epoch, values)
 
+    def system(self, values: Mapping[str, float]) -> None:
+        """Record a sample of the machine, with its number; it belongs to the epoch that is not recorded yet."""
+        self._append("system", self.epoch + 1, {"sample": self.samples, **values})
+
     def close(self, epoch: int = 0) -> None:
         """Record that the run has ended."""
+        if self.sampler is not None:
+            self.sampler.stop()
         self._append("end", epoch, {})
 
     def truncate_after(self, epoch: int) -> None:
@@ -60,14 +71,25 @@ class Recorder:
 
     def _append(self, kind: str, epoch: int, values: Mapping[str, Any]) -> None:
         record = {"kind": kind, "epoch": epoch, "time": time.time(), "values": dict(values)}
-        with self.path.open("a") as handle:
-            handle.write(json.dumps(record) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-        if self.follower is not None:
-            self.follower.on_record(record)
+        with self.lock:
+            with self.path.open("a") as handle:
+                handle.write(json.dumps(record) + "\n")
+                handle.flush()
+                os.fsync(handle.fileno())
+            self._count([record])
+            if self.follower is not None:
+                self.follower.on_record(record)
+        if self.sampler is None and kind != "end":
+            self.sampler = MachineSampler(self.system)
+
+    def _count(self, records: list[Record]) -> None:
+        """Keep the last epoch and the number of samples."""
+        self.epoch = max([self.epoch, *(record["epoch"] for record in records if record["kind"] == "metrics")])
+        self.samples += sum(record["kind"] == "system" for record in records)
 
     def _rewrite(self, records: list[Record]) -> None:
+        self.epoch, self.samples = -1, 0
+        self._count(records)
         text = "".join(json.dumps(record) + "\n" for record in records)
         if not self.path.exists() or self.path.read_text() != text:
             write_text(self.path, text)
@@ -80,6 +102,17 @@ def read_record(path: str | Path) -> list[Record]:
         return []
     *lines, _incomplete = path.read_text().split("\n")
     return [json.loads(line) for line in lines]
+
+
+def record_evaluation(folder: str | Path, task: str, start: float, end: float) -> None:
+    """Append when an evaluation ran, in Unix seconds, to the record beside its results."""
+    with (Path(folder) / "record.jsonl").open("a") as handle:
+        handle.write(json.dumps({"kind": "evaluation", "task": task, "start": start, "end": end}) + "\n")
+
+
+def evaluation_times(folder: str | Path) -> dict[str, tuple[float, float]]:
+    """Return when each task of a run was evaluated last: its start and end, in Unix seconds."""
+    return {row["task"]: (row["start"], row["end"]) for row in read_record(Path(folder) / "record.jsonl")}
 
 
 def environment() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from hirl.reporting.table import Cell
 from hirl.reporting.titles import method_title, variant_title
 
 ALL_METHODS = "all methods"
+VERDICTS = ("gain", "loss", "undecided")
 SIGNIFICANCE = 0.05  # of the tests, after the correction
 COLUMNS = ["variant", "method", "task", "metric", "seeds", "baseline", "gain", "half", "p", "p_holm", "verdict"]
 NOTE = (
@@ -105,6 +106,14 @@ def texts(judged: pd.DataFrame) -> list[dict[str, str]]:
         }
         for line in judged.itertuples(index=False)
     ]
+
+
+def by_variant(judged: pd.DataFrame) -> dict[str, dict[str, dict[str, dict[str, str]]]]:
+    """Return the lines as text: by the titles of variant, method and outcome."""
+    found: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
+    for line in texts(judged):
+        found.setdefault(line["Variant"], {}).setdefault(line["Method"], {})[line["Outcome"]] = line
+    return found
 
 
 def markdown(judged: pd.DataFrame) -> str:

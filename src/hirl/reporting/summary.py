@@ -66,7 +66,7 @@ def _wide_row(table: Table, row: Row) -> dict[str, str | float | None]:
 def markdown(table: Table, comparison: Comparison, trees: pd.DataFrame, judged: pd.DataFrame) -> str:
     """Return the tables in Markdown: one per backbone with methods as columns, the trees, the paper's numbers."""
     sections = [f"## {backbone_title(backbone)}\n\n{_grid(table, rows)}" for backbone, rows in table.backbones.items()]
-    notes = ["Baseline → HIRL (gain), the better in bold.", table.note, table.levels_note, table.scratch_note]
+    notes = [table.pair_note, table.note, table.levels_note, table.scratch_note]
     sections.append("\n\n".join(note for note in notes if note) + "\n")
     if not judged.empty:
         sections.append(f"## Verdicts\n\n{judgement.NOTE}\n\n{judgement.markdown(judged)}")
@@ -122,7 +122,7 @@ def print_table(table: Table) -> None:
     console = wide_console(*views, highlight=False)
     for view in views:
         console.print(view, "")
-    for note in (f"Baseline → HIRL (gain). {table.note}", table.levels_note, table.scratch_note):
+    for note in (f"{table.pair_note} {table.note}", table.levels_note, table.scratch_note):
         if note:
             console.print(note, style="italic")
 

@@ -20,7 +20,7 @@ from hirl.reporting.titles import backbone_title, method_title, variant_title
 
 COLUMNS = ["study", "dataset", "method", "variant", "backbone", "seed", "task", "metric", "value"]
 PARTS = ("baseline", "hirl", "gain")  # of a row; `hirl` is its variant
-PART_TITLES = {"baseline": "baseline", "hirl": "HIRL", "gain": "gain"}
+PART_TITLES = {"baseline": "baseline", "hirl": "HIRL", "gain": "Δ"}  # Δ: HIRL minus baseline
 FROM_SCRATCH = " †"  # marks the number of a control that was trained from scratch
 MAX_METRICS = 3  # of a table on a page
 LEVEL = re.compile(r"_level(\d+)$")  # ends a metric on superclasses, such as top1_level1
@@ -96,9 +96,9 @@ class Row:
         return f"Untrained {backbone_title(self.backbone)}"
 
     def look(self, metric: Metric, part: str) -> str:
-        """Return how a cell is set: `best` of its pair, a gain `up` or `down`, or `` where the gain is undecided."""
+        """Return how a cell is set: `best` of its pair, a gain `up` or `down`; `` if that is undecided or of one seed."""
         gain = self.cells.get((metric, "gain"))
-        if gain is None or gain.sign == 0:
+        if gain is None or gain.half is None or gain.sign == 0:
             return ""
         if part == "gain":
             return "up" if gain.sign > 0 else "down"
@@ -192,12 +192,18 @@ class Table:
     def note(self) -> str:
         """What the numbers are, in two sentences."""
         if self.seeds < 2:
-            return "Percentages from one seed (n = 1), so no spread is known. A small gain may be chance."
+            return "Percentages from one seed: no spread is known, so no difference is called a gain or a loss."
         return (
             f"Percentages: mean ± half the width of its 95 % interval (Student's t) over n = {self.seeds} seeds; a "
             "cell with fewer seeds states its n, and one without ± has one seed. Gains are paired by seed; a gain "
             "whose interval holds zero is undecided."
         )
+
+    @property
+    def pair_note(self) -> str:
+        """What a pair shows, and what bold says."""
+        shown = "Baseline → HIRL (HIRL minus baseline)"
+        return f"{shown}." if self.seeds < 2 else f"{shown}; the better is bold if the interval of the gain leaves zero."
 
     @property
     def scratch_note(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -34,17 +35,18 @@ class Answer:
 def answer(table: Table, judged: pd.DataFrame) -> Answer:
     """Return the answer of a study: from its verdicts, or, where there are none, that one seed cannot tell."""
     if judged.empty:
-        return Answer("Not known: with one seed there is no spread to judge by.", _counts(table))
+        return Answer("Not known: one seed shows no spread.", _counts(table))
     over_methods = judged[judged["method"] == ALL_METHODS]
     lines = judged if over_methods.empty else over_methods
     methods = judged[judged["method"] != ALL_METHODS]
     where = f"over {in_words(methods['method'].nunique())} methods" if len(over_methods) else "for the one method"
-    few = lines["variant"].nunique() <= FEW
-    sentences = _by_variant(lines, where) if few else _by_outcome(lines, where)
-    return Answer(_in_short(set(lines["verdict"])), [*sentences, *_single_methods(methods, few)])
+    if lines["variant"].nunique() > FEW:
+        return Answer(_in_short(lines), [*_by_outcome(lines, where), _count(methods)])
+    return Answer(_in_short_by_variant(lines), _by_variant(lines, methods, where))
 
 
-def _in_short(verdicts: set[str]) -> str:
+def _in_short(lines: pd.DataFrame) -> str:
+    verdicts = set(lines["verdict"])
     if {"gain", "loss"} <= verdicts:
         return "It depends."
     if "gain" in verdicts:
@@ -52,34 +54,47 @@ def _in_short(verdicts: set[str]) -> str:
     return "No, the numbers fall." if "loss" in verdicts else "Undecided: the intervals hold zero."
 
 
-def _by_variant(lines: pd.DataFrame, where: str) -> list[str]:
-    """Return a sentence per variant, with its gain in each outcome."""
-    return [
-        f"{variant_title(variant)}, mean {where}: {_join([f'{_outcome(line)} {_gain(line)}' for line in own])}."
-        for variant, own in _grouped(lines, "variant")
-    ]
+def _in_short_by_variant(lines: pd.DataFrame) -> str:
+    """Return the short answer; of two variants, one each."""
+    found = {variant_title(variant): _in_short(own) for variant, own in lines.groupby("variant")}
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return " ".join(f"{title}: {said[0].lower()}{said[1:]}" for title, said in found.items())
+
+
+def _by_variant(lines: pd.DataFrame, methods: pd.DataFrame, where: str) -> list[str]:
+    """Return a sentence per variant: its gain in each outcome, and the verdicts on its single methods."""
+    found = []
+    for variant, own in lines.groupby("variant"):
+        changes = [f"{_outcome(line)} {_interval(line)} points ({line.verdict})" for line in own.itertuples()]
+        singles = methods[methods["variant"] == variant]
+        found.append(f"{variant_title(variant)}, mean {where}: {join(changes)}. {_count(singles)}")
+    return found
 
 
 def _by_outcome(lines: pd.DataFrame, where: str) -> list[str]:
     """Return a sentence per outcome, with the variants that gain, lose or stay undecided."""
     found = []
-    for _, own in _grouped(lines.assign(outcome=lines["task"] + lines["metric"]), "outcome"):
+    for _, own in lines.groupby(["task", "metric"], sort=False):
         parts = []
         for verdict in VERDICTS:
-            titles = [f"{variant_title(line.variant)} ({_interval(line)})" for line in own if line.verdict == verdict]
-            parts += [f"{verdict} for {_join(titles)}"] if titles else []
-        found.append(f"{_outcome(own[0])}, mean {where}: {'; '.join(parts)}.")
+            of_verdict = own[own["verdict"] == verdict].itertuples()
+            titles = [f"{variant_title(line.variant)} ({_interval(line)})" for line in of_verdict]
+            parts += [f"{verdict} for {join(titles)}"] if titles else []
+        found.append(f"{_outcome(next(own.itertuples()))}, mean {where}: {'; '.join(parts)}.")
     return found
 
 
-def _single_methods(lines: pd.DataFrame, few: bool) -> list[str]:
-    """Count the verdicts on single methods, by variant if there are few."""
-    groups = _grouped(lines, "variant") if few else [("all variants", list(lines.itertuples()))]
-    found = []
-    for variant, own in groups:
-        counts = [f"{n} {verdict}" for verdict in VERDICTS if (n := sum(line.verdict == verdict for line in own))]
-        found.append(f"Single methods, {variant_title(variant)}: {_join(counts)} of {len(own)} comparisons.")
-    return found
+def _count(methods: pd.DataFrame) -> str:
+    """Count the verdicts on single methods."""
+    counts = methods["verdict"].value_counts()
+    plural = {"gain": "gains", "loss": "losses"}
+    parts = [
+        f"{counts[verdict]} {plural.get(verdict, verdict) if counts[verdict] > 1 else verdict}"
+        for verdict in VERDICTS
+        if verdict in counts
+    ]
+    return f"Method by method: {join(parts)}, of {len(methods)} comparisons."
 
 
 def _counts(table: Table) -> list[str]:
@@ -94,23 +109,15 @@ def _counts(table: Table) -> list[str]:
     return [*found, "Another seed may turn any of them, so none is called a gain or a loss."]
 
 
-def _grouped(lines: pd.DataFrame, column: str) -> list[tuple[str, list]]:
-    return [(name, list(group.itertuples())) for name, group in lines.groupby(column, sort=False)]
-
-
-def _outcome(line) -> str:
+def _outcome(line: Any) -> str:
     return plain(TITLES[line.task, line.metric])
 
 
-def _interval(line) -> str:
-    return f"{line.gain:+.1f} ± {line.half:.1f}".replace("-", "−")
+def _interval(line: Any) -> str:
+    return f"{line.gain:+.1f} ± {line.half:.1f}"
 
 
-def _gain(line) -> str:
-    return f"{_interval(line)} points ({line.verdict})"
-
-
-def _join(parts: Sequence[str]) -> str:
+def join(parts: Sequence[str]) -> str:
     """Return `a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
@@ -135,5 +142,5 @@ def seeds_in_words(seeds: Iterable[int]) -> str:
     if not found:
         return "no seed"
     consecutive = len(found) > 2 and found == list(range(found[0], found[-1] + 1))
-    listed = f"{found[0]} to {found[-1]}" if consecutive else _join([str(seed) for seed in found])
+    listed = f"{found[0]} to {found[-1]}" if consecutive else join([str(seed) for seed in found])
     return f"{in_words(len(found))} seed{'s' if len(found) != 1 else ''} ({listed})"

@@ -22,7 +22,8 @@ COLUMNS = ["variant", "method", "task", "metric", "seeds", "baseline", "gain", "
 NOTE = (
     "Gains over the baseline, paired by seed: the mean with half the width of its 95 % interval, and the p-value of a "
     "t-test, corrected by Holm for all methods and both outcomes of a variant. A verdict needs a corrected p-value "
-    f"below {SIGNIFICANCE}. The line of all methods averages their gains within each seed."
+    f"below {SIGNIFICANCE}, so a gain may stay undecided although its own interval leaves zero. The line of all methods "
+    "averages their gains within each seed."
 )
 
 
@@ -106,14 +107,6 @@ def texts(judged: pd.DataFrame) -> list[dict[str, str]]:
         }
         for line in judged.itertuples(index=False)
     ]
-
-
-def by_variant(judged: pd.DataFrame) -> dict[str, dict[str, dict[str, dict[str, str]]]]:
-    """Return the lines as text: by the titles of variant, method and outcome."""
-    found: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
-    for line in texts(judged):
-        found.setdefault(line["Variant"], {}).setdefault(line["Method"], {})[line["Outcome"]] = line
-    return found
 
 
 def markdown(judged: pd.DataFrame) -> str:

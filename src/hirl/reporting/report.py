@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -45,7 +46,9 @@ from hirl.reporting.titles import backbone_title, html, method_title, variant_ti
 from hirl.tracking.record import read_record
 
 TITLES = {"gains": "Gains", "gate": "Gain by tree agreement", "training": "Training", "hierarchy": "Semantic trees"}
+TREE_NUMBERS = ("NMI", "AMI", "Purity")  # of each level of a tree
 ATLAS_PAGE = "atlas.html"  # beside the report
+MINUS = re.compile(r"(?<!\w)-(?=\d)")  # not a hyphen, as in top-1
 WEBP: dict[bool, dict[str, Any]] = {True: {"quality": 80}, False: {"lossless": True}}  # by whether it is photographs
 
 
@@ -70,13 +73,13 @@ def write_report(study_folder: str | Path, runs: Sequence[str], out: str | Path)
         notes=_notes(table, summary, opened),
         atlas_page=ATLAS_PAGE if Path(out).with_name(ATLAS_PAGE).exists() else "",
         introduction=caption("workflow"),
-        judgement=judgement.by_variant(judged),
+        judgement=_verdicts(table, judged),
         judgement_note=judgement.NOTE,
         table=table,
         table_caption=caption("table"),
         families={family: _Family(study_folder, table, metrics) for family, metrics in table.families.items()},
         parts=PART_TITLES,
-        trees=trees.to_dict("split", index=False),
+        trees=_trees(trees),
         paper=compare(study_folder, table),
         spreads=spreads(summary, table.metrics),
         spread_heads=SPREAD_HEADS,
@@ -107,8 +110,8 @@ def anchor(title: str) -> str:
 
 
 def minus(text: str) -> Markup:
-    """Return a number's text for the page, with a minus as wide as a plus."""
-    return Markup("{}").format(text.replace("-", "−"))
+    """Return a text for the page, with the minus of numbers as wide as a plus."""
+    return Markup("{}").format(MINUS.sub("−", text))
 
 
 def caption(name: str) -> str:
@@ -204,6 +207,31 @@ def duration(seconds: float) -> str:
 # --- what was found ---------------------------------------------------------------------------------------------------
 
 
+def _verdicts(table: Table, judged: pd.DataFrame) -> dict[str, dict[str, dict[str, dict[str, str]]]]:
+    """Return the verdicts' lines by the titles of variant, method and outcome, in the table's order."""
+    found: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
+    methods = [method_title(row.method) for row in table.rows]
+    variants = [variant_title(variant) for variant in table.variants]
+    lines = judgement.texts(judged)
+    lines.sort(key=lambda line: (variants.index(line["Variant"]), [*methods, line["Method"]].index(line["Method"])))
+    for line in lines:
+        found.setdefault(line["Variant"], {}).setdefault(line["Method"], {})[line["Outcome"]] = line
+    return found
+
+
+def _trees(trees: pd.DataFrame) -> dict[str, Any]:
+    """Return a line per run with the numbers of its levels side by side, and the levels' titles."""
+    if trees.empty:
+        return {}
+    levels = trees.drop_duplicates("Level")
+    lines = []
+    for run, own in trees.groupby("Run", sort=False):
+        numbers = own[list(TREE_NUMBERS)].to_numpy().ravel().tolist()
+        lines.append([run, " > ".join(own["Clusters"][::-1]), *numbers])
+    titles = [f"Level {level}: {classes}" for level, classes in zip(levels["Level"], levels["True classes"], strict=True)]
+    return {"levels": titles, "numbers": TREE_NUMBERS, "lines": lines}
+
+
 class _Family:
     """A table of the page: some metrics, and the rows of each backbone as a group that sorting keeps together."""
 
@@ -266,7 +294,7 @@ def _embedded(png: Path, is_photographs: bool) -> dict[str, Any]:
 
 def _notes(table: Table, summary: pd.DataFrame, runs: list[Run]) -> list[str]:
     """Return what a reader must know to judge the numbers."""
-    notes = [table.note]
+    notes = [table.note] if table.seeds > 1 else []  # the answer itself says that one seed has no spread
     labelled = dict.fromkeys(run.variant for run in runs if run.has_tree and _tree(run) == "classes")
     if labelled:
         titles = ", ".join(map(variant_title, labelled))

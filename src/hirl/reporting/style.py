@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from hirl.files import atomic_path
 
 # Blue and vermilion are told apart with every kind of color vision; the baseline, the reference, is gray.
-BASELINE, HIRL, LOSS, INK, FAINT = "#8b929c", "#1f5fa8", "#cc4b1c", "#24292f", "#dfe3e8"
+BASELINE, HIRL, LOSS = "#8b929c", "#1f5fa8", "#cc4b1c"
+INK, QUIET, FAINT = "#24292f", "#57606a", "#dfe3e8"
 CONTROL_LINE: dict[str, Any] = {"color": "#b9922f", "linewidth": 1.4, "linestyle": (0, (2, 1.2))}
 LEVEL_COLORS = ("#1f5fa8", "#3c9ab2", "#cc7a29", "#8b929c")  # finest first
 DPI = 150
@@ -40,8 +41,8 @@ LOOK: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
-    "xtick.color": "#57606a",
-    "ytick.color": "#57606a",
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,

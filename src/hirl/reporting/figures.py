@@ -24,7 +24,7 @@ from hirl.reporting.titles import mathtext, method_title
 def draw_trainings(study_folder: str | Path, runs: Sequence[str]) -> list[Path]:
     """Draw every figure that needs no evaluation into the study's `figures` folder; return the files.
 
-    They are the curves of the trainings and, with HIRL runs, their semantic trees and one atlas for each method.
+    They are the curves of the trainings and, with HIRL runs, their semantic trees and one atlas for each method, of its first variant and seed.
     """
     study_folder, opened = Path(study_folder), open_runs(study_folder, runs)
     folder = study_folder / "figures"
@@ -35,7 +35,7 @@ def draw_trainings(study_folder: str | Path, runs: Sequence[str]) -> list[Path]:
     if any(run.has_tree for run in opened):
         drawn.append(folder / "hierarchy.png")
         hierarchy(study_folder, runs, drawn[-1])
-        for run in first_hirl_runs(study_folder, runs):
+        for run in {run.method: run for run in reversed(first_hirl_runs(study_folder, runs))}.values():  # its first
             drawn.append(folder / f"atlas-{run.name}.png")
             atlas(run.folder, study_folder / "data", drawn[-1])
     return drawn
@@ -52,7 +52,7 @@ def gains(study_folder: str | Path, runs: Sequence[str], path: str | Path) -> No
     metrics = table.headline_metrics
     columns = _panel_columns(len(metrics))
     lines = -(-len(metrics) // columns)
-    panel_width = 3.1 if table.seeds > 1 else 2.7  # a gain's spread needs room
+    panel_width = 3.1  # a title beside the chance level, a gain with its spread
     size = (panel_width * columns + 0.9, lines * (0.75 + 0.3 * max(len(trained), 1)) + 0.4)
     with figure_file(path, size) as figure:
         axes = figure.subplots(lines, columns, squeeze=False, sharey=True)

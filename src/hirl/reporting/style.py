@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from PIL import Image
 
 from hirl.files import atomic_path
 
@@ -51,8 +52,11 @@ LOOK: dict[Any, Any] = {
 
 
 @contextmanager
-def figure_file(path: str | Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """Open a figure of `size` inches in the common look; write it to `path`, atomically, when the block succeeds."""
+def figure_file(path: str | Path, size: tuple[float, float], photographs: bool = False) -> Iterator[Figure]:
+    """Open a figure of `size` inches in the common look; write it to `path`, atomically, when the block succeeds.
+
+    A figure of photographs is written in 256 colors: a quarter of the bytes.
+    """
     with plt.rc_context(LOOK):
         figure = plt.figure(layout="constrained", figsize=size)
         try:
@@ -60,5 +64,8 @@ def figure_file(path: str | Path, size: tuple[float, float]) -> Iterator[Figure]
             with atomic_path(path) as temporary:
                 # Without date and version, the same numbers give the same bytes.
                 figure.savefig(temporary, format="png", metadata={"Software": None})
+                if photographs:
+                    with Image.open(temporary) as image:
+                        image.convert("RGB").quantize(256).save(temporary, "PNG")
         finally:
             plt.close(figure)

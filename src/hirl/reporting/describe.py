@@ -16,16 +16,16 @@ def gains(table: Table) -> str:
     """Describe the dots of baseline and HIRL: how many panels, how often HIRL is higher, the largest steps."""
     said = [f"{len(table.headline_metrics)} panels, one per metric, each with a line per method from baseline to HIRL."]
     for variant in table.variants:
-        found = {key: cell.mean for key, cell in table.gains(variant).items()}
-        if found:
-            verdict, ends = table.verdict(variant), (max(found, key=found.__getitem__), min(found, key=found.__getitem__))
-            up, down = (
-                f"{method_title(method)} in {plain(metric.title)} ({found[metric, method]:+.1f})"
-                for metric, method in ends
+        if found := table.gains(variant):
+            ordered = sorted(found, key=lambda key: found[key].mean)
+            lowest, highest = (
+                f"{found[metric, method].mean:+.1f} ({method_title(method)}, {plain(metric.title)})"
+                for metric, method in (ordered[0], ordered[-1])
             )
+            verdict = table.verdict(variant)
             said.append(
-                f"{variant_title(variant)} is above in {verdict.above} of {verdict.total} comparisons, below in "
-                f"{verdict.below}; highest difference: {up}; lowest: {down}."
+                f"{variant_title(variant)} is above in {verdict.above} of {verdict.total} comparisons and below in "
+                f"{verdict.below}; the differences run from {lowest} to {highest}."
             )
     return " ".join(said)
 
@@ -44,26 +44,24 @@ def gate(summary: pd.DataFrame, runs: Sequence[Run], variants: Sequence[str]) ->
 
 
 def training(runs: Sequence[Run]) -> str:
-    """Describe the curves: where the losses start and end, and the smallest spread of features."""
+    """Describe the curves: whether the losses fall, and the smallest spread of features at the end."""
     trained = [run for run in runs if run.trained]
-    falls = sum(_ends(run, "image_loss")[1] < _ends(run, "image_loss")[0] for run in trained)
-    said = [f"Curves by epoch, a column per method. The image loss of {falls} of {len(trained)} runs ends below its start."]
-    paths = [_ends(run, "path_loss") for run in trained if run.has_tree]
-    if paths := [ends for ends in paths if ends]:
-        falls = sum(last < first for first, last in paths)
-        said.append(f"The path loss starts with the first tree and ends below its start in {falls} of {len(paths)} runs.")
-    lowest = min(trained, key=lambda run: _ends(run, "feature_std")[1])
-    said.append(
-        f"The feature standard deviation ends at {_ends(lowest, 'feature_std')[1]:.3f} or more; the lowest is that of "
-        f"{lowest.title}."
-    )
+    said = ["Curves by epoch, a column per method."]
+    for curve, title in (("image_loss", "image loss"), ("path_loss", "path loss")):
+        ends = [found for run in trained if (found := _ends(run, curve))]
+        falls = sum(last < first for first, last in ends)
+        said += [f"The {title} ends below its start in {falls} of {len(ends)} runs."] if ends else []
+    stds = {run.title: found[1] for run in trained if (found := _ends(run, "feature_std"))}
+    if stds:
+        lowest = min(stds, key=stds.__getitem__)
+        said.append(f"The lowest feature standard deviation at the end is {stds[lowest]:.3f} ({lowest}).")
     return " ".join(said)
 
 
-def _ends(run: Run, column: str) -> tuple[float, ...]:
-    """Return the first and the last value of a curve; nothing where it has none."""
-    values = run.history[column].dropna()
-    return (float(values.iloc[0]), float(values.iloc[-1])) if len(values) else ()
+def _ends(run: Run, curve: str) -> tuple[float, float] | None:
+    """Return the first and the last value of a curve; None where it has none."""
+    values = run.history[curve].dropna() if curve in run.history else []
+    return (float(values.iloc[0]), float(values.iloc[-1])) if len(values) else None
 
 
 def hierarchy(trees: pd.DataFrame) -> str:
@@ -89,6 +87,6 @@ def atlas(run: Run, trees: pd.DataFrame) -> str:
     counts = " over ".join(levels["Clusters"])
     purity = [levels.iloc[place]["Purity"].split()[0] for place in (-1, 0)]
     return (
-        f"{said} The tree has {counts} clusters; of the images of a finest cluster {purity[0]} % are of its most common "
-        f"class, of a coarsest one {purity[1]} %."
+        f"{said} The tree has {counts} clusters. On average {purity[0]} % of a finest cluster's images and "
+        f"{purity[1]} % of a coarsest one's are of its most common class."
     )

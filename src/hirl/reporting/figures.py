@@ -24,7 +24,8 @@ from hirl.reporting.titles import mathtext, method_title
 def draw_trainings(study_folder: str | Path, runs: Sequence[str]) -> list[Path]:
     """Draw every figure that needs no evaluation into the study's `figures` folder; return the files.
 
-    They are the curves of the trainings and, with HIRL runs, their semantic trees and one atlas for each method, of its first variant and seed.
+    They are the curves of the trainings and, with HIRL runs, their semantic trees and one atlas for each method: of its
+    first variant and seed.
     """
     study_folder, opened = Path(study_folder), open_runs(study_folder, runs)
     folder = study_folder / "figures"

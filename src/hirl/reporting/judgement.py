@@ -22,8 +22,8 @@ COLUMNS = ["variant", "method", "task", "metric", "seeds", "baseline", "gain", "
 NOTE = (
     "Gains over the baseline, paired by seed: the mean with half the width of its 95 % interval, and the p-value of a "
     "t-test, corrected by Holm for all methods and both outcomes of a variant. A verdict needs a corrected p-value "
-    f"below {SIGNIFICANCE}, so a gain may stay undecided although its own interval leaves zero. The line of all methods "
-    "averages their gains within each seed."
+    f"below {SIGNIFICANCE}, so a gain may stay undecided although its own interval leaves zero. The line of all "
+    "methods averages their gains within each seed."
 )
 
 

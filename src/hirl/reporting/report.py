@@ -20,16 +20,13 @@ from PIL import Image
 from hirl.config.resources import CAPTIONS, REINSTALL
 from hirl.config.tasks import Metric
 from hirl.files import read_json, write_text
-from hirl.reporting import describe, judgement
+from hirl.reporting import describe, judgement, spread
 from hirl.reporting.answer import answer, question, seeds_in_words
 from hirl.reporting.chance import chance_levels
 from hirl.reporting.forest import forest
 from hirl.reporting.paper import compare
 from hirl.reporting.runs import Run, open_runs, trained_by_method
 from hirl.reporting.settings import between_variants, from_paper
-from hirl.reporting.spread import HEADS as SPREAD_HEADS
-from hirl.reporting.spread import NOTE as SPREAD_NOTE
-from hirl.reporting.spread import spreads
 from hirl.reporting.style import DPI
 from hirl.reporting.table import (
     PART_TITLES,
@@ -49,7 +46,7 @@ TITLES = {"gains": "Gains", "gate": "Gain by tree agreement", "training": "Train
 TREE_NUMBERS = ("NMI", "AMI", "Purity")  # of each level of a tree
 ATLAS_PAGE = "atlas.html"  # beside the report
 MINUS = re.compile(r"(?<!\w)-(?=\d)")  # not a hyphen, as in top-1
-WEBP: dict[bool, dict[str, Any]] = {True: {"quality": 80}, False: {"lossless": True}}  # by whether it is photographs
+WEBP: dict[bool, dict[str, Any]] = {True: {"quality": 70}, False: {"lossless": True}}  # by whether it is photographs
 
 
 def write_report(study_folder: str | Path, runs: Sequence[str], out: str | Path) -> None:
@@ -81,9 +78,8 @@ def write_report(study_folder: str | Path, runs: Sequence[str], out: str | Path)
         parts=PART_TITLES,
         trees=_trees(trees),
         paper=compare(study_folder, table),
-        spreads=spreads(summary, table.metrics),
-        spread_heads=SPREAD_HEADS,
-        spread_note=SPREAD_NOTE,
+        spread=spread,
+        spread_lines=spread.spreads(summary, table.metrics),
         figures=list(_figures(study_folder, opened, table, summary, trees)),
         machines=_machines(opened),
         costs=[_cost(members) for members in _by_variant(opened) if members[0].trained],
@@ -228,8 +224,8 @@ def _trees(trees: pd.DataFrame) -> dict[str, Any]:
     for run, own in trees.groupby("Run", sort=False):
         numbers = own[list(TREE_NUMBERS)].to_numpy().ravel().tolist()
         lines.append([run, " > ".join(own["Clusters"][::-1]), *numbers])
-    titles = [f"Level {level}: {classes}" for level, classes in zip(levels["Level"], levels["True classes"], strict=True)]
-    return {"levels": titles, "numbers": TREE_NUMBERS, "lines": lines}
+    titles = "Level " + levels["Level"] + ": " + levels["True classes"]
+    return {"levels": titles.tolist(), "numbers": TREE_NUMBERS, "lines": lines}
 
 
 class _Family:

@@ -9,13 +9,19 @@ import pandas as pd
 from scipy.stats import t as student_t
 
 from hirl.config.tasks import Metric
+from hirl.reporting.markup import markdown_table
+from hirl.reporting.titles import html
 
 HEADS = ["Metric", "Standard deviation over seeds", "Two trainings differ by less than (95 %)", "Baselines"]
+UNKNOWN = (
+    "No spread is known: each baseline was trained with one seed. Several seeds show how far retraining alone moves "
+    "each number."
+)
 NOTE = (
     "What retraining alone changes: the standard deviation of a baseline's number over seeds, pooled over the methods. "
-    "Two trainings that differ in their seed alone differ by less than the second number in 95 % of cases (Student's t), "
-    "so a difference between two single runs means something only above it. Gains are paired by seed and carry their "
-    "own interval, which decides."
+    "The numbers of two trainings that differ in their seed alone are within the second number of each other in 95 % "
+    "of cases (Student's t): only a larger difference between two single runs means something. Gains are paired by "
+    "seed and have their own interval, which decides."
 )
 
 
@@ -57,3 +63,10 @@ def spreads(summary: pd.DataFrame, metrics: Sequence[Metric]) -> list[Spread]:
             pooled = (by_method["var"] * freedom).sum() / freedom.sum()
             found.append(Spread(metric, float(pooled**0.5), int(freedom.sum()), len(by_method)))
     return found
+
+
+def markdown(found: Sequence[Spread]) -> str:
+    """Return the note and the spreads as a Markdown table; without any, that none is known."""
+    if not found:
+        return f"{UNKNOWN}\n"
+    return f"{NOTE}\n\n{markdown_table(HEADS, [[html(line.metric.title), *line.texts] for line in found])}"

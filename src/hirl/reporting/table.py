@@ -203,7 +203,9 @@ class Table:
     def pair_note(self) -> str:
         """What a pair shows, and what bold says."""
         shown = "Baseline → HIRL (HIRL minus baseline)"
-        return f"{shown}." if self.seeds < 2 else f"{shown}; the better is bold if the interval of the gain leaves zero."
+        return (
+            f"{shown}." if self.seeds < 2 else f"{shown}; the better is bold if the interval of the gain leaves zero."
+        )
 
     @property
     def scratch_note(self) -> str:

@@ -2,9 +2,9 @@
 
     python workflow/show_results.py results/demo README.md docs/results_demo.md docs/images
 
-The README gets one sentence of findings and a small table; the page of details gets all tables, with the spread over seeds,
-and the cost. Each text goes between the page's markers, and the figures that a page shows are copied into the images folder.
-No number is typed by hand.
+The README gets a finding in words and a small table; the page of details gets all tables, with the spread over seeds,
+and the cost. Each text goes between the page's markers, and the figures that the pages beside it show are copied into
+the images folder. No number is typed by hand.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def show(folder: Path, readme: Path, details: Path, images: Path) -> None:
     filled = {page: fill(page, blocks) for page, blocks in texts.items()}
     for page, text in filled.items():
         write_text(page, text)
-        for found in FIGURE.finditer(text):
+    for page in (readme, *details.parent.glob("*.md")):
+        for found in FIGURE.finditer(page.read_text()):
             copy_figure(folder / "figures" / found["name"], images / found["name"])
 
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from hirl.config.tasks import Metric
+from hirl.reporting.answer import FEW
 from hirl.reporting.gate import points_of
 from hirl.reporting.runs import Run, trained_by_method
-from hirl.reporting.table import Table
+from hirl.reporting.table import Cell, Table
 from hirl.reporting.titles import method_title, plain, variant_title
 
 
@@ -17,17 +19,20 @@ def gains(table: Table) -> str:
     said = [f"{len(table.headline_metrics)} panels, one per metric, each with a line per method from baseline to HIRL."]
     for variant in table.variants:
         if found := table.gains(variant):
-            ordered = sorted(found, key=lambda key: found[key].mean)
-            lowest, highest = (
-                f"{found[metric, method].mean:+.1f} ({method_title(method)}, {plain(metric.title)})"
-                for metric, method in (ordered[0], ordered[-1])
-            )
-            verdict = table.verdict(variant)
-            said.append(
-                f"{variant_title(variant)} is above in {verdict.above} of {verdict.total} comparisons and below in "
-                f"{verdict.below}; the differences run from {lowest} to {highest}."
-            )
+            verdict, few = table.verdict(variant), len(table.variants) <= FEW
+            counts = f"{variant_title(variant)} is above in {verdict.above} of {verdict.total} comparisons and below in"
+            said.append(f"{counts} {verdict.below}{_range(found) if few else ''}.")
     return " ".join(said)
+
+
+def _range(found: dict[tuple[Metric, str], Cell]) -> str:
+    """Return the lowest and the highest gain, as the end of a sentence."""
+    ordered = sorted(found, key=lambda key: found[key].mean)
+    lowest, highest = (
+        f"{found[metric, method].mean:+.1f} ({method_title(method)}, {plain(metric.title)})"
+        for metric, method in (ordered[0], ordered[-1])
+    )
+    return f"; the differences run from {lowest} to {highest}"
 
 
 def gate(summary: pd.DataFrame, runs: Sequence[Run], variants: Sequence[str]) -> str:
@@ -69,11 +74,11 @@ def hierarchy(trees: pd.DataFrame) -> str:
     said = ["Per method: NMI of each level with the classes and with the tree before, by epoch, and cluster sizes."]
     for title, levels in (("finest", trees["Level"] == "0"), ("coarsest", trees["Level"] == trees["Level"].max())):
         found = trees[levels].set_index("Run")["NMI"]
-        numbers = found.str.split().str[0].astype(float)
+        numbers = found.str.split().str[0].astype(float) / 100
         if not numbers.empty:
             said.append(
-                f"The {title} level's last NMI with the classes runs from {numbers.min():.0f} % ({numbers.idxmin()}) "
-                f"to {numbers.max():.0f} % ({numbers.idxmax()})."
+                f"The {title} level's last NMI with the classes runs from {numbers.min():.2f} ({numbers.idxmin()}) to "
+                f"{numbers.max():.2f} ({numbers.idxmax()})."
             )
     return " ".join(said)
 

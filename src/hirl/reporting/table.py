@@ -96,7 +96,7 @@ class Row:
         return f"Untrained {backbone_title(self.backbone)}"
 
     def look(self, metric: Metric, part: str) -> str:
-        """Return how a cell is set: `best` of its pair, a gain `up` or `down`; `` if that is undecided or of one seed."""
+        """Return how a cell is set: `best` of its pair, a gain `up` or `down`; `` if undecided or of one seed."""
         gain = self.cells.get((metric, "gain"))
         if gain is None or gain.half is None or gain.sign == 0:
             return ""
@@ -204,7 +204,7 @@ class Table:
         """What a pair shows, and what bold says."""
         shown = "Baseline → HIRL (HIRL minus baseline)"
         return (
-            f"{shown}." if self.seeds < 2 else f"{shown}; the better is bold if the interval of the gain leaves zero."
+            f"{shown}, the better in bold if the interval of the gain leaves zero." if self.seeds > 1 else f"{shown}."
         )
 
     @property

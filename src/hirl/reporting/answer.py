@@ -39,7 +39,7 @@ def answer(table: Table, judged: pd.DataFrame) -> Answer:
     over_methods = judged[judged["method"] == ALL_METHODS]
     lines = judged if over_methods.empty else over_methods
     methods = judged[judged["method"] != ALL_METHODS]
-    where = f"over {in_words(methods['method'].nunique())} methods" if len(over_methods) else "for the one method"
+    where = f"mean over {in_words(methods['method'].nunique())} methods" if len(over_methods) else "by method"
     if lines["variant"].nunique() > FEW:
         return Answer(_in_short(lines), [*_by_outcome(lines, where), _count(methods)])
     return Answer(_in_short_by_variant(lines), _by_variant(lines, methods, where))
@@ -68,7 +68,7 @@ def _by_variant(lines: pd.DataFrame, methods: pd.DataFrame, where: str) -> list[
     for variant, own in lines.groupby("variant"):
         changes = [f"{_outcome(line)} {_interval(line)} points ({line.verdict})" for line in own.itertuples()]
         singles = methods[methods["variant"] == variant]
-        found.append(f"{variant_title(variant)}, mean {where}: {join(changes)}. {_count(singles)}")
+        found.append(f"{variant_title(variant)}, {where}: {join(changes)}. {_count(singles)}")
     return found
 
 
@@ -81,7 +81,7 @@ def _by_outcome(lines: pd.DataFrame, where: str) -> list[str]:
             of_verdict = own[own["verdict"] == verdict].itertuples()
             titles = [f"{variant_title(line.variant)} ({_interval(line)})" for line in of_verdict]
             parts += [f"{verdict} for {join(titles)}"] if titles else []
-        found.append(f"{_outcome(next(own.itertuples()))}, mean {where}: {'; '.join(parts)}.")
+        found.append(f"{_outcome(next(own.itertuples()))}, {where}: {'; '.join(parts)}.")
     return found
 
 

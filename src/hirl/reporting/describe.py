@@ -65,7 +65,7 @@ def training(runs: Sequence[Run]) -> str:
 
 def _ends(run: Run, curve: str) -> tuple[float, float] | None:
     """Return the first and the last value of a curve; None where it has none."""
-    values = run.history[curve].dropna() if curve in run.history else []
+    values = run.history.get(curve, pd.Series(dtype=float)).dropna()
     return (float(values.iloc[0]), float(values.iloc[-1])) if len(values) else None
 
 

@@ -33,7 +33,6 @@ from hirl.reporting.table import (
     PARTS,
     Row,
     Table,
-    by_seed,
     hierarchy_table,
     read_summary,
     rows_of,
@@ -327,16 +326,17 @@ def _details(runs: list[Run], summary: pd.DataFrame) -> dict[str, Any]:
     """Return the numbers of all seeds of one method and variant; evaluations and configuration are the first seed's."""
     first = runs[0]
     rows = pd.concat(rows_of(summary, run) for run in runs)
-    metrics = rows[["task", "metric"]].drop_duplicates().itertuples(index=False)
-    numbers = [(task, metric, by_seed(rows, task, metric)) for task, metric in metrics]
+    numbers = rows.pivot(index=["task", "metric"], columns="seed", values="value").reindex(
+        columns=[r.seed for r in runs]
+    )
     found = {task: first.evaluation(task) or {} for task in rows["task"].unique()}
     return {
         "title": first.title,
         "name": first.name,
         "seed_heads": ["Value"] if len(runs) == 1 else [f"Seed {run.seed}" for run in runs],
         "numbers": [
-            [task, metric, *(f"{values[run.seed]:.2f}" if run.seed in values else "" for run in runs)]
-            for task, metric, values in numbers
+            [task, metric, *("" if pd.isna(value) else f"{value:.2f}" for value in values)]
+            for task, metric, *values in numbers.reset_index().itertuples(index=False)
         ],
         "trainings": [_training(task, result["history"]) for task, result in found.items() if result.get("history")],
         "config": json.dumps(first.config, indent=1) if first.trained else "",

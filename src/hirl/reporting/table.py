@@ -10,6 +10,7 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy.stats import t as student_t
 
@@ -297,7 +298,7 @@ def evaluated_runs(summary: pd.DataFrame) -> list[str]:
 
 def _where(summary: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
     """Return the rows that hold these values."""
-    return summary[(summary[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    return summary[np.logical_and.reduce([summary[column] == value for column, value in wanted.items()])]
 
 
 # --- the wide table ---------------------------------------------------------------------------------------------------
@@ -415,6 +416,9 @@ def _tree_numbers(numbers: pd.DataFrame) -> dict[str, str]:
     """Return one level's counts and agreements as text, over seeds."""
     texts = {}
     for number, title in TREE_COLUMNS.items():
-        cell = Cell.of(numbers[numbers["number"] == number]["value"])
+        values = numbers[numbers["number"] == number]["value"]
+        if number in COUNTS and values.nunique() == 1:
+            values = values.head(1)  # the same for every seed
+        cell = Cell.of(values)
         texts[title] = cell.text(decimals=0 if number in COUNTS else 1) if cell else ""
     return texts

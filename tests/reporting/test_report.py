@@ -99,7 +99,8 @@ def test_the_summary_holds_question_answer_interval_and_cost(page, study):
 
 def test_the_atlas_beside_the_report_is_linked(page):
     links = [link for link in page.links if not link.startswith("#")]
-    assert links == ["atlas.html"] * 3  # in the contents, the summary and beside the figures
+    of_runs = ["atlas.html#run=mocov2-hirl-s0", "atlas.html#run=ibot-hirl-s0"]
+    assert links == ["atlas.html"] * 3 + of_runs  # in the contents, the summary, above the figures and below each
 
 
 def test_every_picture_says_what_is_seen_with_numbers(page):

@@ -275,7 +275,7 @@ def _figures(
         path = study_folder / "figures" / f"atlas-{run.name}.png"
         if path.exists():
             shown = {"title": run.title, "caption": caption("atlas"), "alt": describe.atlas(run, trees)}
-            yield {"name": "atlas", **shown, **_embedded(path, is_photographs=True)}
+            yield {"name": "atlas", "run": run.name, **shown, **_embedded(path, is_photographs=True)}
 
 
 def _embedded(png: Path, is_photographs: bool) -> dict[str, Any]:

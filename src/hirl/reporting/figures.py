@@ -53,7 +53,7 @@ def gains(study_folder: str | Path, runs: Sequence[str], path: str | Path) -> No
     metrics = table.headline_metrics
     columns = _panel_columns(len(metrics))
     lines = -(-len(metrics) // columns)
-    panel_width = 3.1  # a title beside the chance level, a gain with its spread
+    panel_width = 3.1 if table.seeds > 1 else 2.7  # a gain's spread needs room
     size = (panel_width * columns + 0.9, lines * (0.75 + 0.3 * max(len(trained), 1)) + 0.4)
     with figure_file(path, size) as figure:
         axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
@@ -61,7 +61,7 @@ def gains(study_folder: str | Path, runs: Sequence[str], path: str | Path) -> No
         for ax, metric in zip(axes.flat, metrics, strict=False):
             _gain_panel(ax, metric, trained, controls)
             if metric in chance:
-                ax.set_title(f"chance {chance[metric]:.1f}", loc="right", fontsize=7, fontweight="normal", color=QUIET)
+                ax.set_xlabel(f"chance {chance[metric]:.1f}", loc="right", fontsize=7, color=QUIET, labelpad=1)
         for ax in axes.flat[len(metrics) :]:
             ax.set_visible(False)
         _gain_legend(figure, table, bool(controls))

@@ -42,7 +42,7 @@ from hirl.reporting.titles import backbone_title, html, method_title, variant_ti
 from hirl.tracking.record import read_record
 
 TITLES = {"gains": "Gains", "gate": "Gain by tree agreement", "training": "Training", "hierarchy": "Semantic trees"}
-TREE_NUMBERS = ("NMI", "AMI", "Purity")  # of each level of a tree
+TREE_NUMBERS = ("AMI", "Purity")  # of each level of a tree
 ATLAS_PAGE = "atlas.html"  # beside the report
 MINUS = re.compile(r"(?<!\w)-(?=\d)")  # not a hyphen, as in top-1
 WEBP: dict[bool, dict[str, Any]] = {True: {"quality": 70}, False: {"lossless": True}}  # by whether it is photographs

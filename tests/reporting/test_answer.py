@@ -42,9 +42,13 @@ def test_one_seed_cannot_tell_and_calls_nothing_a_gain() -> None:
     assert found.sentences[0] == "HIRL is higher than its baseline in 2 of 4 comparisons, lower in 1 and equal in 1."
 
 
+def test_a_study_without_pairs_compares_nothing() -> None:
+    assert answer(table_of(), EMPTY).short == "Nothing is compared."
+
+
 def test_a_variant_has_its_mean_gains_with_intervals_and_the_count_of_its_methods() -> None:
     judged = judged_of(*pooled("hirl", (1.2, "gain"), (-0.1, "undecided")))
-    found = answer(Table([KNN], []), judged)
+    found = answer(table_of(1.0), judged)
     assert found.short == "In part."
     assert found.sentences == [
         "HIRL, mean over two methods: kNN top-1 +1.2 ± 0.5 points (gain) and Clustering AMI -0.1 ± 0.5 points "
@@ -63,13 +67,13 @@ def test_a_variant_has_its_mean_gains_with_intervals_and_the_count_of_its_method
 )
 def test_the_short_answer_follows_the_verdicts_over_all_methods(knn: str, ami: str, short: str) -> None:
     judged = judged_of(*pooled("hirl", (1.0, knn), (1.0, ami)))
-    assert answer(Table([KNN], []), judged).short == short
+    assert answer(table_of(1.0), judged).short == short
 
 
 def test_two_variants_are_answered_one_by_one() -> None:
     first = pooled("hirl", (0.1, "undecided"), (0.1, "undecided"))
     judged = judged_of(*first, *pooled("hirl-invariant", (2.0, "gain"), (2.0, "gain")))
-    found = answer(Table([KNN], []), judged)
+    found = answer(table_of(1.0), judged)
     assert found.short == "HIRL: undecided: the intervals hold zero. HIRL-invariant: yes."
     assert [sentence.split(",")[0] for sentence in found.sentences] == ["HIRL", "HIRL-invariant"]
 
@@ -77,14 +81,14 @@ def test_two_variants_are_answered_one_by_one() -> None:
 def test_many_variants_are_grouped_by_verdict_in_each_outcome() -> None:
     means = {"hirl": (0.1, "undecided"), "hirl-classes": (4.0, "gain"), "hirl-random": (-2.0, "loss")}
     judged = judged_of(*(line for variant, mean in means.items() for line in pooled(variant, mean, mean)))
-    assert answer(Table([KNN], []), judged).sentences[0] == (
+    assert answer(table_of(1.0), judged).sentences[0] == (
         "kNN top-1, mean over two methods: gain for HIRL-classes (+4.0 ± 0.5); loss for HIRL-random (-2.0 ± 0.5); "
         "undecided for HIRL (+0.1 ± 0.5)."
     )
 
 
 def test_a_study_of_one_method_is_answered_by_its_own_verdicts() -> None:
-    found = answer(Table([KNN], []), judged_of(("hirl", "dino", "knn", 1.0, "gain")))
+    found = answer(table_of(1.0), judged_of(("hirl", "dino", "knn", 1.0, "gain")))
     assert found.short == "Yes."
     assert found.sentences[0].startswith("HIRL, by method: kNN top-1 +1.0 ± 0.5 points (gain).")
 

@@ -34,6 +34,8 @@ class Answer:
 
 def answer(table: Table, judged: pd.DataFrame) -> Answer:
     """Return the answer of a study: from its verdicts, or, where there are none, that one seed cannot tell."""
+    if not any(table.gains(variant) for variant in table.variants):
+        return Answer("Nothing is compared.", ["No variant was evaluated beside its baseline."])
     if judged.empty:
         return Answer("Not known: one seed shows no spread.", _counts(table))
     over_methods = judged[judged["method"] == ALL_METHODS]

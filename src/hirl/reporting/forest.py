@@ -40,7 +40,7 @@ class Panel:
     """The gains in one metric.
 
     Attributes:
-        lines: by the title of their group; "" where there is one group.
+        groups: lines by the title of their variant, or all variants' means in one group.
     """
 
     metric: Metric

@@ -73,7 +73,7 @@ def write_report(study_folder: str | Path, runs: Sequence[str], out: str | Path)
         judgement_note=judgement.NOTE,
         table=table,
         table_caption=caption("table"),
-        families={family: _Family(study_folder, table, metrics) for family, metrics in table.families.items()},
+        families={family: _family(study_folder, table, metrics) for family, metrics in table.families.items()},
         parts=PART_TITLES,
         trees=_trees(trees),
         paper=compare(study_folder, table),
@@ -227,18 +227,17 @@ def _trees(trees: pd.DataFrame) -> dict[str, Any]:
     return {"levels": titles.tolist(), "numbers": TREE_NUMBERS, "lines": lines}
 
 
-class _Family:
-    """A table of the page: some metrics, and the rows of each backbone as a group that sorting keeps together."""
-
-    def __init__(self, study_folder: Path, table: Table, metrics: list[Metric]):
-        chance = chance_levels(study_folder, metrics)
-        self.metrics = metrics
-        self.chance = [f"{chance[metric]:.1f}" if metric in chance else "" for metric in metrics]
-        shown = {
-            backbone: [row for row in rows if any(metric in metrics for metric, _ in row.cells)]
-            for backbone, rows in table.backbones.items()
-        }
-        self.groups = [[_line(table, row, metrics) for row in rows] for rows in shown.values() if rows]
+def _family(study_folder: Path, table: Table, metrics: list[Metric]) -> dict[str, Any]:
+    """Return a table of the page: some metrics, and a group of rows per backbone, which sorting keeps together."""
+    chance = chance_levels(study_folder, metrics)
+    shown = [
+        [row for row in rows if any(metric in metrics for metric, _ in row.cells)] for rows in table.backbones.values()
+    ]
+    return {
+        "metrics": metrics,
+        "chance": [f"{chance[metric]:.1f}" if metric in chance else "" for metric in metrics],
+        "groups": [[_line(table, row, metrics) for row in rows] for rows in shown if rows],
+    }
 
 
 def _line(table: Table, row: Row, metrics: list[Metric]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
     python workflow/show_results.py results/demo README.md docs/results_demo.md docs/images
 
-The README gets one sentence of findings and a small table; the page of details gets all tables, the cost and the noise
-floor. Each text goes between the page's markers, and the figures that a page shows are copied into the images folder.
-No number is typed by hand.
+The README gets a finding in words and a small table; the page of details gets all tables, with the spread over seeds,
+and the cost. Each text goes between the page's markers, and the figures that the pages beside it show are copied into
+the images folder. No number is typed by hand.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from hirl.config.run_name import UNTRAINED, RunName
-from hirl.config.tasks import Metric
+from hirl.config.run_name import RunName
 from hirl.files import atomic_path, write_text
 from hirl.reporting.markup import markdown_table
 from hirl.reporting.report import duration
@@ -29,7 +28,6 @@ from hirl.tracking.record import Record, read_record
 
 FIGURE = re.compile(r"!\[[^\]]*\]\((?P<path>(?:docs/)?images/(?P<name>[\w-]+\.png))\)")
 README_METRICS = ("kNN top-1", "Linear probe top-1", "Clustering AMI")
-NUMBER = ["method", "variant", "seed", "task", "metric"]  # what names a number of a trained run
 
 
 @dataclass(frozen=True)
@@ -38,16 +36,12 @@ class Study:
 
     Attributes:
         records: of every training.
-        floor: the noise floor of each metric; empty where no published numbers exist.
-        published: the published summary that the floor was computed from.
         tables: its tables in Markdown.
     """
 
     name: str
     table: Table
     records: list[list[Record]]
-    floor: dict[Metric, float]
-    published: Path
     tables: str
 
 
@@ -65,12 +59,13 @@ def show(folder: Path, readme: Path, details: Path, images: Path) -> None:
     filled = {page: fill(page, blocks) for page, blocks in texts.items()}
     for page, text in filled.items():
         write_text(page, text)
-        for found in FIGURE.finditer(text):
+    for page in (readme, *details.parent.glob("*.md")):
+        for found in FIGURE.finditer(page.read_text()):
             copy_figure(folder / "figures" / found["name"], images / found["name"])
 
 
 def open_study(folder: Path) -> Study:
-    """Read a study's tables, records and noise floor.
+    """Read a study's tables and records.
 
     Raises:
         ValueError: the study is not finished.
@@ -82,9 +77,7 @@ def open_study(folder: Path) -> Study:
     runs = sorted(evaluated_runs(summary), key=lambda run: order.index(RunName.parse(run).method))
     table = tabulate(folder, summary, runs)
     records = [record for run in runs if (record := read_record(folder / "runs" / run / "record.jsonl"))]
-    published = Path("weights") / folder.name / "summary.csv"
-    floor = noise_floor(table, summary, pd.read_csv(published)) if published.is_file() else {}
-    return Study(folder.name, table, records, floor, published, (folder / "table.md").read_text())
+    return Study(folder.name, table, records, (folder / "table.md").read_text())
 
 
 def fill(page: Path, blocks: dict[str, str]) -> str:
@@ -110,13 +103,13 @@ def finding(study: Study) -> str:
     table, verdict = study.table, study.table.verdict()
     methods = len({method for _, method in table.gains()})
     setting = f"{methods} methods, {len(table.headline_metrics)} metrics, {seeds(table)}, {machines(study.records)}"
-    clauses = [
+    counted = (
         f"On the {study.name} study ({setting}), HIRL is above its baseline in {verdict.above} of {verdict.total} "
         f"comparisons, below in {verdict.below} and {table.undecided} in {verdict.undecided}"
-    ]
-    if study.floor:
-        clauses.append(f"{ties(table, study.floor)} differences are within the noise floor")
-    return "; ".join(clauses) + "."
+    )
+    if table.seeds < 2:
+        return f"{counted}. With one seed no spread is known, so none of these differences is called a gain or a loss."
+    return f"{counted}."
 
 
 def seeds(table: Table) -> str:
@@ -149,18 +142,13 @@ def start(run: list[Record]) -> Record:
     return next(record for record in run if record["kind"] == "params")
 
 
-def ties(table: Table, floor: dict[Metric, float]) -> int:
-    """Count the gains that are no larger than the noise floor of their metric."""
-    return sum(abs(cell.mean) <= floor[metric] for (metric, _), cell in table.gains().items() if metric in floor)
-
-
 def readme_results(study: Study) -> str:
     """Return the small table, a line per method and control, and a line about seeds, hardware and commit."""
     table = study.table
     metrics = [metric for metric in table.metrics if metric.title in README_METRICS]
     body = [[row.title(metrics), *(table.pair(row, metric, stars) for metric in metrics)] for row in table.rows]
     grid = markdown_table(["Method", *(html(metric.title) for metric in metrics)], body)
-    return f"{grid}\nBaseline → HIRL (gain) in percent: {table.spread}; {hardware(study.records)}."
+    return f"{grid}\nBaseline → HIRL (HIRL minus baseline) in percent: {table.spread}; {hardware(study.records)}."
 
 
 def hardware(records: list[list[Record]]) -> str:
@@ -172,38 +160,8 @@ def hardware(records: list[list[Record]]) -> str:
 
 
 def all_results(study: Study) -> str:
-    """Return all tables, the spread and the cost."""
-    return f"{study.tables}\n## Spread\n\n{spread(study)}\n\n## Cost\n\n{cost(study.records)}"
-
-
-def spread(study: Study) -> str:
-    """Say how far the numbers move without any change of method."""
-    known = f"The 95 % interval over seeds stands beside each number (n = {study.table.seeds})."
-    if study.table.seeds < 2:
-        known = "With one seed the spread over seeds is unknown."
-    paragraphs = [
-        f"{known} The same machine gives the same bits on as many threads; jobs of the workflow have one. Another "
-        "processor rounds differently and gives another draw of chance, as another seed would."
-    ]
-    if study.floor:
-        body = [[html(metric.title), f"{value:.1f}"] for metric, value in study.floor.items()]
-        paragraphs += [
-            "Noise floor: re-evaluating the same weights in half precision "
-            f"(`{study.published}`) changes each metric by at most the following. Treat differences below the noise "
-            f"floor as ties ({ties(study.table, study.floor)} of {study.table.verdict().total} here). The noise floor "
-            "is a lower bound of the spread: another seed or another processor moves the numbers more.",
-            markdown_table(["Metric", "Noise floor"], body).rstrip(),
-        ]
-    return "\n\n".join(paragraphs)
-
-
-def noise_floor(table: Table, trained: pd.DataFrame, published: pd.DataFrame) -> dict[Metric, float]:
-    """Return the largest difference of each metric between trained runs and their weights in half precision."""
-    trained = trained[trained["method"] != UNTRAINED]
-    both = trained.merge(published, on=NUMBER, suffixes=("", "_published"))
-    differences = (both["value"] - both["value_published"]).abs()
-    largest = differences.groupby([both["task"], both["metric"]]).max().to_dict()
-    return {m: largest[m.task, m.name] for m in table.metrics if (m.task, m.name) in largest}
+    """Return all tables and the cost."""
+    return f"{study.tables}\n## Cost\n\n{cost(study.records)}"
 
 
 def cost(records: list[list[Record]]) -> str:

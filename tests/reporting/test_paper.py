@@ -104,6 +104,10 @@ def test_the_note_names_the_images_of_the_study(evaluations, published, classes,
     assert "(a paper), on ImageNet-1k" in note
 
 
+def test_only_metrics_with_numbers_of_our_own_are_shared(comparison):
+    assert [metric.title for metric in comparison.shared] == ["kNN top-1"]
+
+
 def test_the_note_says_when_the_data_is_not_at_hand(comparison):
     assert "The data of this study is not at hand" in comparison.note
 

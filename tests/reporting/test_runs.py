@@ -16,6 +16,7 @@ def test_a_run_knows_its_method_variant_and_seed_by_its_name(evaluations) -> Non
     run = Run(evaluations({"mocov2-hirl-s3": knn(3.0)}), "mocov2-hirl-s3")
     assert (run.method, run.variant, run.seed, run.backbone, run.trained) == ("mocov2", "hirl", 3, "resnet18", True)
     assert run.title == "MoCo v2 + HIRL"
+    assert Run(run.study_folder, "mocov2-baseline-s3").title == "MoCo v2 baseline"
 
 
 def test_a_control_has_no_configuration_and_takes_its_backbone_from_its_name(tmp_path) -> None:

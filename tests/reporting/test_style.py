@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from PIL import Image
 
 from hirl.reporting.style import DPI, figure_file
 
@@ -24,6 +26,13 @@ def test_a_figure_that_fails_leaves_no_file_and_no_open_figure(tmp_path: Path) -
         raise KeyError
     assert not list(tmp_path.iterdir())
     assert not plt.get_fignums()
+
+
+def test_a_figure_of_photographs_has_few_colors(tmp_path: Path) -> None:
+    with figure_file(tmp_path / "figure.png", (1, 1), photographs=True) as figure:
+        figure.subplots().imshow(np.random.default_rng(0).random((16, 16, 3)))
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.mode == "P"
 
 
 def test_the_look_ends_with_the_figure(tmp_path: Path) -> None:

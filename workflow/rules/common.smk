@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from hirl.config import LABEL_PERCENTS, TASKS, RunName, digest, load_study, parse_override, parse_yaml
+from hirl.reporting.titles import method_title
 
 # Every job calls this environment's hirl and dvc, without telemetry.
 os.environ.update(

@@ -5,7 +5,8 @@ EVALUATIONS = [
     for run, task in product(ALL_RUNS, study.config.tasks)
     if not TASKS[task].reads_tree or run in HIRL_RUNS
 ]
-ATLASES = [name for name, run in RUNS.items() if name in HIRL_RUNS and run.seed == study.config.seeds[0]]
+# By method: its first HIRL run. The atlases of all variants and seeds would be dozens of megabytes.
+ATLASES = {RUNS[run].method: run for run in reversed(HIRL_RUNS)}
 
 ATLAS_PAGE = [f"results/{SHOWN}/atlas.html"] if OF_TREES and HIRL_RUNS else []
 
@@ -17,18 +18,27 @@ rule draw_figures:
         histories=expand("results/{{study}}/runs/{run}/history.csv", run=RUNS),
         trees=expand("results/{{study}}/runs/{run}/tree.safetensors", run=HIRL_RUNS),
     output:
-        training=report("results/{study}/figures/training.png", category="Figures", caption="../report/training.rst"),
+        training=report(
+            "results/{study}/figures/training.png",
+            category="Figures",
+            labels={"Figure": "Training curves"},
+            caption="../report/training.rst",
+        ),
         hierarchy=report(
             expand("results/{{study}}/figures/{figure}.png", figure=["hierarchy"] if HIRL_RUNS else []),
             category="Figures",
+            labels={"Figure": "Semantic trees by epoch"},
             caption="../report/hierarchy.rst",
         ),
-        atlases=report(
-            expand("results/{{study}}/figures/atlas-{run}.png", run=ATLASES),
-            category="Figures",
-            subcategory="Atlas",
-            caption="../report/atlas.rst",
-        ),
+        atlases=[
+            report(
+                f"results/{{study}}/figures/atlas-{run}.png",
+                category="Atlases",
+                labels={"Method": method_title(method)},
+                caption="../report/atlas.rst",
+            )
+            for method, run in ATLASES.items()
+        ],
     log:
         "logs/{study}/draw_figures.log",
     priority: 1
@@ -70,20 +80,46 @@ rule summarise:
         figures=rules.draw_figures.output,
         evaluations=EVALUATIONS,
     output:
-        summary=report("results/{study}/summary.csv", category="Tables", caption="../report/summary.rst"),
-        table=report("results/{study}/table.csv", category="Tables", caption="../report/table.rst"),
+        summary=report(
+            "results/{study}/summary.csv",
+            category="Tables",
+            labels={"Table": "Every number"},
+            caption="../report/summary.rst",
+        ),
+        table=report(
+            "results/{study}/table.csv",
+            category="Tables",
+            labels={"Table": "Baseline and HIRL by method"},
+            caption="../report/table.rst",
+        ),
         shown="results/{study}/table.txt",
         markdown="results/{study}/table.md",
         latex="results/{study}/table.tex",
-        paper=report("results/{study}/paper.csv", category="Tables", caption="../report/paper.rst"),
+        paper=report(
+            "results/{study}/paper.csv",
+            category="Tables",
+            labels={"Table": "The paper's numbers beside ours"},
+            caption="../report/paper.rst",
+        ),
         paper_latex="results/{study}/table-paper.tex",
-        gains=report("results/{study}/figures/gains.png", category="Figures", caption="../report/gains.rst"),
+        gains=report(
+            "results/{study}/figures/gains.png",
+            category="Figures",
+            labels={"Figure": "From baseline to HIRL"},
+            caption="../report/gains.rst",
+        ),
         gate=report(
             expand("results/{{study}}/figures/{figure}.png", figure=["gate"] if study.config.compares_trees else []),
             category="Figures",
+            labels={"Figure": "Gain by tree agreement"},
             caption="../report/gate.rst",
         ),
-        page=report("results/{study}/report.html", category="Report", caption="../report/report.rst"),
+        page=report(
+            "results/{study}/report.html",
+            category="Report",
+            labels={"Page": "The whole study"},
+            caption="../report/report.rst",
+        ),
     log:
         "logs/{study}/summarise.log",
     resources:

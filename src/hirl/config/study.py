@@ -268,6 +268,11 @@ def _read_method(name: str) -> MethodFile:
     return MethodFile(below.algorithm, (*below.layers, (f"methods/{name}.yaml", settings)))
 
 
+def published_settings(method: str) -> dict[str, Any]:
+    """Return a method's published hyper-parameters by dotted key; empty for a method without a file."""
+    return flatten(_merge_layers(list(_read_method(method).layers))[0])
+
+
 def _merge_layers(layers: list[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
     """Merge layers, lowest first; return the values, and the origin of every leaf by its dotted key."""
     merged: dict[str, Any] = {}

@@ -68,7 +68,7 @@ def atlas(run_folder: str | Path, data_folder: str | Path, path: str | Path) -> 
     tree, data = assignments(run.snapshots[-1]), load_images(data_folder, "train")
     shown, levels = strips(tree), tree.shape[1]
     width = BOX_WIDTH * levels + IMAGES_PER_ROW
-    with figure_file(path, (0.45 * width, 0.45 * len(shown) + 0.4)) as figure:
+    with figure_file(path, (0.45 * width, 0.45 * len(shown) + 0.4), photographs=True) as figure:
         ax = figure.subplots()
         _boxes(ax, shown, tree, data)
         for row, strip in enumerate(shown):

@@ -14,8 +14,9 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from hirl.config.tasks import Metric
 from hirl.reporting.atlas import atlas
+from hirl.reporting.chance import chance_levels
 from hirl.reporting.runs import Run, assignments, level_names, open_runs, trained_by_method
-from hirl.reporting.style import BASELINE, CONTROL_LINE, HIRL, INK, LEVEL_COLORS, LOSS, figure_file
+from hirl.reporting.style import BASELINE, CONTROL_LINE, HIRL, INK, LEVEL_COLORS, LOSS, QUIET, figure_file
 from hirl.reporting.table import Cell, Row, Table, read_summary, tabulate
 from hirl.reporting.titles import mathtext, method_title
 
@@ -23,7 +24,8 @@ from hirl.reporting.titles import mathtext, method_title
 def draw_trainings(study_folder: str | Path, runs: Sequence[str]) -> list[Path]:
     """Draw every figure that needs no evaluation into the study's `figures` folder; return the files.
 
-    They are the curves of the trainings and, with HIRL runs, their semantic trees and one atlas for each method.
+    They are the curves of the trainings and, with HIRL runs, their semantic trees and one atlas for each method: of its
+    first variant and seed.
     """
     study_folder, opened = Path(study_folder), open_runs(study_folder, runs)
     folder = study_folder / "figures"
@@ -34,7 +36,7 @@ def draw_trainings(study_folder: str | Path, runs: Sequence[str]) -> list[Path]:
     if any(run.has_tree for run in opened):
         drawn.append(folder / "hierarchy.png")
         hierarchy(study_folder, runs, drawn[-1])
-        for run in first_hirl_runs(study_folder, runs):
+        for run in {run.method: run for run in reversed(first_hirl_runs(study_folder, runs))}.values():  # its first
             drawn.append(folder / f"atlas-{run.name}.png")
             atlas(run.folder, study_folder / "data", drawn[-1])
     return drawn
@@ -55,8 +57,11 @@ def gains(study_folder: str | Path, runs: Sequence[str], path: str | Path) -> No
     size = (panel_width * columns + 0.9, lines * (0.75 + 0.3 * max(len(trained), 1)) + 0.4)
     with figure_file(path, size) as figure:
         axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
+        chance = chance_levels(study_folder, metrics)
         for ax, metric in zip(axes.flat, metrics, strict=False):
             _gain_panel(ax, metric, trained, controls)
+            if metric in chance:
+                ax.set_xlabel(f"chance {chance[metric]:.1f}", loc="right", fontsize=7, color=QUIET, labelpad=1)
         for ax in axes.flat[len(metrics) :]:
             ax.set_visible(False)
         _gain_legend(figure, table, bool(controls))
@@ -108,8 +113,8 @@ def _gain_legend(figure: Figure, table: Table, controls: bool) -> None:
     marks = [
         Line2D([], [], marker="o", linestyle="", markerfacecolor="white", color=BASELINE, label="baseline"),
         Line2D([], [], marker="o", linestyle="", color=HIRL, label="HIRL"),
-        Line2D([], [], color=HIRL, alpha=0.45, linewidth=2.4, label="gain"),
-        Line2D([], [], color=LOSS, alpha=0.45, linewidth=2.4, label="loss"),
+        Line2D([], [], color=HIRL, alpha=0.45, linewidth=2.4, label="HIRL higher"),
+        Line2D([], [], color=LOSS, alpha=0.45, linewidth=2.4, label="HIRL lower"),
     ]
     if controls:
         label = "untrained control" + (" (from scratch where the backbone is trained)" if table.scratch_note else "")

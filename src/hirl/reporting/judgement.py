@@ -16,12 +16,14 @@ from hirl.reporting.table import Cell
 from hirl.reporting.titles import method_title, variant_title
 
 ALL_METHODS = "all methods"
+VERDICTS = ("gain", "loss", "undecided")
 SIGNIFICANCE = 0.05  # of the tests, after the correction
 COLUMNS = ["variant", "method", "task", "metric", "seeds", "baseline", "gain", "half", "p", "p_holm", "verdict"]
 NOTE = (
     "Gains over the baseline, paired by seed: the mean with half the width of its 95 % interval, and the p-value of a "
     "t-test, corrected by Holm for all methods and both outcomes of a variant. A verdict needs a corrected p-value "
-    f"below {SIGNIFICANCE}. The line of all methods averages their gains within each seed."
+    f"below {SIGNIFICANCE}, so a gain may stay undecided although its own interval leaves zero. The line of all "
+    "methods averages their gains within each seed."
 )
 
 

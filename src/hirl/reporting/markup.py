@@ -10,7 +10,7 @@ import pandas as pd
 
 from hirl.reporting.titles import SUPERSCRIPT
 
-SPECIAL = {"\\": r"\textbackslash{}", **{c: rf"\{c}" for c in "%_&#$"}, "±": r"$\pm$", "→": r"$\to$"}
+SPECIAL = {"\\": r"\textbackslash{}", **{c: rf"\{c}" for c in "%_&#$"}, "±": r"$\pm$", "→": r"$\to$", "Δ": r"$\Delta$"}
 
 
 def markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -64,6 +64,11 @@ class Comparison:
             for row in self.paper.rows:
                 yield metric, row, ours.get(row.method, Row(row.method, row.backbone, {}))
 
+    @property
+    def shared(self) -> set[Metric]:
+        """The metrics of which the study has numbers of the paper's methods."""
+        return {metric for metric, _, own in self.lines() for part in PARTS if (metric, part) in own.cells}
+
     def texts(self) -> dict[Metric, list[list[str]]]:
         """Return the lines that hold numbers by metric: method, then baseline, HIRL, gain of the paper and of ours."""
         found: dict[Metric, list[list[str]]] = {}

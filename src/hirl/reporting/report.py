@@ -1,10 +1,12 @@
-"""Write the report: one HTML page that holds a whole study and needs neither network nor other files."""
+"""Write the report: one HTML page that holds a whole study and needs no network."""
 
 from __future__ import annotations
 
 import base64
+import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,19 @@ from typing import Any
 import jinja2
 import pandas as pd
 from docutils.core import publish_parts
+from markupsafe import Markup
+from PIL import Image
 
-from hirl.config import flatten
 from hirl.config.resources import CAPTIONS, REINSTALL
 from hirl.config.tasks import Metric
 from hirl.files import read_json, write_text
-from hirl.reporting import judgement
+from hirl.reporting import describe, judgement, spread
+from hirl.reporting.answer import answer, question, seeds_in_words
+from hirl.reporting.chance import chance_levels
+from hirl.reporting.forest import forest
 from hirl.reporting.paper import compare
 from hirl.reporting.runs import Run, open_runs, trained_by_method
+from hirl.reporting.settings import between_variants, from_paper
 from hirl.reporting.style import DPI
 from hirl.reporting.table import (
     PART_TITLES,
@@ -36,46 +43,71 @@ from hirl.tracking.record import read_record
 from hirl.training.progress import duration
 
 TITLES = {"gains": "Gains", "gate": "Gain by tree agreement", "training": "Training", "hierarchy": "Semantic trees"}
-NOT_COMPARED = ("variant", "hash", "evaluation")  # what tells runs apart, or decides nothing of the training
+TREE_NUMBERS = ("AMI", "Purity")  # of each level of a tree
+ATLAS_PAGE = "atlas.html"  # beside the report
+MINUS = re.compile(r"(?<!\w)-(?=\d)")  # not a hyphen, as in top-1
+WEBP: dict[bool, dict[str, Any]] = {True: {"quality": 70}, False: {"lossless": True}}  # by whether it is photographs
 
 
 def write_report(study_folder: str | Path, runs: Sequence[str], out: str | Path) -> None:
     """Write the page about the expected runs, from the study's summary, figures and run folders.
+
+    It links the atlas page if that lies beside `out`.
 
     Raises:
         ValueError: the summary is missing.
     """
     study_folder = Path(study_folder)
     summary, opened = read_summary(study_folder), open_runs(study_folder, runs)
-    table = tabulate(study_folder, summary, runs)
+    table, judged = tabulate(study_folder, summary, runs), judgement.judge(summary)
+    trees = hierarchy_table(study_folder, summary, runs)
     page = _template().render(
         study=study_folder.name,
-        facts=_facts(study_folder, summary, opened),
-        verdicts={variant_title(variant): table.verdict(variant) for variant in table.variants},
+        question=question(opened, summary["dataset"].iloc[0]),
+        answer=answer(table, judged),
+        forest=forest(table, judged),
+        facts=_facts(study_folder, opened),
+        notes=_notes(table, summary, opened),
+        atlas_page=ATLAS_PAGE if Path(out).with_name(ATLAS_PAGE).exists() else "",
         introduction=caption("workflow"),
+        judgement=_verdicts(table, judged),
+        judgement_note=judgement.NOTE,
         table=table,
         table_caption=caption("table"),
-        families={family: (metrics, _grid(table, metrics)) for family, metrics in table.families.items()},
+        families={family: _family(study_folder, table, metrics) for family, metrics in table.families.items()},
         parts=PART_TITLES,
+        trees=_trees(trees),
         paper=compare(study_folder, table),
-        figures=_figures(study_folder / "figures", opened),
-        judgement=judgement.texts(judgement.judge(summary)),
-        judgement_note=judgement.NOTE,
-        trees=hierarchy_table(study_folder, summary, runs).to_dict("split", index=False),
-        differences=_differences(opened),
-        costs=[_cost(run) for run in opened if run.trained],
-        details=[_details(run, summary) for run in opened],
+        spread=spread,
+        spread_lines=spread.spreads(summary, table.metrics),
+        figures=list(_figures(study_folder, opened, table, summary, trees)),
         machines=_machines(opened),
-        notes=_notes(table, summary, opened),
+        costs=[_cost(members) for members in _by_variant(opened) if members[0].trained],
+        between=between_variants(opened),
+        published=from_paper(opened),
+        details=[_details(members, summary) for members in _by_variant(opened)],
     )
     write_text(out, page)
 
 
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["metric_title"] = html
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.do"]
+    )
+    environment.filters |= {"metric_title": html, "anchor": anchor, "minus": minus}
     return environment.get_template("report.html.jinja")
+
+
+def anchor(title: str) -> str:
+    """Return a title as a link's target: `the-papers-numbers`."""
+    kept = "".join(letter for letter in title.lower() if letter.isalnum() or letter in " -")
+    return "-".join(kept.split())
+
+
+def minus(text: str) -> Markup:
+    """Return a text for the page, with the minus of numbers as wide as a plus."""
+    return Markup("{}").format(MINUS.sub("−", text))
 
 
 def caption(name: str) -> str:
@@ -94,26 +126,34 @@ def caption(name: str) -> str:
 # --- what was run -----------------------------------------------------------------------------------------------------
 
 
-def _facts(study_folder: Path, summary: pd.DataFrame, runs: list[Run]) -> dict[str, str]:
-    """Return the study in a few numbers."""
+def _facts(study_folder: Path, runs: list[Run]) -> dict[str, str]:
+    """Return the study in a few words: images, methods, seeds, cost."""
     trained = [run for run in runs if run.trained]
-    seeds = sorted({run.seed for run in trained})
-    seconds = sum(run.own_seconds for run in trained)
     facts = {
-        "Data": ", ".join(summary["dataset"].unique()),
         "Methods": ", ".join(method_title(method) for method in trained_by_method(runs)) or "none",
         "Backbones": ", ".join(dict.fromkeys(backbone_title(run.backbone) for run in runs)),
-        "Trained runs": str(len(trained)),
-        "Seeds": f"{len(seeds)} ({', '.join(map(str, seeds))})",
-        "Training time": duration(seconds),
+        "Seeds": seeds_in_words(run.seed for run in trained),
+        "Cost": f"{len(trained)} trainings, {duration(sum(run.own_seconds for run in trained))} in all{_where(runs)}",
     }
-    for title, folder in (("Data", "data"), ("Transfer to", "transfer")):
+    for title, folder in (("Images", "data"), ("Transfer to", "transfer")):
         manifest = study_folder / folder / "manifest.json"
         if manifest.exists():
             data = read_json(manifest)
-            sizes = ", ".join(f"{count:,} {split}" for split, count in data["splits"].items())
-            facts[title] = f"{data['dataset']}, {data['image_size']} px: {sizes} images"
+            sizes = " and ".join(f"{count:,} {split}" for split, count in data["splits"].items())
+            classes = len(data["class_names"][0])
+            facts[title] = f"{data['dataset']}: {sizes} images of {data['image_size']} px, {classes} classes"
     return facts
+
+
+def _where(runs: list[Run]) -> str:
+    """Return the processors and GPUs that the runs recorded, as the end of a sentence."""
+    found = dict.fromkeys(_processor(machine["where"]) for machine in _machines(runs))
+    return f", on {' and '.join(found)}" if found else ""
+
+
+def _processor(where: dict[str, Any]) -> str:
+    processor = f"{where['cores']} cores of {where['processor']}"
+    return processor if where["gpu"] == "none" else f"{where['gpu']} and {processor}"
 
 
 def _machines(runs: list[Run]) -> list[dict[str, Any]]:
@@ -127,34 +167,74 @@ def _machines(runs: list[Run]) -> list[dict[str, Any]]:
     return list(machines.values())
 
 
-def _cost(run: Run) -> dict[str, str]:
-    """Return what a training took, and where it ended."""
-    history, taken = run.history, run.epochs_taken_over
+def _by_variant(runs: list[Run]) -> list[list[Run]]:
+    """Group the runs that differ in their seed alone."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.method, run.variant, run.backbone), []).append(run)
+    return list(groups.values())
+
+
+def _cost(runs: list[Run]) -> dict[str, str]:
+    """Return what the trainings of one method and variant took, and where they ended: medians over seeds."""
+    histories, taken = [run.history for run in runs], runs[0].epochs_taken_over
+    epochs = len(histories[0])
+    last = pd.DataFrame([history.iloc[-1] for history in histories]).median(numeric_only=True)
     return {
-        "Run": run.name,
-        "Epochs": f"{len(history)}, {taken} of its baseline" if taken else str(len(history)),
-        "Time": duration(run.own_seconds),
-        "Images/s": f"{history['images_per_second'].median():,.0f}",
-        "Memory": f"{history['memory_mb'].max() / 1024:.1f} GB",
-        "Last loss": f"{history['loss'].iloc[-1]:.3f}",
-        "Feature std": f"{history['feature_std'].iloc[-1]:.3f}",
+        "Run": runs[0].title,
+        "Epochs": f"{epochs}, {taken} of its baseline" if taken else str(epochs),
+        "Time per seed": duration(pd.Series([run.own_seconds for run in runs]).median()),
+        "Images/s": f"{pd.concat(histories)['images_per_second'].median():,.0f}",
+        "Memory": f"{pd.concat(histories)['memory_mb'].max() / 1024:.1f} GB",
+        "Last loss": f"{last['loss']:.3f}",
+        "Last feature std": f"{last['feature_std']:.3f}",
     }
 
 
 # --- what was found ---------------------------------------------------------------------------------------------------
 
 
-def _grid(table: Table, metrics: list[Metric]) -> list[dict[str, Any]]:
-    """Return a family's rows for the page."""
-    return [
-        {
-            "title": row.title(metrics),
-            "control": row.is_control,
-            "cells": [_cell(table, row, metric, part) for metric, part in product(metrics, PARTS)],
-        }
-        for row in table.rows
-        if any(metric in metrics for metric, _ in row.cells)
+def _verdicts(table: Table, judged: pd.DataFrame) -> dict[str, dict[str, dict[str, dict[str, str]]]]:
+    """Return the verdicts' lines by the titles of variant, method and outcome, in the table's order."""
+    found: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
+    methods = [method_title(row.method) for row in table.rows]
+    variants = [variant_title(variant) for variant in table.variants]
+    lines = judgement.texts(judged)
+    lines.sort(key=lambda line: (variants.index(line["Variant"]), [*methods, line["Method"]].index(line["Method"])))
+    for line in lines:
+        found.setdefault(line["Variant"], {}).setdefault(line["Method"], {})[line["Outcome"]] = line
+    return found
+
+
+def _trees(trees: pd.DataFrame) -> dict[str, Any]:
+    """Return a line per run with the numbers of its levels side by side, and the levels' titles."""
+    if trees.empty:
+        return {}
+    levels = trees.drop_duplicates("Level")
+    lines = []
+    for run, own in trees.groupby("Run", sort=False):
+        numbers = own[list(TREE_NUMBERS)].to_numpy().ravel().tolist()
+        lines.append([run, " > ".join(own["Clusters"][::-1]), *numbers])
+    titles = "Level " + levels["Level"] + ": " + levels["True classes"]
+    return {"levels": titles.tolist(), "numbers": TREE_NUMBERS, "lines": lines}
+
+
+def _family(study_folder: Path, table: Table, metrics: list[Metric]) -> dict[str, Any]:
+    """Return a table of the page: some metrics, and a group of rows per backbone, which sorting keeps together."""
+    chance = chance_levels(study_folder, metrics)
+    shown = [
+        [row for row in rows if any(metric in metrics for metric, _ in row.cells)] for rows in table.backbones.values()
     ]
+    return {
+        "metrics": metrics,
+        "chance": [f"{chance[metric]:.1f}" if metric in chance else "" for metric in metrics],
+        "groups": [[_line(table, row, metrics) for row in rows] for rows in shown if rows],
+    }
+
+
+def _line(table: Table, row: Row, metrics: list[Metric]) -> dict[str, Any]:
+    cells = [_cell(table, row, metric, part) for metric, part in product(metrics, PARTS)]
+    return {"title": row.title(metrics), "control": row.is_control, "cells": cells}
 
 
 def _cell(table: Table, row: Row, metric: Metric, part: str) -> dict[str, Any]:
@@ -163,30 +243,48 @@ def _cell(table: Table, row: Row, metric: Metric, part: str) -> dict[str, Any]:
     return {
         "text": table.text(cell, part),
         "value": cell.mean if cell else "",
-        "look": f"{part} {row.look(metric, part)}",
+        "look": f"{part} {row.look(metric, part)}".strip(),
     }
 
 
-def _figures(folder: Path, runs: list[Run]) -> list[dict[str, Any]]:
-    """Return the figures that were drawn for these runs, with their images embedded."""
-    named = [(name, title, caption(name)) for name, title in TITLES.items()]
-    named += [(f"atlas-{run.name}", f"Atlas: {run.title}", caption("atlas")) for run in runs]
-    return [
-        {"name": name, "title": title, "caption": text, **_embedded(path.read_bytes())}
-        for name, title, text in named
-        if (path := folder / f"{name}.png").exists()
-    ]
+def _figures(
+    study_folder: Path, runs: list[Run], table: Table, summary: pd.DataFrame, trees: pd.DataFrame
+) -> Iterator[dict[str, Any]]:
+    """Yield the figures that were drawn for these runs, with their images embedded."""
+    descriptions = {
+        "gains": lambda: describe.gains(table),
+        "gate": lambda: describe.gate(summary, runs, table.variants),
+        "training": lambda: describe.training(runs),
+        "hierarchy": lambda: describe.hierarchy(trees),
+    }
+    for name, title in TITLES.items():
+        path = study_folder / "figures" / f"{name}.png"
+        if path.exists():
+            shown = {"title": title, "caption": caption(name), "alt": descriptions[name]()}
+            yield {"name": name, **shown, **_embedded(path, is_photographs=False)}
+    for run in runs:
+        path = study_folder / "figures" / f"atlas-{run.name}.png"
+        if path.exists():
+            shown = {"title": run.title, "caption": caption("atlas"), "alt": describe.atlas(run, trees)}
+            yield {"name": "atlas", "run": run.name, **shown, **_embedded(path, is_photographs=True)}
 
 
-def _embedded(png: bytes) -> dict[str, Any]:
-    """Return a PNG as base64, and its width on the page, where an inch has 96 pixels."""
-    width = int.from_bytes(png[16:20])  # from the PNG's header
-    return {"data": base64.b64encode(png).decode(), "width": round(width * 96 / DPI)}
+def _embedded(png: Path, is_photographs: bool) -> dict[str, Any]:
+    """Return a figure as WebP in base64, and its size on the page, where an inch has 96 pixels."""
+    stream = io.BytesIO()
+    with Image.open(png) as image:
+        image.convert("RGB").save(stream, "WEBP", **WEBP[is_photographs])
+        width, height = (round(side * 96 / DPI) for side in image.size)
+    return {"data": base64.b64encode(stream.getvalue()).decode(), "width": width, "height": height}
 
 
 def _notes(table: Table, summary: pd.DataFrame, runs: list[Run]) -> list[str]:
     """Return what a reader must know to judge the numbers."""
-    notes = [table.note]
+    notes = [table.note] if table.seeds > 1 else []  # the answer itself says that one seed has no spread
+    labelled = dict.fromkeys(run.variant for run in runs if run.has_tree and _tree(run) == "classes")
+    if labelled:
+        titles = ", ".join(map(variant_title, labelled))
+        notes.append(f"The trees of {titles} are made of the true classes: controls, and no results of HIRL.")
     if table.headline_metrics != table.metrics:
         notes.append("AP50 and AP75 are not counted, because AP averages over them.")
     if missing := [run.name for run in runs if rows_of(summary, run).empty]:
@@ -198,30 +296,11 @@ def _notes(table: Table, summary: pd.DataFrame, runs: list[Run]) -> list[str]:
     return notes
 
 
-# --- how it was set up ------------------------------------------------------------------------------------------------
+def _tree(run: Run) -> str:
+    return (run.config.get("hierarchy") or {}).get("tree", "")
 
 
-def _differences(runs: list[Run]) -> list[dict[str, str]]:
-    """Return every setting in which a method's baseline and another of its variants differ."""
-    rows = []
-    for members in trained_by_method(runs).values():
-        first = {run.variant: run for run in reversed(members)}  # of the first seed
-        if "baseline" not in first:
-            continue
-        baseline = _settings(first["baseline"])
-        for run in dict.fromkeys(first[member.variant] for member in members if member.has_tree):
-            other = _settings(run)
-            for key in {**baseline, **other}:
-                pair = {"baseline": baseline.get(key, "–"), "hirl": other.get(key, "–")}
-                if pair["baseline"] != pair["hirl"]:
-                    rows.append({"method": run.title, "key": key, **pair})
-    return rows
-
-
-def _settings(run: Run) -> dict[str, str]:
-    """Return a run's configuration by dotted key, as JSON."""
-    values = {key: value for key, value in run.config.items() if key not in NOT_COMPARED and value is not None}
-    return {key: json.dumps(value) for key, value in flatten(values).items()}
+# --- the runs ---------------------------------------------------------------------------------------------------------
 
 
 def _training(task: str, history: list[dict[str, float]]) -> dict[str, str]:
@@ -234,13 +313,22 @@ def _training(task: str, history: list[dict[str, float]]) -> dict[str, str]:
     }
 
 
-def _details(run: Run, summary: pd.DataFrame) -> dict[str, Any]:
-    """Return the numbers, the trained evaluations and the configuration of one run."""
-    rows = rows_of(summary, run)
-    found = {task: run.evaluation(task) or {} for task in rows["task"].unique()}
+def _details(runs: list[Run], summary: pd.DataFrame) -> dict[str, Any]:
+    """Return the numbers of all seeds of one method and variant; evaluations and configuration are the first seed's."""
+    first = runs[0]
+    rows = pd.concat(rows_of(summary, run) for run in runs)
+    numbers = rows.pivot(index=["task", "metric"], columns="seed", values="value").reindex(
+        columns=[r.seed for r in runs]
+    )
+    found = {task: first.evaluation(task) or {} for task in rows["task"].unique()}
     return {
+        "title": first.title,
+        "name": first.name,
+        "seed_heads": ["Value"] if len(runs) == 1 else [f"Seed {run.seed}" for run in runs],
+        "numbers": [
+            [task, metric, *("" if pd.isna(value) else f"{value:.2f}" for value in values)]
+            for task, metric, *values in numbers.reset_index().itertuples(index=False)
+        ],
         "trainings": [_training(task, result["history"]) for task, result in found.items() if result.get("history")],
-        "name": run.name,
-        "numbers": [(row.task, row.metric, f"{row.value:.2f}") for row in rows.itertuples(index=False)],
-        "config": json.dumps(run.config, indent=2) if run.trained else "",
+        "config": json.dumps(first.config, indent=1) if first.trained else "",
     }

@@ -67,10 +67,11 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The run's title, such as `MoCo v2 + HIRL` or `Untrained ResNet-50`."""
+        """The run's title, such as `MoCo v2 baseline`, `MoCo v2 + HIRL` or `Untrained ResNet-50`."""
         if not self.trained:
             return f"{method_title(self.method)} {backbone_title(self.backbone)}"
-        return f"{method_title(self.method)} + {variant_title(self.variant)}"
+        joined = " + " if self.has_tree else " "
+        return f"{method_title(self.method)}{joined}{variant_title(self.variant)}"
 
     @cached_property
     def config(self) -> dict[str, Any]:

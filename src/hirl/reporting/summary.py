@@ -14,6 +14,8 @@ from hirl.reporting import judgement, paper
 from hirl.reporting.console import WIDTH, wide_console
 from hirl.reporting.markup import bold, escape, markdown_table, tabular
 from hirl.reporting.paper import Comparison, compare
+from hirl.reporting.spread import Spread, spreads
+from hirl.reporting.spread import markdown as spread_markdown
 from hirl.reporting.table import PART_TITLES, PARTS, Row, Table, collect, hierarchy_table, tabulate
 from hirl.reporting.titles import backbone_title, html, plain
 
@@ -37,7 +39,7 @@ def summarise(study_folder: str | Path, runs: Sequence[str], tasks: Sequence[str
     for name, frame in frames.items():
         with atomic_path(study_folder / name) as temporary:
             frame.to_csv(temporary, index=False)
-    write_text(study_folder / "table.md", markdown(table, comparison, trees, judged))
+    write_text(study_folder / "table.md", markdown(table, comparison, trees, judged, spreads(summary, table.metrics)))
     write_text(study_folder / "table.tex", latex(table))
     write_text(study_folder / "table-paper.tex", paper.latex(comparison))
     return table
@@ -63,13 +65,16 @@ def _wide_row(table: Table, row: Row) -> dict[str, str | float | None]:
     return line
 
 
-def markdown(table: Table, comparison: Comparison, trees: pd.DataFrame, judged: pd.DataFrame) -> str:
-    """Return the tables in Markdown: one per backbone with methods as columns, the trees, the paper's numbers."""
+def markdown(
+    table: Table, comparison: Comparison, trees: pd.DataFrame, judged: pd.DataFrame, spread: Sequence[Spread]
+) -> str:
+    """Return the tables in Markdown: one per backbone with methods as columns, verdicts, spread, trees, the paper's."""
     sections = [f"## {backbone_title(backbone)}\n\n{_grid(table, rows)}" for backbone, rows in table.backbones.items()]
-    notes = ["Baseline → HIRL (gain), the better in bold.", table.note, table.levels_note, table.scratch_note]
+    notes = [table.pair_note, table.note, table.levels_note, table.scratch_note]
     sections.append("\n\n".join(note for note in notes if note) + "\n")
     if not judged.empty:
         sections.append(f"## Verdicts\n\n{judgement.NOTE}\n\n{judgement.markdown(judged)}")
+    sections.append(f"## Spread over seeds\n\n{spread_markdown(spread)}")
     if not trees.empty:
         lines = markdown_table(list(trees), trees.to_numpy().tolist())
         sections.append(f"## Semantic trees\n\nThe last tree of every HIRL run against the true classes.\n\n{lines}")
@@ -122,7 +127,7 @@ def print_table(table: Table) -> None:
     console = wide_console(*views, highlight=False)
     for view in views:
         console.print(view, "")
-    for note in (f"Baseline → HIRL (gain). {table.note}", table.levels_note, table.scratch_note):
+    for note in (f"{table.pair_note} {table.note}", table.levels_note, table.scratch_note):
         if note:
             console.print(note, style="italic")
 

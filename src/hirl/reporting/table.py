@@ -10,6 +10,7 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy.stats import t as student_t
 
@@ -20,7 +21,7 @@ from hirl.reporting.titles import backbone_title, method_title, variant_title
 
 COLUMNS = ["study", "dataset", "method", "variant", "backbone", "seed", "task", "metric", "value"]
 PARTS = ("baseline", "hirl", "gain")  # of a row; `hirl` is its variant
-PART_TITLES = {"baseline": "baseline", "hirl": "HIRL", "gain": "gain"}
+PART_TITLES = {"baseline": "baseline", "hirl": "HIRL", "gain": "Δ"}  # Δ: HIRL minus baseline
 FROM_SCRATCH = " †"  # marks the number of a control that was trained from scratch
 MAX_METRICS = 3  # of a table on a page
 LEVEL = re.compile(r"_level(\d+)$")  # ends a metric on superclasses, such as top1_level1
@@ -96,9 +97,9 @@ class Row:
         return f"Untrained {backbone_title(self.backbone)}"
 
     def look(self, metric: Metric, part: str) -> str:
-        """Return how a cell is set: `best` of its pair, a gain `up` or `down`, or `` where the gain is undecided."""
+        """Return how a cell is set: `best` of its pair, a gain `up` or `down`; `` if undecided or of one seed."""
         gain = self.cells.get((metric, "gain"))
-        if gain is None or gain.sign == 0:
+        if gain is None or gain.half is None or gain.sign == 0:
             return ""
         if part == "gain":
             return "up" if gain.sign > 0 else "down"
@@ -192,11 +193,19 @@ class Table:
     def note(self) -> str:
         """What the numbers are, in two sentences."""
         if self.seeds < 2:
-            return "Percentages from one seed (n = 1), so no spread is known. A small gain may be chance."
+            return "Percentages from one seed: no spread is known, so no difference is called a gain or a loss."
         return (
             f"Percentages: mean ± half the width of its 95 % interval (Student's t) over n = {self.seeds} seeds; a "
             "cell with fewer seeds states its n, and one without ± has one seed. Gains are paired by seed; a gain "
             "whose interval holds zero is undecided."
+        )
+
+    @property
+    def pair_note(self) -> str:
+        """What a pair shows, and what bold says."""
+        shown = "Baseline → HIRL (HIRL minus baseline)"
+        return (
+            f"{shown}, the better in bold if the interval of the gain leaves zero." if self.seeds > 1 else f"{shown}."
         )
 
     @property
@@ -289,7 +298,7 @@ def evaluated_runs(summary: pd.DataFrame) -> list[str]:
 
 def _where(summary: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
     """Return the rows that hold these values."""
-    return summary[(summary[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    return summary[np.logical_and.reduce([summary[column] == value for column, value in wanted.items()])]
 
 
 # --- the wide table ---------------------------------------------------------------------------------------------------
@@ -407,6 +416,9 @@ def _tree_numbers(numbers: pd.DataFrame) -> dict[str, str]:
     """Return one level's counts and agreements as text, over seeds."""
     texts = {}
     for number, title in TREE_COLUMNS.items():
-        cell = Cell.of(numbers[numbers["number"] == number]["value"])
+        values = numbers[numbers["number"] == number]["value"]
+        if number in COUNTS and values.nunique() == 1:
+            values = values.head(1)  # the same for every seed
+        cell = Cell.of(values)
         texts[title] = cell.text(decimals=0 if number in COUNTS else 1) if cell else ""
     return texts

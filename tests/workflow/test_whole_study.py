@@ -127,6 +127,18 @@ def test_hirl_alone_trains_all_epochs_to_the_same_weights(finished, project, pic
     assert all(np.array_equal(whole[name], forked[name]) for name in whole)
 
 
+def test_names_with_spaces_and_umlauts_are_names_like_others(project, pictures, warm_jobs):
+    (project.folder / "tiny.yaml").rename(project.folder / "mein ü study.yaml")
+    (project.folder / "meine bilder").symlink_to(pictures)
+    project.environment |= warm_jobs
+    asked = {"study": "mein ü study.yaml", "data_root": "meine bilder", "methods": "mocov2", "tasks": "knn,hierarchy"}
+    said = project.snakemake(**asked)
+    assert said.returncode == 0, said.stdout
+    assert (project.folder / "results" / "mein ü study" / "report.html").is_file()
+    made = {"results", "logs", "scratch", "mlflow", ".snakemake"}
+    assert {path.name for path in project.folder.iterdir()} == made | {"mein ü study.yaml", "meine bilder", "data.dvc"}
+
+
 def test_a_second_seed_leaves_the_first_alone(edited, pictures):
     planned = edited.planned(study="tiny.yaml", data_root=pictures, seeds="0,1", variants="baseline")
     assert planned == ONCE | {"pretrain_baseline": 2, "evaluate": 2}

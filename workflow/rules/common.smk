@@ -102,7 +102,7 @@ def one_of(runs):
 
 
 wildcard_constraints:
-    study=f"{STUDY}(-published)?",  # trained here, or the published weights
+    study=f"{re.escape(STUDY)}(-published)?",  # trained here, or the published weights
     run=one_of(ALL_RUNS),
 
 
@@ -126,12 +126,13 @@ def weights(wildcards):
 def network(wildcards):
     """Return the network to evaluate, as options of `hirl`."""
     path = weights(wildcards)
-    return f"{coordinates(wildcards)} --weights {path}" if path else coordinates(wildcards)
+    return f"{coordinates(wildcards)} --weights {shlex.quote(path)}" if path else coordinates(wildcards)
 
 
 def network_and_tree(wildcards):
     """Return the network to evaluate and its tree, as options of `hirl`."""
-    return f"{network(wildcards)} --snapshot results/{wildcards.study}/runs/{wildcards.run}/tree.safetensors"
+    tree = f"results/{wildcards.study}/runs/{wildcards.run}/tree.safetensors"
+    return f"{network(wildcards)} --snapshot {shlex.quote(tree)}"
 
 
 def network_hash(wildcards):
@@ -160,7 +161,7 @@ def tokenizer(wildcards):
 def with_tokenizer(wildcards):
     """Return the run to train, as options of `hirl`."""
     path = tokenizer(wildcards)
-    return f"{coordinates(wildcards)} --tokenizer {path}" if path else coordinates(wildcards)
+    return f"{coordinates(wildcards)} --tokenizer {shlex.quote(path)}" if path else coordinates(wildcards)
 
 
 def stems(wildcards):
@@ -172,7 +173,7 @@ def stems(wildcards):
 def run_options(wildcards):
     """Return the run to train, its tokenizer and its stems, as options of `hirl`."""
     folder = stems(wildcards)
-    return f"{with_tokenizer(wildcards)} --stems {folder}" if folder else with_tokenizer(wildcards)
+    return f"{with_tokenizer(wildcards)} --stems {shlex.quote(folder)}" if folder else with_tokenizer(wildcards)
 
 
 def extra_inputs(tasks):

@@ -35,10 +35,10 @@ if DATA.storage == "memory":
             "{wildcards.run}: evaluate {params.tasks}"
         shell:
             """
-            hirl evaluate {params.tasks} {ASKED} {params.network} --data $(dirname {input.data}) \
-                --transfer results/{wildcards.study}/transfer --scenes results/{wildcards.study}/scenes \
-                --save-features {output.features} --scratch {params.scratch} --ranks {resources.gpu} \
-                --out $(dirname {output.features})/evaluation >{log} 2>&1
+            hirl evaluate {params.tasks:q} {ASKED} {params.network} --data "$(dirname {input.data:q})" \
+                --transfer results/{wildcards.study:q}/transfer --scenes results/{wildcards.study:q}/scenes \
+                --save-features {output.features:q} --scratch {params.scratch:q} --ranks {resources.gpu} \
+                --out "$(dirname {output.features:q})/evaluation" >{log:q} 2>&1
             """
 
     if HIRL_RUNS:
@@ -86,8 +86,8 @@ else:
             "{wildcards.run}: extract features"
         shell:
             """
-            hirl features {ASKED} {params.network} --data $(dirname {input.data}) --out {output} --ranks {resources.gpu} \
-                >{log} 2>&1
+            hirl features {ASKED} {params.network} --data "$(dirname {input.data:q})" --out {output:q} --ranks {resources.gpu} \
+                >{log:q} 2>&1
             """
 
     if FROZEN:
@@ -112,8 +112,8 @@ else:
                 "{wildcards.run}: evaluate {params.tasks}"
             shell:
                 """
-                hirl evaluate {params.tasks} {ASKED} {params.run} --features {input.features} \
-                    --out $(dirname {output.evaluations[0]}) >{log} 2>&1
+                hirl evaluate {params.tasks:q} {ASKED} {params.run} --features {input.features:q} \
+                    --out "$(dirname {output.evaluations[0]:q})" >{log:q} 2>&1
                 """
 
     # Agreement of the discovered hierarchy with the true one, level by level.
@@ -135,8 +135,8 @@ else:
             "{wildcards.run}: compare the semantic tree with the true classes"
         shell:
             """
-            hirl evaluate hierarchy {ASKED} {params.run} --features {input.features} --snapshot {input.tree} \
-                --out $(dirname {output}) >{log} 2>&1
+            hirl evaluate hierarchy {ASKED} {params.run} --features {input.features:q} --snapshot {input.tree:q} \
+                --out "$(dirname {output:q})" >{log:q} 2>&1
             """
 
     for task in TRAINED:
@@ -166,7 +166,7 @@ else:
                 "{wildcards.run}: evaluate {params.task}"
             shell:
                 """
-                hirl evaluate {params.task} {ASKED} {params.network} --data $(dirname {input.data}) \
-                    --transfer results/{wildcards.study}/transfer --scenes results/{wildcards.study}/scenes \
-                    --scratch {params.scratch} --out $(dirname {output}) --ranks {resources.gpu} >{log} 2>&1
+                hirl evaluate {params.task:q} {ASKED} {params.network} --data "$(dirname {input.data:q})" \
+                    --transfer results/{wildcards.study:q}/transfer --scenes results/{wildcards.study:q}/scenes \
+                    --scratch {params.scratch:q} --out "$(dirname {output:q})" --ranks {resources.gpu} >{log:q} 2>&1
                 """

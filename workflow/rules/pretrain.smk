@@ -29,8 +29,8 @@ rule pretrain_baseline:
         "{wildcards.run}: pretrain"
     shell:
         """
-        hirl pretrain {ASKED} {params.run} --data $(dirname {input.data}) --out $(dirname {output.weights}) \
-            --scratch {params.scratch} --ranks {resources.gpu} 2>&1 | tee -i {log}
+        hirl pretrain {ASKED} {params.run} --data "$(dirname {input.data:q})" --out "$(dirname {output.weights:q})" \
+            --scratch {params.scratch:q} --ranks {resources.gpu} 2>&1 | tee -i {log:q}
         """
 
 
@@ -71,7 +71,7 @@ if OTHER_BASELINES:
         message:
             "{wildcards.run}: not trained, so its HIRL runs train all epochs"
         shell:
-            "mkdir -p {output.stems}"
+            "mkdir -p {output.stems:q}"
 
 
 # BEiT predicts the tokens of a tokenizer: one is trained for all of its runs, unless --config names one.
@@ -101,6 +101,6 @@ if TOKENIZED and "tokenizer" not in config:
             "tokenizer: train"
         shell:
             """
-            hirl tokenizer {ASKED} {params.run} --data $(dirname {input.data}) --out {output} --scratch {params.scratch} \
-                --ranks {resources.gpu} >{log} 2>&1
+            hirl tokenizer {ASKED} {params.run} --data "$(dirname {input.data:q})" --out {output:q} --scratch {params.scratch:q} \
+                --ranks {resources.gpu} >{log:q} 2>&1
             """

@@ -21,12 +21,14 @@ if "pretrained" in config:
             f"logs/{STUDY}-published/fetch_weights.log",
         params:
             runs=list(RUNS),
+            source=f"weights/{STUDY}",
+            out=PUBLISHED,
         message:
             "weights: fetch through DVC and verify"
         shell:
-            f"""
-            dvc pull {{input}} >{{log}} 2>&1
-            hirl publish unpack --runs {{params.runs}} --from weights/{STUDY} --out {PUBLISHED} >>{{log}} 2>&1
+            """
+            dvc pull {input:q} >{log:q} 2>&1
+            hirl publish unpack --runs {params.runs:q} --from {params.source:q} --out {params.out:q} >>{log:q} 2>&1
             """
 
 else:
@@ -41,10 +43,12 @@ else:
             f"logs/{STUDY}-published/round_weights.log",
         params:
             runs=list(RUNS),
+            source=f"results/{STUDY}",
+            out=PUBLISHED,
         message:
             "weights: round to half precision"
         shell:
-            f"hirl publish round --runs {{params.runs}} --from results/{STUDY} --out {PUBLISHED} > {{log}} 2>&1"
+            "hirl publish round --runs {params.runs:q} --from {params.source:q} --out {params.out:q} > {log:q} 2>&1"
 
 
 # Not part of `all`.
@@ -55,11 +59,13 @@ rule publish:
         f"logs/{STUDY}-published/publish.log",
     params:
         runs=list(RUNS),
+        source=PUBLISHED,
+        out=f"weights/{STUDY}",
     message:
         "weights: add to DVC; then commit weights.dvc and the bundled remote"
     shell:
-        f"""
-        hirl publish pack --runs {{params.runs}} --from {PUBLISHED} --out weights/{STUDY} >{{log}} 2>&1
-        dvc add weights >>{{log}} 2>&1
-        dvc push weights.dvc >>{{log}} 2>&1
+        """
+        hirl publish pack --runs {params.runs:q} --from {params.source:q} --out {params.out:q} >{log:q} 2>&1
+        dvc add weights >>{log:q} 2>&1
+        dvc push weights.dvc >>{log:q} 2>&1
         """

@@ -50,7 +50,7 @@ rule draw_figures:
     message:
         "figures: draw trainings and semantic trees"
     shell:
-        "hirl figures {ASKED} --results results/{wildcards.study} --runs {params.runs} > {log} 2>&1"
+        "hirl figures {ASKED} --results results/{wildcards.study:q} --runs {params.runs:q} > {log:q} 2>&1"
 
 
 # One page per study, on which all trees can be walked. It reads the features that evaluations keep.
@@ -71,7 +71,7 @@ rule draw_atlas:
     message:
         "atlas: draw the page of all trees"
     shell:
-        "hirl study-atlas {ASKED} --results $(dirname {output}) --runs {params.runs} --out {output} > {log} 2>&1"
+        "hirl study-atlas {ASKED} --results \"$(dirname {output:q})\" --runs {params.runs:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule summarise:
@@ -132,8 +132,8 @@ rule summarise:
         "summary: write tables, gains and report"
     shell:
         """
-        hirl summarise {ASKED} --results $(dirname {output.summary}) --runs {params.runs} --tasks {params.tasks} \
-            --report {output.page} >{output.shown} 2>{log}
+        hirl summarise {ASKED} --results "$(dirname {output.summary:q})" --runs {params.runs:q} --tasks {params.tasks:q} \
+            --report {output.page:q} >{output.shown:q} 2>{log:q}
         """
 
 
@@ -154,4 +154,4 @@ rule sync_tracking:
     message:
         "tracking: replay all runs into MLflow"
     shell:
-        "hirl track sync --results $(dirname {output}) --runs {params.runs} > {log} 2>&1"
+        "hirl track sync --results \"$(dirname {output:q})\" --runs {params.runs:q} > {log:q} 2>&1"

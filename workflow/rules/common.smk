@@ -111,11 +111,10 @@ def coordinates(wildcards):
     return shlex.join(RunName.parse(wildcards.run).arguments)
 
 
-def resume_folder(wildcards):
-    """Return the folder of a training's resume state, named by what decides its result."""
+def training_hash(wildcards):
+    """Return the hash of what decides a training's result beside its inputs."""
     run = TRAININGS[wildcards.run]
-    predicted = f"-{digest(TOKENIZER)}" if run.uses_tokenizer and "tokenizer" in config else ""
-    return f"scratch/{STUDY}/{run.name}-{run.pretraining_hash}{predicted}"
+    return run.pretraining_hash + (digest(TOKENIZER) if run.uses_tokenizer and "tokenizer" in config else "")
 
 
 def weights(wildcards):

@@ -39,7 +39,7 @@ rule prepare_data:
     message:
         f"data: decode and split {DATA.name}"
     shell:
-        "hirl data prepare {ASKED} {params.images} --out \"$(dirname {output.manifest:q})\" > {log:q} 2>&1"
+        'hirl data prepare {ASKED} {params.images} --out "$(dirname {output.manifest:q})" > {log:q} 2>&1'
 
 
 # The transfer task trains on another data set.
@@ -72,7 +72,7 @@ rule prepare_scenes:
     message:
         f"data: prepare scenes of {ANY_RUN.scenes.name} with boxes and masks"
     shell:
-        "hirl data scenes {ASKED} {params.images} --out \"$(dirname {output.manifest:q})\" > {log:q} 2>&1"
+        'hirl data scenes {ASKED} {params.images} --out "$(dirname {output.manifest:q})" > {log:q} 2>&1'
 
 
 # The images that keep their labels: drawn once, balanced over classes, or listed by the user. All percentages are drawn,
@@ -88,4 +88,4 @@ rule choose_labels:
     message:
         "data: choose the images that keep their labels"
     shell:
-        "hirl data labels {ASKED} --data \"$(dirname {input.data:q})\" > {log:q} 2>&1"
+        'hirl data labels {ASKED} --data "$(dirname {input.data:q})" > {log:q} 2>&1'

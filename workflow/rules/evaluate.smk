@@ -86,8 +86,8 @@ else:
             "{wildcards.run}: extract features"
         shell:
             """
-            hirl features {ASKED} {params.network} --data "$(dirname {input.data:q})" --out {output:q} --ranks {resources.gpu} \
-                >{log:q} 2>&1
+            hirl features {ASKED} {params.network} --data "$(dirname {input.data:q})" --out {output:q} \
+                --ranks {resources.gpu} >{log:q} 2>&1
             """
 
     if FROZEN:

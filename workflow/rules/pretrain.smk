@@ -1,8 +1,8 @@
 """Pretraining (paper, section 4): each method as its authors published it, and under HIRL."""
 
 
-# The resume folder is not a declared output and carries the configuration's hash in its name: an interrupted training
-# resumes from it; a changed value starts a new one.
+# A training keeps its state in scratch/, in a folder named by all that decides its result, which is no declared output:
+# an interrupted training resumes from it; a changed value, image or tokenizer starts a new one.
 rule pretrain_baseline:
     input:
         data=f"results/{STUDY}/data/manifest.json",
@@ -24,7 +24,8 @@ rule pretrain_baseline:
         gpu=0,
     params:
         run=run_options,
-        scratch=resume_folder,
+        config=training_hash,
+        scratch=f"scratch/{STUDY}",
     message:
         "{wildcards.run}: pretrain"
     shell:
@@ -67,14 +68,15 @@ if OTHER_BASELINES:
         localrule: True
         params:
             run=run_options,
-            scratch=resume_folder,
+            config=training_hash,
+            scratch=f"scratch/{STUDY}",
         message:
             "{wildcards.run}: not trained, so its HIRL runs train all epochs"
         shell:
             "mkdir -p {output.stems:q}"
 
 
-# BEiT predicts the tokens of a tokenizer: one is trained for all of its runs, unless --config names one.
+# BEiT predicts the tokens of a tokenizer: one, of seed 0, is trained for all of its runs, unless --config names one.
 TOKENIZED = next((run for run in RUNS.values() if run.uses_tokenizer), None)
 
 if TOKENIZED and "tokenizer" not in config:
@@ -95,12 +97,13 @@ if TOKENIZED and "tokenizer" not in config:
             runtime=1440,
             gpu=0,
         params:
-            run=shlex.join(RunName(TOKENIZED.method, "baseline", TOKENIZED.seed).arguments),
-            scratch=f"scratch/{STUDY}/tokenizer-{TOKENIZER_HASH}",
+            run=shlex.join(RunName(TOKENIZED.method, "baseline", 0).arguments),
+            config=TOKENIZER_HASH,
+            scratch=f"scratch/{STUDY}",
         message:
             "tokenizer: train"
         shell:
             """
-            hirl tokenizer {ASKED} {params.run} --data "$(dirname {input.data:q})" --out {output:q} --scratch {params.scratch:q} \
-                --ranks {resources.gpu} >{log:q} 2>&1
+            hirl tokenizer {ASKED} {params.run} --data "$(dirname {input.data:q})" --out {output:q} \
+                --scratch {params.scratch:q} --ranks {resources.gpu} >{log:q} 2>&1
             """

@@ -71,7 +71,9 @@ rule draw_atlas:
     message:
         "atlas: draw the page of all trees"
     shell:
-        "hirl study-atlas {ASKED} --results \"$(dirname {output:q})\" --runs {params.runs:q} --out {output:q} > {log:q} 2>&1"
+        """
+        hirl study-atlas {ASKED} --results "$(dirname {output:q})" --runs {params.runs:q} --out {output:q} >{log:q} 2>&1
+        """
 
 
 rule summarise:
@@ -154,4 +156,4 @@ rule sync_tracking:
     message:
         "tracking: replay all runs into MLflow"
     shell:
-        "hirl track sync --results \"$(dirname {output:q})\" --runs {params.runs:q} > {log:q} 2>&1"
+        'hirl track sync --results "$(dirname {output:q})" --runs {params.runs:q} > {log:q} 2>&1'

@@ -12,12 +12,14 @@ from hirl.cli.options import (
     add_out,
     add_prepared_data,
     add_ranks,
+    add_scratch,
     add_step,
     add_study,
     announce,
     overrides,
     print_table,
     resolve,
+    scratch_root,
 )
 from hirl.config import FROZEN, TASKS, TRAINED, UNTRAINED, RunName, load_study
 from hirl.distributed.launch import choose_threads, gpus, is_main_process
@@ -76,12 +78,7 @@ def add(steps: Any) -> None:
     step.add_argument("--snapshot", type=Path, metavar="FILE", help="the run's tree, for hierarchy")
     for name, content in FOLDERS.items():
         step.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=f"default: the study's {content} in results/")
-    step.add_argument(
-        "--scratch",
-        type=Path,
-        metavar="FOLDER",
-        help="keeps the resume state, and results of trained tasks; default: scratch/STUDY",
-    )
+    add_scratch(step)
     step.add_argument(
         "--out", type=Path, metavar="FOLDER", help="gets TASK.json; default: evaluation/ beside the weights"
     )
@@ -122,8 +119,13 @@ def evaluate(args: argparse.Namespace) -> None:
     from hirl.evaluation.run import FrozenFiles, evaluate, print_metrics
 
     out = args.out or args.weights.parent / "evaluation"
-    scratch = args.scratch or Path("scratch") / target.config.study
-    evaluate(args.tasks, target, out, scratch, FrozenFiles(args.features, args.save_features, args.snapshot))
+    evaluate(
+        args.tasks,
+        target,
+        out,
+        scratch_root(args, target.config),
+        FrozenFiles(args.features, args.save_features, args.snapshot),
+    )
     if is_main_process():
         print_metrics(out, args.tasks)
 

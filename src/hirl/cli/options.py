@@ -133,6 +133,17 @@ def add_out(step: argparse.ArgumentParser, metavar: str, help: str | None = None
     step.add_argument("--out", type=Path, required=True, metavar=metavar, help=help)
 
 
+def add_scratch(step: argparse.ArgumentParser) -> None:
+    """Add the option that names where resume states are kept."""
+    about = "keeps resume states, each in a folder named by what decides its result; default: scratch/STUDY"
+    step.add_argument("--scratch", type=Path, metavar="FOLDER", help=about)
+
+
+def scratch_root(args: argparse.Namespace, config: RunConfig) -> Path:
+    """Return the folder of all resume states."""
+    return args.scratch or Path("scratch") / config.study
+
+
 def add_ranks(step: argparse.ArgumentParser) -> None:
     """Add the option that shares the work among processes; it marks a step that computes."""
     step.add_argument("--ranks", type=int, default=1, help="processes that share the work, one per GPU")

@@ -6,10 +6,21 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hirl.cli.options import add_out, add_prepared_data, add_ranks, add_run, add_step, announce, overrides, resolve
-from hirl.config import load_study
+from hirl.cli.options import (
+    add_out,
+    add_prepared_data,
+    add_ranks,
+    add_run,
+    add_scratch,
+    add_step,
+    announce,
+    overrides,
+    resolve,
+    scratch_root,
+)
+from hirl.config import RunConfig, load_study
 from hirl.distributed.launch import is_main_process
-from hirl.training.scratch import saved_epochs
+from hirl.training.scratch import pretraining_folder, saved_epochs, tokenizer_folder
 
 
 def add(steps: Any) -> None:
@@ -19,12 +30,12 @@ def add(steps: Any) -> None:
         "tokenizer",
         train_tokenizer,
         "train the tokenizer that BEiT predicts, or resume",
-        "hirl tokenizer --study demo_beit --method beit --variant baseline --data DATA --out FILE --scratch FOLDER",
+        "hirl tokenizer --study demo_beit --method beit --variant baseline --data DATA --out FILE",
     )
     add_run(step)
     add_prepared_data(step)
     add_out(step, "FILE")
-    step.add_argument("--scratch", type=Path, required=True, metavar="FOLDER", help="keeps the resume state")
+    add_scratch(step)
     add_ranks(step)
     step.set_defaults(after_stop=after_stop)
 
@@ -33,13 +44,13 @@ def add(steps: Any) -> None:
         "pretrain",
         pretrain_run,
         "train one run, or resume",
-        "hirl pretrain --method dino --variant hirl --data results/demo/data --out out/dino --scratch scratch/dino",
+        "hirl pretrain --method dino --variant hirl --data results/demo/data --out out/dino",
     )
     add_run(step)
     step.add_argument("--tokenizer", type=Path, metavar="FILE", help="for BEiT: made by `hirl tokenizer`, or DALL-E's")
     add_prepared_data(step)
     add_out(step, "FOLDER", "gets the results when the training is done")
-    step.add_argument("--scratch", type=Path, required=True, metavar="FOLDER", help="keeps the resume state")
+    add_scratch(step)
     stems = "a baseline leaves its state there at the epochs where HIRL starts; a HIRL run goes on from it"
     step.add_argument("--stems", type=Path, metavar="FOLDER", help=stems)
     add_ranks(step)
@@ -52,7 +63,7 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     announce("tokenizer", f"loads PyTorch and the images of {args.data}")
     from hirl.training.train_tokenizer import train_tokenizer
 
-    train_tokenizer(config, args.data, args.out, args.scratch)
+    train_tokenizer(config, args.data, args.out, _home(args, config))
 
 
 def pretrain_run(args: argparse.Namespace) -> None:
@@ -66,7 +77,7 @@ def pretrain_run(args: argparse.Namespace) -> None:
     follower = live_run(config.name, config.model_dump(mode="json")) if is_main_process() else None
     keeps = args.stems is not None and config.hierarchy is None
     kept = study.stem_epochs(args.method, args.seed, overrides(args)) if keeps else ()
-    folders = (args.data, args.out, args.scratch)
+    folders = (args.data, args.out, _home(args, config))
     pretrain(config, *folders, follower, study.config.plugins, args.tokenizer, args.stems, kept)
 
 
@@ -75,6 +86,13 @@ def after_stop(args: argparse.Namespace) -> str:
     config = resolve(load_study(args.study), args)
     pretrains = args.step is pretrain_run
     name, epochs = (config.name, config.training.epochs) if pretrains else ("tokenizer", config.model.tokenizer.epochs)
-    if (saved := saved_epochs(args.scratch)) == 0:
+    if (saved := saved_epochs(_home(args, config))) == 0:
         return f"{name}  stopped in epoch 1/{epochs}; the same command starts again"
     return f"{name}  stopped after epoch {saved}/{epochs}; the same command goes on"
+
+
+def _home(args: argparse.Namespace, config: RunConfig) -> Path:
+    """Return the folder of the training's resume state."""
+    if args.step is pretrain_run:
+        return pretraining_folder(scratch_root(args, config), config, args.data, args.tokenizer)
+    return tokenizer_folder(scratch_root(args, config), config, args.data)

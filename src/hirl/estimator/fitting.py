@@ -33,6 +33,7 @@ from hirl.hierarchy.wrapper import HIRL as Wrapper
 from hirl.methods.base import Backbone, Method, MethodOutput, Step
 from hirl.models.backbones import AnyBackbone, ResNet, ViT
 from hirl.training.loop import encode_images, pretrain
+from hirl.training.scratch import pretraining_folder
 
 OWN_BACKBONE = "own"  # the name in a configuration of a network that the user gave as a module
 STUDY = "study.yaml"  # the settings of a fit, in its folder
@@ -151,7 +152,7 @@ def fit_images(
     prepare_once(config.data, own, place / "data")
     history: list[dict[str, float]] = []
     if trains:
-        run, scratch = place / "runs" / config.name, place / "scratch" / f"{config.name}-{config.pretraining_hash}"
+        run, scratch = place / "runs" / config.name, pretraining_folder(place / "scratch", config, place / "data")
         method = pretrain(config, place / "data", run, scratch, backbone=start)
         network = method.method if isinstance(method, Wrapper) else method
         history = read_history(run / "history.csv")

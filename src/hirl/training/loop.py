@@ -24,7 +24,7 @@ from hirl.data.views import Views, evaluation_view
 from hirl.distributed.collectives import is_main_process, shard_range, world_size
 from hirl.distributed.device import choose_device
 from hirl.distributed.parallel import parallel
-from hirl.files import atomic_path, make_folder, read_json, sha256, write_json
+from hirl.files import atomic_path, make_folder, write_json
 from hirl.hierarchy import SemanticTree
 from hirl.hierarchy.control_trees import class_tree, random_tree
 from hirl.hierarchy.diagnostics import class_agreement
@@ -37,6 +37,7 @@ from hirl.models.weights import save_weights
 from hirl.tracking.record import Follower, Recorder
 from hirl.training.checkpoint import has_checkpoint, save_checkpoint, write_state
 from hirl.training.core import Row, Trainer, descend, lock_scratch
+from hirl.training.scratch import pretraining_fingerprint
 from hirl.training.stem import find_stem, graft, load_stem, stem_path
 
 FIRST_COLUMNS = ("epoch", "loss", "image_loss", "path_loss", "learning_rate", "images_per_second", "seconds")
@@ -105,7 +106,7 @@ def pretrain(
         recorder = Recorder(scratch / "record.jsonl", follower) if is_main_process() else None
         trainer = Pretrainer(config, data, scratch, recorder, plugins, tokenizer, kept_epochs, backbone)
         if stems is not None and config.hierarchy is not None:
-            trainer.fork(stems, _fingerprint(config.baseline, data, tokenizer))
+            trainer.fork(stems, pretraining_fingerprint(config.baseline, data, tokenizer))
         trainer.train()
         if recorder is not None:
             recorder.close(len(trainer.history) - 1)
@@ -138,7 +139,9 @@ class Pretrainer(Trainer):
         self.images = load_images(data, "train")
         _check_clusters(config, len(self.images))
         check_shared_evenly(config.training.batch_size)
-        fingerprint = _fingerprint(config, data, tokenizer, backbone)
+        fingerprint = pretraining_fingerprint(config, data, tokenizer)
+        if backbone is not None:
+            fingerprint = digest([fingerprint, _state_digest(backbone)])
         method = build_method(config, plugins, tokenizer, backbone)
         if isinstance(method, HIRL):
             method.given = control_tree(config, self.images.labels)
@@ -362,16 +365,6 @@ def _check_clusters(config: RunConfig, images: int) -> None:
             f"hierarchy.num_clusters {config.hierarchy.num_clusters[0]} is more than the {images} training images: "
             "lower it in the study, or give more images"
         )
-
-
-def _fingerprint(config: RunConfig, data: Path, tokenizer: Path | None, backbone: Backbone | None = None) -> str:
-    """Return the digest of everything that decides a run's weights."""
-    decides = [config.pretraining_hash, read_json(data / "manifest.json")["digest"]]
-    if config.uses_tokenizer and tokenizer is not None:
-        decides.append(sha256(tokenizer))
-    if backbone is not None:
-        decides.append(_state_digest(backbone))
-    return digest(decides)
 
 
 def _state_digest(network: nn.Module) -> str:

@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hirl.config import RunConfig, digest
+from hirl.config import RunConfig
 from hirl.data.images import ImageSet, load_images
 from hirl.data.loader import epoch_batches, ordered_batches
 from hirl.data.views import Views, denormalize
 from hirl.distributed.collectives import gather, is_main_process, world_size
 from hirl.distributed.device import choose_device
-from hirl.files import read_json
 from hirl.methods.schedules import half_cosine
 from hirl.models.tokenizer import DiscreteVAE, save_tokenizer
 from hirl.training.fit import fit
+from hirl.training.scratch import tokenizer_fingerprint
 
 
 def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> dict[str, float]:
@@ -37,8 +37,7 @@ def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> 
     Raises:
         ValueError: the method uses no tokenizer, the data do not fit, or `fit` fails.
     """
-    if not config.uses_tokenizer:
-        raise ValueError(f"method {config.method} uses no tokenizer: name one that does, such as beit")
+    fingerprint = tokenizer_fingerprint(config, data)
     settings, device = config.model.tokenizer, choose_device()
     start, end = settings.temperature
     images = load_images(data, "train")
@@ -55,8 +54,6 @@ def train_tokenizer(config: RunConfig, data: Path, out: Path, scratch: Path) -> 
     def loss(batch: tuple[Tensor, float]) -> Tensor:
         return network.train().loss(*batch, settings.kl_weight)
 
-    decides = [settings.model_dump(mode="json"), config.views.model_dump(mode="json"), config.seed]
-    fingerprint = digest([*decides, read_json(data / "manifest.json")["digest"]])
     groups = [{"params": list(network.parameters())}]
     fit("tokenizer", network, groups, batches, loss, settings, per_epoch, scratch, fingerprint, config.seed)
     metrics = measure(network, load_images(data, "validation"), settings.batch_size, device)

@@ -25,6 +25,7 @@ SLOWEST = (
     "distributed/test_launch.py",
     "workflow/test_readme.py",
     "training/test_loop_on_two_ranks.py",
+    "workflow/test_notebooks.py",
     "models/test_detectors.py",
     "training/test_loop.py",
     "models/test_blocks.py",

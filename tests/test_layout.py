@@ -15,6 +15,7 @@ OF_NO_MODULE = {  # tests of several modules at once, and of what lies outside t
     "test_environment.py",
     "test_gpu_rehearsal.py",
     "test_layout.py",
+    "config/test_fuzz.py",
     "config/test_published_values.py",
     "evaluation/test_on_two_ranks.py",
     "methods/test_contract.py",

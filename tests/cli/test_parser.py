@@ -31,7 +31,7 @@ STEPS = dict(steps(build_parser()))
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
-        ("pretran", "'pretran' is unknown; did you mean 'pretrain'? known: config, data"),
+        ("pretran", "'pretran' is unknown; did you mean 'pretrain'? known: fit, atlas, embed"),
         ("pretrain --method simsiam", "the following arguments are required: --variant, --data"),
         ("pretrain --methd dino", "option --methd is unknown; did you mean '--method'? known: --help, --study"),
         ("evaluate knm", "'knm' is unknown; did you mean 'knn'? known: knn, probe"),

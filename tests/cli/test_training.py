@@ -25,7 +25,7 @@ def test_a_wrong_setting_is_named_and_leaves_nothing(
 def test_missing_data_are_named_and_leave_no_results(refused, tiny_study, tmp_path) -> None:
     folders = ("--data", tmp_path / "data", "--out", tmp_path / "out", "--scratch", tmp_path / "scratch")
     assert "data/manifest.json is missing" in refused("pretrain", "--study", tiny_study, *RUN, *folders)
-    assert not list((tmp_path / "out").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unwritable_results_folder_is_named_before_training(refused, tiny_study, tiny_data, tmp_path) -> None:

@@ -41,7 +41,6 @@ def test_the_effective_rate_is_derived_and_never_written_back(study) -> None:
         ({"training.schedule.warmup_epochs": 6}, ["training: schedule.warmup_epochs is 6, but epochs is 5"]),
         ({"training.schedule.milestones": [4, 2]}, ["milestones is [4, 2]", "ascending"]),
         ({"training.schedule.min_lr": 9}, ["training: schedule.min_lr is 9, above the peak learning rate"]),
-        ({"training.schedule.start_lr": 9}, ["training: schedule.start_lr is 9, above the peak learning rate"]),
         ({"hierarchy.snapshot_epochs": 9}, ["hierarchy.snapshot_epochs is 9, but 4 epochs follow"]),
         ({"evaluation.knn.neighbours": []}, ["evaluation.knn.neighbours = []", "at least 1"]),
         ({"evaluation.knn.neighbours": [5, 5]}, ["evaluation.knn.neighbours = [5, 5]", "5 is repeated"]),

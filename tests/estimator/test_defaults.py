@@ -28,7 +28,7 @@ def test_few_images_get_clusters_that_still_show_something_and_hold_images():
 
 @pytest.mark.parametrize("gpu", [False, True])
 def test_every_method_and_variant_has_a_study_for_images_of_any_number_and_size(tmp_path, gpu):
-    for method, variant, side, images in product(METHODS, VARIANTS, (32, 500), (LEAST_IMAGES, 100_000)):
+    for method, variant, (side, images) in product(METHODS, VARIANTS, ((32, LEAST_IMAGES), (500, 100_000))):
         config = resolve(tmp_path, Facts("folder", images, side, True, gpu), Choices(method, variant))
         assert config.training.batch_size <= images
         assert config.data.image_size == config.views.global_size

@@ -352,12 +352,11 @@ class TrainingConfig(Section):
                 f"schedule.warmup_epochs is {schedule.warmup_epochs:g}, but epochs is {self.epochs}: shorten the "
                 "warm-up"
             )
-        for key in ("start_lr", "min_lr"):
-            if (rate := getattr(schedule, key)) > self.effective_lr:
-                raise ValueError(
-                    f"schedule.{key} is {rate:g}, above the peak learning rate of {self.effective_lr:g} (base_lr * "
-                    "batch_size / 256): lower it"
-                )
+        if schedule.min_lr > self.effective_lr:
+            raise ValueError(
+                f"schedule.min_lr is {schedule.min_lr:g}, above the peak learning rate of {self.effective_lr:g} "
+                "(base_lr * batch_size / 256): lower it"
+            )
         return self
 
 

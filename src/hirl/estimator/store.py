@@ -21,7 +21,7 @@ from hirl.config import MODEL_CONFIGS, RunConfig
 from hirl.data.class_tree import ClassTree
 from hirl.distributed.device import choose_device
 from hirl.estimator.fitting import OWN_BACKBONE, Frozen, as_backbone
-from hirl.files import atomic_path
+from hirl.files import atomic_path, pack_metadata, unpack_metadata
 from hirl.hierarchy import SemanticTree
 from hirl.methods.base import Method
 from hirl.models.backbones import build_backbone
@@ -68,14 +68,14 @@ def write_model(stored: Stored, path: str | Path) -> None:
     }
     with atomic_path(path) as temporary:
         copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-        save_file(copies, temporary, metadata={KIND: FORMAT, "facts": json.dumps(facts)})
+        save_file(copies, temporary, pack_metadata({KIND: FORMAT, "facts": json.dumps(facts)}))
 
 
 def is_model(file: str | Path) -> bool:
     """Return whether a file, or a folder of `hirl fit`, holds an estimator that `write_model` wrote."""
     try:
         with safe_open(_model_file(file), framework="pt") as content:
-            return KIND in (content.metadata() or {})
+            return KIND in unpack_metadata(content.metadata())
     except (OSError, SafetensorError):
         return False
 
@@ -91,7 +91,7 @@ def read_model(file: str | Path, backbone: nn.Module | None = None) -> Stored:
     """
     path = _model_file(file)
     with safe_open(path, framework="pt") as content:
-        metadata = content.metadata()
+        metadata = unpack_metadata(content.metadata())
         tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
     if metadata[KIND] != FORMAT:
         raise ValueError(f"{path} was written by another version of hirl (format {metadata[KIND]}): fit it again")

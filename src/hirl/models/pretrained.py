@@ -14,7 +14,7 @@ import timm
 from safetensors import SafetensorError, safe_open
 
 from hirl.config import CONFIG_ROOT, BackboneConfig, load_study
-from hirl.files import read_json
+from hirl.files import read_json, unpack_metadata
 from hirl.models.backbones import TIMM, Backbone, build_backbone, build_timm
 from hirl.models.weights import import_weights, load_weights
 from hirl.models.zoo import fetch_weights, published_weights, recognise
@@ -84,7 +84,7 @@ def _metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file; none of any other file."""
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
+            return unpack_metadata(file.metadata())
     except (OSError, SafetensorError):
         return {}
 

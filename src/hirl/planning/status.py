@@ -329,6 +329,8 @@ def headline(status: StudyStatus) -> str:
     if status.works:
         if status.left is None:
             return f"{line}; no time measured yet"
+        if status.left == 0:
+            return f"{line}; evaluations, figures or the report are left"
         return f"{line}; about {duration(status.left)} {'' if status.evaluated else 'of training '}left"
     if status.count("done") < len(status.runs):
         line += f"; nothing works on it now, `snakemake --cores all --config study={status.asked}` goes on"

@@ -344,7 +344,13 @@ class Panel {
             { "data-cluster": `${node.level}-${node.id}`, onclick: () => choose(node) },
             central.length ? picture(central[0], 34) : h("span", { class: "blank" }),
             h("span", { class: "what" }, h("b", {}, name), h("small", {}, detail(at))),
-            more.length ? h("span", { class: "more" }, more.map((image) => picture(image, 34))) : null,
+            more.length
+              ? h(
+                  "span",
+                  { class: "more" },
+                  more.map((image) => picture(image, 34)),
+                )
+              : null,
             part === null ? null : h("span", { class: "track" }, h("i", { style: `width:${100 * part}%` })),
             part === null ? null : h("small", { class: "part" }, percent(part)),
           ),

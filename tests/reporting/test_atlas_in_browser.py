@@ -78,7 +78,7 @@ def focus(page: Any) -> list[int]:
 
 
 def click_map(page: Any) -> None:
-    page.click("#run canvas[tabindex]", position={"x": 60, "y": 60})
+    page.click("#run canvas[tabindex]", position={"x": 400, "y": 60})
 
 
 def test_clicks_lead_from_coarse_to_fine_to_a_picture(open_page, tree):

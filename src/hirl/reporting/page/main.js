@@ -391,7 +391,7 @@ const panel = new Panel(byId("panel"), actions);
 
 byId("runs").append(...runs.map((run) => h("option", { value: run.name }, run.title)));
 byId("runs").hidden = runs.length < 2;
-byId("only").hidden = runs.length > 1;
+byId("only").hidden = runs.length > 1 || runs[0].title === facts.title;
 byId("only").textContent = runs[0].title;
 byId("runs").addEventListener("change", (event) => {
   const run = runs.find((each) => each.name === event.target.value);

@@ -418,13 +418,17 @@ class TreeMap {
 
   // The box below the focus and the picture at a point.
   #at(x, y) {
-    const inside = (box) => x >= box.x0 && x < box.x1 && y >= box.y0 && y < box.y1;
+    const inside = ({ depth, x0, y0, x1, y1 }) => {
+      const reach = depth === 1 ? GAPS[0] : 0; // a click between two clusters is one on either
+      return x >= x0 && x < x1 + reach && y >= y0 && y < y1 + reach;
+    };
     const found = this.drawn.boxes.filter(inside);
     const node = found.at(-1)?.node ?? this.focus;
+    const gap = this.atLeaf ? 3 : 1;
     const image = this.tree.shownImages(node).find((image) => {
       const at = 4 * image,
         { now } = this;
-      return x >= now[at] && x < now[at] + now[at + 2] && y >= now[at + 1] && y < now[at + 1] + now[at + 3];
+      return x >= now[at] && x < now[at] + now[at + 2] + gap && y >= now[at + 1] && y < now[at + 1] + now[at + 3] + gap;
     });
     return { box: found.find((box) => box.depth === 1), node, image };
   }

@@ -334,15 +334,23 @@ class Panel {
       { class: "rows" },
       nodes.map((node, at) => {
         const { name, part } = titleOf(tree, node),
-          first = tree.picks(node, "central")[0] ?? tree.images[node.start];
+          central = tree.hasPicks ? tree.picks(node, "central") : Array.from(tree.shownImages(node).subarray(0, 4)),
+          more = part === null ? central.slice(1, 4) : []; // pictures in place of a purity
         return h(
           "li",
           {},
           h(
             "button",
             { "data-cluster": `${node.level}-${node.id}`, onclick: () => choose(node) },
-            node.end > node.start ? picture(first, 34) : h("span", { class: "blank" }),
+            central.length ? picture(central[0], 34) : h("span", { class: "blank" }),
             h("span", { class: "what" }, h("b", {}, name), h("small", {}, detail(at))),
+            more.length
+              ? h(
+                  "span",
+                  { class: "more" },
+                  more.map((image) => picture(image, 34)),
+                )
+              : null,
             part === null ? null : h("span", { class: "track" }, h("i", { style: `width:${100 * part}%` })),
             part === null ? null : h("small", { class: "part" }, percent(part)),
           ),

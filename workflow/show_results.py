@@ -182,7 +182,8 @@ def copy_figure(source: Path, target: Path) -> None:
     if not source.is_file():
         raise ValueError(f"{source} is missing: a page shows it, so draw it with `hirl summarise`")
     with Image.open(source) as image, atomic_path(target) as temporary:
-        image.convert("RGB").quantize(256).save(temporary, optimize=True)
+        few = image if image.mode == "P" else image.convert("RGB").quantize(256)
+        few.save(temporary, optimize=True)
 
 
 if __name__ == "__main__":

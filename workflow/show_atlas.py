@@ -6,24 +6,16 @@ An installed browser is needed, Chromium or Chrome.
 from __future__ import annotations
 
 import io
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from browser import find_browser
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 RUN = "#run=swav-hirl-s0"
 LARGEST = (1050, 860)  # pixels of a picture
-
-
-def find_browser() -> str:
-    """Return the path of an installed browser."""
-    if found := [path for name in BROWSERS if (path := shutil.which(name))]:
-        return found[0]
-    raise SystemExit(f"no browser is installed: install one of {', '.join(BROWSERS)}")
 
 
 def walk_in(page: Page) -> None:

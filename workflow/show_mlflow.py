@@ -6,7 +6,6 @@ An installed browser is needed, Chromium or Chrome.
 from __future__ import annotations
 
 import io
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,12 +17,12 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from browser import find_browser
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from hirl.tracking.mlflow import sync, view_path
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PAIR = ("mocov2-baseline-s0", "mocov2-hirl-s0")
 WIDTH, HEIGHT = 1400, 800
 SECONDS = 60  # that the server may take to start
@@ -102,13 +101,6 @@ def wait_for(address: str) -> None:
             if time.monotonic() > end:
                 raise SystemExit(f"MLflow does not answer at {address}: {error.reason}") from error
             time.sleep(0.5)
-
-
-def find_browser() -> str:
-    """Return the path of an installed browser."""
-    if found := [path for name in BROWSERS if (path := shutil.which(name))]:
-        return found[0]
-    raise SystemExit(f"no browser is installed: install one of {', '.join(BROWSERS)}")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def add(steps: Any) -> None:
     step = _add(
         steps, "atlas", atlas, "cluster a folder of images by trained weights, and write the atlas; no training"
     )
+    step.epilog = "example:\n  hirl atlas photos --weights resnet50.a1_in1k"
     _add_folder(step)
     step.add_argument("--weights", metavar="FILE|NAME", help="of the network; not needed for the results of `hirl fit`")
     _add_network(step)

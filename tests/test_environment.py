@@ -52,7 +52,8 @@ def imported(path: Path) -> Iterator[str]:
 def test_every_package_that_is_imported_is_a_declared_dependency():
     files = [path for kind in ("*.py", "*.smk", "Snakefile") for path in ROOT.glob(f"*/**/{kind}")]
     packages = {package for path in files if ".venv" not in path.parts for package in imported(path)}
-    own = {"hirl", "tests", "workflow", *(path.stem for path in ROOT.glob("benchmarks/*.py"))}
+    scripts = (path.stem for folder in ("benchmarks", "workflow") for path in ROOT.glob(f"{folder}/*.py"))
+    own = {"hirl", "tests", "workflow", *scripts}
     declared = {canonicalize_name(wanted.name) for wanted in WANTED}
     distributions = packages_distributions()
     undeclared = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 
 import numpy as np
@@ -121,6 +122,17 @@ def test_a_browser_opens_at_a_terminal_with_a_screen_alone(monkeypatch):
     assert opened == [(own_images.Path("results/colors/atlas.html").resolve()).as_uri()]
     run("atlas", "results/colors", "--no-open")
     assert len(opened) == 1
+
+
+def test_every_step_has_an_example_that_it_takes():
+    steps = argparse.ArgumentParser().add_subparsers()
+    own_images.add(steps)
+    for name, step in steps.choices.items():
+        program, shown, *words = step.epilog.removeprefix("example:").split()
+        assert (program, shown) == ("hirl", name)
+        assert callable(step.parse_args(words).step)
+    stopped = steps.choices["fit"].parse_args(["photos"])
+    assert stopped.after_stop(stopped) == "hirl: stopped; the same command goes on with photos"
 
 
 def test_what_is_not_possible_is_said_in_one_line_and_leaves_nothing(refused, home, tmp_path, monkeypatch):

@@ -170,8 +170,12 @@ def test_the_page_names_backbones_machines_and_what_is_not_counted(page):
 
 def test_baseline_and_hirl_differ_only_in_the_hierarchy(content):
     settings = section(content, "Settings that differ").partition("From the published")[0]
-    assert re.findall(r"<tr><td><code>([^<]*)</code>", settings) == ["hierarchy.num_clusters", "hierarchy.start_epoch"]
-    assert settings.count("<td>all</td>") == 2
+    assert re.findall(r"<tr><td><code>([^<]*)</code>", settings) == [
+        "hierarchy.kmeans.restarts",
+        "hierarchy.num_clusters",
+        "hierarchy.start_epoch",
+    ]
+    assert settings.count("<td>all</td>") == 3
 
 
 def test_every_run_has_its_details_with_all_seeds(content, study):

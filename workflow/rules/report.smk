@@ -80,6 +80,7 @@ rule summarise:
     input:
         data="results/{study}/data/manifest.json",
         figures=rules.draw_figures.output,
+        atlas=["results/{study}/atlas.html"] if ATLAS_PAGE else [],
         evaluations=EVALUATIONS,
     output:
         summary=report(

@@ -165,7 +165,8 @@ class HIRL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
                 start = as_backbone(self.backbone, config.views.global_size)
             if not trains and start is None:
                 raise ValueError("epochs is 0, so that nothing is trained: give weights or a backbone")
-            print(describe(own, config, hierarchy, trains, None if opened is None else opened.origin), flush=True)
+            origin = None if opened is None else opened.origin
+            print(describe(own, config, hierarchy, trains, origin), flush=True)
             self._take(fit_images(own, config, hierarchy, Path(folder), start, trains))
         self.paths_ = own.paths
         if isinstance(X, np.ndarray | Tensor):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from hirl.cli import parser
+from hirl.cli.parser import build_parser
 from hirl.config import METRICS, TASKS
 from hirl.tracking.mlflow.texts import (
     BEST,
@@ -78,7 +78,7 @@ def test_an_evaluation_says_how_to_evaluate_it_again_in_a_command_that_hirl_take
             path = RESULTS / run / "evaluation" / f"{task}.json"
             note = evaluation_note(path, {"study": "demo", "task": task})
             command = shlex.split(note.partition("```bash")[2].partition("```")[0].replace("\\\n", ""))
-            args = parser().parse_args(command[1:])
+            args = build_parser().parse_args(command[1:])
             assert command[0] == "hirl"
             assert (args.tasks, args.out, args.seed) == ([task], path.parent, 0)
             assert (args.weights is None) == (run == CONTROL)

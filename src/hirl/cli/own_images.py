@@ -27,8 +27,13 @@ SHOWN = 3  # nearest images that `hirl path` names
 
 def add(steps: Any) -> None:
     """Add the steps of this module."""
-    step = _add(steps, "fit", fit, "train on a folder of images, cluster them, and write the atlas of their tree")
-    step.epilog = "example:\n  hirl fit photos --method dino --epochs 50"
+    step = _add(
+        steps,
+        "fit",
+        fit,
+        "train on a folder of images, cluster them, and write the atlas of their tree",
+        "hirl fit photos --method dino --epochs 50",
+    )
     step.set_defaults(after_stop=after_stop)
     _add_folder(step)
     step.add_argument("--method", choices=METHODS, default="mocov2", help="default: %(default)s")
@@ -47,26 +52,31 @@ def add(steps: Any) -> None:
         atlas,
         "cluster a folder of images by trained weights, and write the atlas; no training",
         "hirl atlas photos --weights timm:resnet18.a1_in1k",
+        "hirl atlas photos --weights resnet50.a1_in1k",
     )
-    step.epilog = "example:\n  hirl atlas photos --weights resnet50.a1_in1k"
     _add_folder(step)
     step.add_argument("--weights", metavar="FILE|NAME", help="of the network; not needed for the results of `hirl fit`")
     _add_network(step)
     _add_tree(step)
 
-    step = _add(steps, "embed", embed, "write the features of images to a file for numpy")
-    step.epilog = "example:\n  hirl embed photos --out features.npz"
+    step = _add(
+        steps,
+        "embed",
+        embed,
+        "write the features of images to a file for numpy",
+        "hirl embed photos --out features.npz",
+    )
     step.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER")
     _add_model(step)
     step.add_argument("--out", type=Path, default=Path("features.npz"), metavar="FILE", help="default: %(default)s")
 
-    step = _add(steps, "neighbours", neighbours, "show the fitted images nearest to an image")
-    step.epilog = "example:\n  hirl neighbours new.jpg -k 5"
+    step = _add(
+        steps, "neighbours", neighbours, "show the fitted images nearest to an image", "hirl neighbours new.jpg -k 5"
+    )
     _add_image(step)
     step.add_argument("-k", type=int, default=10, help="how many (default %(default)s)")
 
-    step = _add(steps, "path", path, "show an image's path through the tree, coarse to fine")
-    step.epilog = "example:\n  hirl path new.jpg"
+    step = _add(steps, "path", path, "show an image's path through the tree, coarse to fine", "hirl path new.jpg")
     _add_image(step)
 
 

@@ -51,7 +51,6 @@ def add(steps: Any) -> None:
         "atlas",
         atlas,
         "cluster a folder of images by trained weights, and write the atlas; no training",
-        "hirl atlas photos --weights timm:resnet18.a1_in1k",
         "hirl atlas photos --weights resnet50.a1_in1k",
     )
     _add_folder(step)

@@ -47,3 +47,11 @@ def test_the_gate_names_the_trees_that_agree_least_and_most(evaluations) -> None
     summary = collect(study, runs, ["knn", "hierarchy"])
     said = describe.gate(summary, open_runs(study, runs), ["hirl", "hirl-random", "hirl-classes"])
     assert said.endswith("SwAV: -2.0 at AMI 0 (HIRL-random) and +5.0 at AMI 100 (HIRL-classes).")
+
+
+def test_trees_without_an_evaluation_are_described_by_what_the_picture_shows(study) -> None:
+    folder, runs = study
+    summary = collect(folder, runs, TASKS)
+    none = hierarchy_table(folder, summary[summary["task"] != "hierarchy"], runs)
+    assert describe.hierarchy(none).endswith("and cluster sizes.")
+    assert describe.atlas(open_runs(folder, runs)[-1], none).endswith("the largest first.")

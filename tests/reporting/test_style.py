@@ -22,10 +22,11 @@ def test_the_same_drawing_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_figure_that_fails_leaves_no_file_and_no_open_figure(tmp_path: Path) -> None:
+    open_before = plt.get_fignums()
     with pytest.raises(KeyError), figure_file(tmp_path / "none.png", (3, 2)):
         raise KeyError
     assert not list(tmp_path.iterdir())
-    assert not plt.get_fignums()
+    assert plt.get_fignums() == open_before
 
 
 def test_a_figure_of_photographs_has_few_colors(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Shared weights are rounded to half precision, and the shared numbers are measure
 """
 
 PUBLISHED = f"results/{STUDY}-published"
+TRAINED, ROUNDED, SHARED = map(shlex.quote, (f"results/{STUDY}", PUBLISHED, f"weights/{STUDY}"))
 PUBLISHED_RUNS = [
     *expand(f"{PUBLISHED}/runs/{{run}}/{{file}}", run=RUNS, file=["weights.safetensors", "history.csv", "config.json"]),
     *expand(f"{PUBLISHED}/runs/{{run}}/tree.safetensors", run=HIRL_RUNS),
@@ -21,14 +22,12 @@ if "pretrained" in config:
             f"logs/{STUDY}-published/fetch_weights.log",
         params:
             runs=list(RUNS),
-            source=f"weights/{STUDY}",
-            out=PUBLISHED,
         message:
             "weights: fetch through DVC and verify"
         shell:
-            """
-            dvc pull {input:q} >{log:q} 2>&1
-            hirl publish unpack --runs {params.runs:q} --from {params.source:q} --out {params.out:q} >>{log:q} 2>&1
+            f"""
+            dvc pull {{input:q}} >{{log:q}} 2>&1
+            hirl publish unpack --runs {{params.runs:q}} --from {SHARED} --out {ROUNDED} >>{{log:q}} 2>&1
             """
 
 else:
@@ -43,12 +42,10 @@ else:
             f"logs/{STUDY}-published/round_weights.log",
         params:
             runs=list(RUNS),
-            source=f"results/{STUDY}",
-            out=PUBLISHED,
         message:
             "weights: round to half precision"
         shell:
-            "hirl publish round --runs {params.runs:q} --from {params.source:q} --out {params.out:q} > {log:q} 2>&1"
+            f"hirl publish round --runs {{params.runs:q}} --from {TRAINED} --out {ROUNDED} > {{log:q}} 2>&1"
 
 
 # Not part of `all`.
@@ -59,13 +56,11 @@ rule publish:
         f"logs/{STUDY}-published/publish.log",
     params:
         runs=list(RUNS),
-        source=PUBLISHED,
-        out=f"weights/{STUDY}",
     message:
         "weights: add to DVC; then commit weights.dvc and the bundled remote"
     shell:
-        """
-        hirl publish pack --runs {params.runs:q} --from {params.source:q} --out {params.out:q} >{log:q} 2>&1
-        dvc add weights >>{log:q} 2>&1
-        dvc push weights.dvc >>{log:q} 2>&1
+        f"""
+        hirl publish pack --runs {{params.runs:q}} --from {ROUNDED} --out {SHARED} >{{log:q}} 2>&1
+        dvc add weights >>{{log:q}} 2>&1
+        dvc push weights.dvc >>{{log:q}} 2>&1
         """

@@ -409,7 +409,7 @@ def hierarchy_table(study_folder: str | Path, summary: pd.DataFrame, runs: Itera
             classes = names[min(level, len(names) - 1)] if names else f"level {level}"
             place = {"Run": run.title, "Level": str(level), "True classes": classes}
             rows.append({**place, **_tree_numbers(numbers)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["Run", "Level", "True classes", *TREE_COLUMNS.values()])
 
 
 def _tree_numbers(numbers: pd.DataFrame) -> dict[str, str]:

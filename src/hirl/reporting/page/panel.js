@@ -55,6 +55,14 @@ function titleOf(tree, node) {
   return tree.majority(node, classLevelOf(node.level));
 }
 
+// The picture that stands for a cluster: its most central one, of its most common class where there are classes.
+function faceOf(tree, node, central) {
+  if (!classes) return central[0];
+  const { name } = titleOf(tree, node),
+    isTypical = (image) => classOf(image, classLevelOf(node.level)) === name;
+  return central.find(isTypical) ?? tree.shownImages(node).find(isTypical) ?? central[0];
+}
+
 // As in "perch 62 %".
 function headline(tree, node) {
   const { name, part } = titleOf(tree, node);
@@ -342,7 +350,7 @@ class Panel {
           h(
             "button",
             { "data-cluster": `${node.level}-${node.id}`, onclick: () => choose(node) },
-            central.length ? picture(central[0], 34) : h("span", { class: "blank" }),
+            central.length ? picture(faceOf(tree, node, central), 34) : h("span", { class: "blank" }),
             h("span", { class: "what" }, h("b", {}, name), h("small", {}, detail(at))),
             more.length
               ? h(

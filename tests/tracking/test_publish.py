@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from hirl.files import read_json, write_text
+from hirl.files import read_json, write_json, write_text
 from hirl.tracking.publish import companions, pack, round_runs, round_weights, unpack
 
 RUN = "mocov2-hirl-s0"
@@ -80,6 +80,14 @@ def test_an_altered_file_is_refused_before_anything_is_unpacked(published, tmp_p
     with pytest.raises(ValueError, match=r"tree.safetensors is not the published file .*dvc pull"):
         unpack(published, [RUN], tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+def test_a_manifest_that_leads_outside_is_refused_before_anything_is_unpacked(published, tmp_path):
+    manifest = read_json(published / "manifest.json")
+    write_json(published / "manifest.json", manifest | {f"{RUN}/../../../stray": {"bytes": 1, "sha256": ""}})
+    with pytest.raises(ValueError, match="a file outside: do not unpack it"):
+        unpack(published, [RUN], tmp_path / "fetched")
+    assert not (tmp_path / "fetched").exists()
 
 
 def test_a_missing_file_is_named(published, tmp_path):

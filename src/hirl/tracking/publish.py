@@ -71,10 +71,13 @@ def unpack(published: str | Path, runs: Iterable[str], results: str | Path) -> N
     """Copy published runs to where trained ones lie, after verifying each file: `{run}` -> `results/runs/{run}`.
 
     Raises:
-        ValueError: a run was not published, or a file is missing or differs from the published one.
+        ValueError: a run was not published, a file is missing or differs from the published one, or the manifest names
+            a file outside a run's folder.
     """
     published, results = Path(published), Path(results)
     manifest = read_json(published / MANIFEST)
+    if leading_out := [name for name in manifest if ".." in Path(name).parts]:
+        raise ValueError(f"{published / MANIFEST} names {leading_out[0]!r}, a file outside: do not unpack it")
     for run in runs:
         files = [name for name in manifest if name.startswith(f"{run}/")]
         if not files:
@@ -96,7 +99,7 @@ def verify(path: Path, expected: str) -> None:
     if (found := sha256(path)) != expected:
         raise ValueError(
             f"{path} is not the published file (SHA-256 {found[:12]}..., published {expected[:12]}...): "
-            "delete it and run `dvc pull weights.dvc`"
+            "remove weights/ and .dvc/cache, which may hold the same content, and run `dvc pull weights.dvc`"
         )
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -49,3 +52,24 @@ def test_missing_and_broken_files_are_named_in_one_line(tmp_path, read):
     (tmp_path / "1.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"1\.png cannot be read as an image: replace or remove it$"):
         read(tmp_path / "1.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_gray_images_of_16_bits_keep_their_shades(tmp_path, suffix):
+    shades = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(shades.astype(np.uint16) * 257).save(tmp_path / f"deep.{suffix}")
+    assert np.array_equal(np.asarray(read_image(tmp_path / f"deep.{suffix}"))[..., 0], shades)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_images_of_32_bits_are_refused_by_name(tmp_path, kind):
+    Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / "deep.tif")
+    with pytest.raises(ValueError, match="deep.tif holds 32-bit values"):
+        read_image(tmp_path / "deep.tif")
+
+
+@pytest.mark.parametrize("read", [read_image, check_header])
+def test_a_pipe_named_like_an_image_is_refused_by_name(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="pipe.png is no regular file"):
+        read(tmp_path / "pipe.png")

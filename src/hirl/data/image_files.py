@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 from PIL import Image
 
 from hirl.data.class_tree import Branch
@@ -61,13 +62,18 @@ def _raise_unlistable(error: OSError) -> NoReturn:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Decode an image file to RGB.
+    """Decode an image file to RGB of 8 bits; 16-bit gray values keep their high bits.
 
     Raises:
-        ValueError: the file is missing, broken or not an image.
+        ValueError: the file is missing, broken or not an image, or holds 32-bit values, whose range is unknown.
     """
+    _check_regular(path)
     with name_unreadable(path), Image.open(path) as image:
-        return image.convert("RGB")
+        if image.mode.startswith("I;16"):  # Pillow would cut every value above 255 to white
+            return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+        if image.mode not in ("I", "F"):
+            return image.convert("RGB")
+    raise ValueError(f"{path} holds 32-bit values, whose range is unknown: save it with 8 or 16 bits per channel")
 
 
 def check_header(path: Path) -> None:
@@ -76,8 +82,14 @@ def check_header(path: Path) -> None:
     Raises:
         ValueError: the file is missing or not an image.
     """
+    _check_regular(path)
     with name_unreadable(path), Image.open(path):
         pass
+
+
+def _check_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"{path} is no regular file: remove it")
 
 
 @contextmanager

@@ -17,6 +17,10 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".ti
 PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
+class DepthError(Exception):
+    """An image's values have no known range. `name_unreadable` puts the file before the message."""
+
+
 def list_class_folders(folder: Path) -> dict[Branch, list[Path]]:
     """Return the images of every class folder, classes and images sorted by name.
 
@@ -69,11 +73,24 @@ def read_image(path: Path) -> Image.Image:
     """
     _check_regular(path)
     with name_unreadable(path), Image.open(path) as image:
-        if image.mode.startswith("I;16"):  # Pillow would cut every value above 255 to white
-            return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
-        if image.mode not in ("I", "F"):
-            return image.convert("RGB")
-    raise ValueError(f"{path} holds 32-bit values, whose range is unknown: save it with 8 or 16 bits per channel")
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image in RGB of 8 bits; 16-bit gray values keep their high bits.
+
+    Raises:
+        DepthError: it holds 32-bit values, whose range is unknown.
+    """
+    _check_depth(image)
+    if image.mode.startswith("I;16"):  # Pillow would cut every value above 255 to white
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _check_depth(image: Image.Image) -> None:
+    if image.mode in ("I", "F"):
+        raise DepthError("holds 32-bit values, whose range is unknown: save it with 8 or 16 bits per channel")
 
 
 def check_header(path: Path) -> None:
@@ -83,8 +100,8 @@ def check_header(path: Path) -> None:
         ValueError: the file is missing or not an image.
     """
     _check_regular(path)
-    with name_unreadable(path), Image.open(path):
-        pass
+    with name_unreadable(path), Image.open(path) as image:
+        _check_depth(image)
 
 
 def _check_regular(path: Path) -> None:
@@ -97,11 +114,13 @@ def name_unreadable(path: Path) -> Iterator[None]:
     """Turn any error of reading an image into one line that names its file.
 
     Raises:
-        ValueError: the file is missing, broken or not an image.
+        ValueError: the file is missing, broken or not an image, or of a depth that `to_rgb` refuses.
     """
     try:
         yield
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing: put it back, or prepare the data without it") from error
+    except DepthError as error:
+        raise ValueError(f"{path} {error}") from error
     except PILLOW_ERRORS as error:
         raise ValueError(f"{path} cannot be read as an image: replace or remove it") from error

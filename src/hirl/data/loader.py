@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from hirl.config import ViewsConfig
-from hirl.data.image_files import name_unreadable
+from hirl.data.image_files import name_unreadable, to_rgb
 from hirl.data.images import ImageSet, to_tensor
 from hirl.data.views import Views, crop_boxes, resize_each
 from hirl.distributed.collectives import local_slice, shard_range, world_size
@@ -126,7 +126,7 @@ def read_pixels(path: Path) -> Tensor:
     torchvision decodes gray and RGB JPEGs, with one copy less; Pillow decodes everything else. Both use libjpeg-turbo.
 
     Raises:
-        ValueError: the file is missing, broken or not an image.
+        ValueError: the file is missing, broken or not an image, or its values have no known range.
     """
     with name_unreadable(path):
         content = np.fromfile(path, np.uint8)
@@ -134,7 +134,7 @@ def read_pixels(path: Path) -> Tensor:
             if image.format == "JPEG" and image.mode in ("L", "RGB"):
                 with suppress(RuntimeError):  # a file is broken only if Pillow, below, cannot read it either
                     return decode_jpeg(torch.from_numpy(content), ImageReadMode.RGB)
-            return to_tensor(image.convert("RGB"))
+            return to_tensor(to_rgb(image))
 
 
 def _color(

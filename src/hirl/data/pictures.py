@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hirl.data.image_files import list_images, read_image
+from hirl.data.image_files import list_images, name_unreadable, read_image, to_rgb
 from hirl.data.sources import Source, Split
 
 ACCEPTED = (
@@ -95,7 +95,8 @@ def _as_numbers(values: Any) -> np.ndarray:
 def _to_image(picture: Any, name: str) -> Image.Image:
     """Return one picture in RGB; channels may stand first or last."""
     if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+        with name_unreadable(Path(name)):
+            return to_rgb(picture)
     if isinstance(picture, str | Path):
         return read_image(Path(picture))
     array = _as_numbers(picture)

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from hirl.data.image_files import read_image
 from hirl.data.images import ImageSet, load_images
 from hirl.reporting.runs import Run, assignments
 from hirl.reporting.style import FAINT, INK, LOSS, figure_file
@@ -135,7 +136,6 @@ def picture(data: ImageSet, index: int) -> np.ndarray:
     if data.images is not None:
         return np.asarray(data.images[index]).transpose(1, 2, 0)
     assert data.paths is not None
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    with Image.open(data.paths[index]) as image:
-        return np.asarray(ImageOps.fit(image.convert("RGB"), (96, 96)))
+    return np.asarray(ImageOps.fit(read_image(data.paths[index]), (96, 96)))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from hirl.config import TreeKMeansConfig
 from hirl.config.run_name import RunName
+from hirl.data.image_files import to_rgb
 from hirl.data.images import ImageSet, load_images
 from hirl.distributed.device import seed_step
 from hirl.hierarchy.kmeans import hierarchical_kmeans
@@ -39,7 +40,7 @@ class StudyImages:
         assert self.data.paths is not None
         with Image.open(self.data.paths[index]) as image:
             image.draft("RGB", DRAFT)
-            return image.convert("RGB")
+            return to_rgb(image)
 
 
 @dataclass

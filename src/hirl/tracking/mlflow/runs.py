@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hirl.config import TASKS, digest
 from hirl.files import read_json, sha256
-from hirl.tracking.mlflow import models
+from hirl.tracking.mlflow.models import BEST, log_model, register
 from hirl.tracking.mlflow.store import Content, Store, milliseconds
 from hirl.tracking.mlflow.texts import (
     CONTENT,
@@ -169,7 +169,7 @@ def sync_run(store: Store, files: Files) -> None:
     found = {path: read_json(path) for path in files.evaluations}
     _sync_evaluations(store, run_id, tags, found)
     store.put(run_id, files.artifacts)
-    model_id = models.log_model(store, run_id, files.folder, tags, known[0].data.tags if known else {})
+    model_id = log_model(store, run_id, files.folder, tags, known[0].data.tags if known else {})
     note = training_note(files.folder, files.config, tags["config_hash"]) if files.config else None
     store.log(
         run_id,
@@ -180,7 +180,7 @@ def sync_run(store: Store, files: Files) -> None:
         ),
     )
     replay(store, run_id, files.records or [{"kind": "end", "epoch": 0, "time": end, "values": {}}])
-    models.register(store, files.study.name, tags, run_id, model_id, _best(found))
+    register(store, files.study.name, tags, run_id, model_id, _best(found))
     store.client.set_tag(run_id, CONTENT, content)  # last, so that a run that a kill left incomplete is stored again
 
 
@@ -197,8 +197,8 @@ def _headlines(found: Mapping[Path, Mapping[str, Any]], model_id: str | None) ->
 def _best(found: Mapping[Path, Mapping[str, Any]]) -> float | None:
     """Return the number that the best model has most of; None without that evaluation."""
     for result in found.values():
-        if models.BEST in (numbers := headlines(result["task"], result["metrics"])):
-            return numbers[models.BEST]
+        if BEST in (numbers := headlines(result["task"], result["metrics"])):
+            return numbers[BEST]
     return None
 
 
